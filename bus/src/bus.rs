@@ -1,0 +1,165 @@
+//! The entrance: a backend chosen by URL, and the nouns that hang on it.
+
+use std::sync::Arc;
+
+use crate::capability::{Capability, Support};
+use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, StreamConfig};
+use crate::consumer::{Consumer, ConsumerBuilder};
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+use crate::kv::KeyValue;
+use crate::name::{BucketName, ConsumerName, StreamName};
+use crate::stream::Stream;
+
+/// A connection to a backend. Cheap to clone.
+#[derive(Clone)]
+pub struct Bus {
+    driver: Arc<dyn Driver>,
+}
+
+impl Bus {
+    /// Connects to the backend that `url` names.
+    ///
+    /// - `embedded:` is in this process and in memory; every call makes a new, empty one.
+    /// - `nats://host:4222[,host:4222...]` is NATS JetStream (feature `nats`). Credentials are
+    ///   never in the URL: see [`ConnectOptions`].
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_with(url, ConnectOptions::default()).await
+    }
+
+    /// The same with options.
+    pub async fn connect_with(url: &str, options: ConnectOptions) -> Result<Self> {
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("embedded") if url == "embedded:" => {
+                Ok(Self::with_driver(Arc::new(crate::embedded::Embedded::new())))
+            }
+            #[cfg(feature = "nats")]
+            Some("nats" | "tls") => {
+                Ok(Self::with_driver(Arc::new(crate::nats::Nats::connect(url, &options).await?)))
+            }
+            _ => {
+                let _ = options;
+                Err(Error::invalid(format!(
+                    "{url:?} names no backend of this build: use embedded: or nats://host:port"
+                )))
+            }
+        }
+    }
+
+    /// A bus on a backend made elsewhere: a third party's, or a wrapped one.
+    pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
+        Self { driver }
+    }
+
+    /// The backend underneath, for adapters that wrap one.
+    pub fn driver(&self) -> Arc<dyn Driver> {
+        self.driver.clone()
+    }
+
+    /// The backend's name, for example `nats://`.
+    pub fn backend(&self) -> &'static str {
+        self.driver.name()
+    }
+
+    /// How the backend provides a capability.
+    pub fn support(&self, capability: Capability) -> Support {
+        self.driver.support(capability)
+    }
+
+    /// A stream that exists; [`crate::ErrorKind::NotFound`] otherwise.
+    pub async fn stream(&self, name: impl AsRef<str>) -> Result<Stream> {
+        let name = StreamName::new(name)?;
+        self.driver.stream_info(&name).await?;
+        Ok(Stream::new(self.driver.clone(), name))
+    }
+
+    /// Creates the stream or updates what may be updated. Doing it twice changes nothing; an
+    /// immutable difference is [`crate::ErrorKind::Mismatch`] and names it.
+    pub async fn ensure_stream(&self, config: &StreamConfig) -> Result<Stream> {
+        self.driver.ensure_stream(config).await?;
+        Ok(Stream::new(self.driver.clone(), config.name.clone()))
+    }
+
+    /// Removes a stream with its messages and consumers.
+    pub async fn delete_stream(&self, name: impl AsRef<str>) -> Result<()> {
+        self.driver.delete_stream(&StreamName::new(name)?).await
+    }
+
+    /// Describes a durable consumer of a stream, to open or to run.
+    pub fn consumer(&self, stream: impl AsRef<str>, name: impl AsRef<str>) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.driver.clone(), StreamName::new(stream), ConsumerName::new(name))
+    }
+
+    /// Creates a consumer, or checks it against the configuration, without binding it.
+    pub async fn ensure_consumer(
+        &self,
+        stream: impl AsRef<str>,
+        config: &ConsumerConfig,
+    ) -> Result<ConsumerInfo> {
+        self.driver.ensure_consumer(&StreamName::new(stream)?, config).await
+    }
+
+    /// Binds a consumer that exists; [`crate::ErrorKind::NotFound`] otherwise.
+    pub async fn bind(&self, stream: impl AsRef<str>, name: impl AsRef<str>) -> Result<Consumer> {
+        Consumer::bind(self.driver.clone(), StreamName::new(stream)?, &ConsumerName::new(name)?, 0)
+            .await
+    }
+
+    /// A consumer as it is now; [`crate::ErrorKind::NotFound`] when there is none.
+    pub async fn consumer_info(
+        &self,
+        stream: impl AsRef<str>,
+        name: impl AsRef<str>,
+    ) -> Result<ConsumerInfo> {
+        self.driver.consumer_info(&StreamName::new(stream)?, &ConsumerName::new(name)?).await
+    }
+
+    /// Every consumer of a stream, sorted by name.
+    pub async fn consumers(&self, stream: impl AsRef<str>) -> Result<Vec<ConsumerInfo>> {
+        self.driver.consumers(&StreamName::new(stream)?).await
+    }
+
+    /// Removes a consumer and its position; a missing one is [`crate::ErrorKind::NotFound`].
+    pub async fn delete_consumer(
+        &self,
+        stream: impl AsRef<str>,
+        name: impl AsRef<str>,
+    ) -> Result<()> {
+        self.driver.delete_consumer(&StreamName::new(stream)?, &ConsumerName::new(name)?).await
+    }
+
+    /// A bucket that exists; [`crate::ErrorKind::NotFound`] otherwise.
+    pub async fn kv(&self, name: impl AsRef<str>) -> Result<KeyValue> {
+        let name = BucketName::new(name)?;
+        let driver = self.driver.bucket(&name).await?;
+        Ok(KeyValue::new(name, driver))
+    }
+
+    /// Creates the bucket or updates what may be updated, and opens it.
+    pub async fn ensure_kv(&self, config: &BucketConfig) -> Result<KeyValue> {
+        self.driver.ensure_bucket(config).await?;
+        self.kv(&config.name).await
+    }
+
+    /// Removes a bucket and its entries.
+    pub async fn delete_kv(&self, name: impl AsRef<str>) -> Result<()> {
+        self.driver.delete_bucket(&BucketName::new(name)?).await
+    }
+
+    /// Waits for what is on its way, then lets go of the backend. Later calls fail with
+    /// [`crate::ErrorKind::Closed`].
+    pub async fn close(&self) -> Result<()> {
+        self.driver.close().await
+    }
+}
+
+/// What a connection needs beside the URL.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectOptions {
+    /// A NATS credentials file (`.creds`).
+    pub credentials: Option<std::path::PathBuf>,
+    /// A user and password.
+    pub user: Option<(String, String)>,
+    /// The name this connection shows in the server's monitoring.
+    pub client_name: Option<String>,
+}

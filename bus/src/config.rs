@@ -1,0 +1,209 @@
+//! Streams, consumers and buckets as data: what is declared, and what is read back.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use crate::error::Result;
+use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
+
+/// What a stream keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Everything, until a limit is reached.
+    Limits,
+    /// A message until it is settled once; consumers' filters must not overlap.
+    WorkQueue,
+}
+
+/// What happens to a publish when a limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest message makes room.
+    DropOldest,
+    /// The publish fails with [`crate::ErrorKind::Full`]: nothing that was accepted is lost.
+    Refuse,
+}
+
+/// Where a stream or bucket is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// On disk; what survives is the server's fsync policy.
+    File,
+    /// In memory; gone with the server.
+    Memory,
+}
+
+/// A stream, declared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamConfig {
+    /// Its name.
+    pub name: StreamName,
+    /// What it captures; a subject belongs to at most one stream.
+    pub subjects: Vec<SubjectFilter>,
+    /// What it keeps.
+    pub retention: Retention,
+    /// What happens at a limit.
+    pub when_full: WhenFull,
+    /// At most this many bytes, if set.
+    pub max_bytes: Option<u64>,
+    /// At most this many messages, if set.
+    pub max_messages: Option<u64>,
+    /// Messages older than this are dropped, if set.
+    pub max_age: Option<Duration>,
+    /// A larger message is refused with [`crate::ErrorKind::TooLarge`].
+    pub max_message_bytes: u32,
+    /// How long an id is remembered.
+    pub duplicate_window: Duration,
+    /// At most this many consumers (a server default of 1000 would surprise: always set).
+    pub max_consumers: u32,
+    /// Copies of the stream in a cluster.
+    pub replicas: u8,
+    /// Where it is kept.
+    pub storage: Storage,
+}
+
+impl StreamConfig {
+    /// A stream that captures `subjects`: file storage, one replica, no limit on bytes, messages
+    /// or age, messages up to 1 MiB, ids remembered for two minutes, 100,000 consumers.
+    pub fn new(name: StreamName, subjects: Vec<SubjectFilter>) -> Self {
+        Self {
+            name,
+            subjects,
+            retention: Retention::Limits,
+            when_full: WhenFull::Refuse,
+            max_bytes: None,
+            max_messages: None,
+            max_age: None,
+            max_message_bytes: 1 << 20,
+            duplicate_window: Duration::from_secs(120),
+            max_consumers: 100_000,
+            replicas: 1,
+            storage: Storage::File,
+        }
+    }
+
+    /// The same from text, for programs and tests that write names down.
+    pub fn parse(name: &str, subjects: &[&str]) -> Result<Self> {
+        let subjects = subjects.iter().map(SubjectFilter::new).collect::<Result<_>>()?;
+        Ok(Self::new(StreamName::new(name)?, subjects))
+    }
+}
+
+/// A stream, observed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamInfo {
+    /// As the backend has it.
+    pub config: StreamConfig,
+    /// The lowest sequence still held; `last_sequence + 1` when empty.
+    pub first_sequence: u64,
+    /// The highest sequence ever given; 0 before the first message.
+    pub last_sequence: u64,
+    /// Messages held.
+    pub messages: u64,
+    /// Bytes held, as the backend counts them.
+    pub bytes: u64,
+    /// Consumers that exist.
+    pub consumers: u64,
+}
+
+/// Where a new consumer or reader begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest message held.
+    Beginning,
+    /// After the newest message held now.
+    New,
+    /// At this sequence, or the next one held.
+    Sequence(u64),
+    /// At the first message taken at or after this time.
+    Time(SystemTime),
+    /// With the last message of each subject, then everything newer.
+    LastPerSubject,
+}
+
+/// A durable consumer, declared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConsumerConfig {
+    /// Its name.
+    pub name: ConsumerName,
+    /// What it gets; empty means everything. Filters must not overlap.
+    pub filters: Vec<SubjectFilter>,
+    /// Where it begins; fixed at creation.
+    pub start: Start,
+    /// A delivery that is not settled or extended for this long is delivered again.
+    pub ack_wait: Duration,
+    /// At most this many deliveries are out and unsettled.
+    pub max_unsettled: u32,
+    /// A message is delivered at most this many times; `None` for no limit.
+    pub max_attempts: Option<u32>,
+    /// Free text that is kept with the consumer, for people and for reconcilers.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl ConsumerConfig {
+    /// A consumer of everything from the beginning: leases of 30 seconds, 1000 unsettled, no
+    /// limit on attempts.
+    pub fn new(name: ConsumerName) -> Self {
+        Self {
+            name,
+            filters: Vec::new(),
+            start: Start::Beginning,
+            ack_wait: Duration::from_secs(30),
+            max_unsettled: 1000,
+            max_attempts: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+}
+
+/// A durable consumer, observed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConsumerInfo {
+    /// As the backend has it.
+    pub config: ConsumerConfig,
+    /// When it was made.
+    pub created: SystemTime,
+    /// Matching messages that were never delivered.
+    pub pending: u64,
+    /// Deliveries that are out and unsettled, delayed retries included.
+    pub unsettled: u64,
+    /// The highest stream sequence that was delivered.
+    pub delivered_sequence: u64,
+    /// Every matching message at or below this stream sequence is settled.
+    pub settled_sequence: u64,
+}
+
+/// A key-value bucket, declared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BucketConfig {
+    /// Its name.
+    pub name: BucketName,
+    /// Entries older than this vanish, if set.
+    pub max_age: Option<Duration>,
+    /// At most this many bytes, if set; then writes fail with [`crate::ErrorKind::Full`].
+    pub max_bytes: Option<u64>,
+    /// Copies in a cluster.
+    pub replicas: u8,
+    /// Where it is kept.
+    pub storage: Storage,
+}
+
+impl BucketConfig {
+    /// A bucket on disk with one replica and no limits.
+    pub fn new(name: BucketName) -> Self {
+        Self { name, max_age: None, max_bytes: None, replicas: 1, storage: Storage::File }
+    }
+}
+
+/// A value and the revision it was written at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The key.
+    pub key: Subject,
+    /// The value.
+    pub value: bytes::Bytes,
+    /// Grows with every write to the bucket; never repeats within a key.
+    pub revision: u64,
+    /// When it was written.
+    pub created: SystemTime,
+}

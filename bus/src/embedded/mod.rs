@@ -1,0 +1,4 @@
+//! The backend inside this process.
+
+/// The embedded backend.
+pub struct Embedded;

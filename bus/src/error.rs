@@ -1,0 +1,126 @@
+//! The crate's one error: a kind to match on, a context to read, a source to follow.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::capability::Capability;
+
+/// The result of every fallible operation of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, to what, and what to do next.
+///
+/// Match on [`Error::kind`]; the text is for people. `Display` prints the context only; walk
+/// [`std::error::Error::source`] for what lies underneath.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    context: String,
+    source: Option<Box<dyn StdError + Send + Sync + 'static>>,
+}
+
+/// The kinds of failure a caller can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The input can never work: a malformed name, a header that cannot be carried.
+    Invalid,
+    /// The stream, consumer, bucket or key does not exist.
+    NotFound,
+    /// A compare-and-set lost: someone else was faster.
+    Conflict {
+        /// The revision (or sequence) that stands now, where the backend tells it.
+        current: Option<u64>,
+    },
+    /// It exists already, with a configuration that cannot be changed into the requested one.
+    Mismatch,
+    /// The backend cannot do this; nothing was attempted.
+    Unsupported {
+        /// What was asked for.
+        capability: Capability,
+        /// The backend that was asked.
+        backend: &'static str,
+    },
+    /// The backend is away or changes its leader; nothing is known to have happened. Retry later.
+    Unavailable,
+    /// No answer within the limit: the operation may have happened. Retry with the same id.
+    Timeout,
+    /// A limit on bytes or messages is reached; nothing was stored.
+    Full,
+    /// The message is larger than the stream or the server accepts.
+    TooLarge,
+    /// The lease of this delivery is over: it was or will be delivered again.
+    Stale,
+    /// The bus or the subscription was closed by this process.
+    Closed,
+    /// Stored data is not what this crate wrote.
+    Corrupt,
+    /// Anything else the backend reported.
+    Backend,
+}
+
+impl Error {
+    /// An error of `kind`, described by `context` (lower case, no full stop, with a way out).
+    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+
+    /// The same, keeping what caused it.
+    pub fn with_source(
+        kind: ErrorKind,
+        context: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync + 'static>>,
+    ) -> Self {
+        Self { kind, context: context.into(), source: Some(source.into()) }
+    }
+
+    /// Shorthand for an [`ErrorKind::Invalid`] error.
+    pub fn invalid(context: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, context)
+    }
+
+    /// Shorthand for an [`ErrorKind::NotFound`] error.
+    pub fn not_found(context: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, context)
+    }
+
+    /// What to match on.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// True when the same call may succeed later without a change by the caller:
+    /// [`ErrorKind::Unavailable`] and [`ErrorKind::Timeout`].
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Timeout)
+    }
+
+    /// True for [`ErrorKind::NotFound`].
+    pub fn is_not_found(&self) -> bool {
+        self.kind == ErrorKind::NotFound
+    }
+
+    /// True for [`ErrorKind::Conflict`].
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.kind, ErrorKind::Conflict { .. })
+    }
+
+    /// Puts what the caller was doing in front of the context.
+    #[must_use]
+    pub fn context(mut self, doing: impl fmt::Display) -> Self {
+        self.context = format!("{doing}: {}", self.context);
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}

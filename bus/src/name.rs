@@ -1,0 +1,283 @@
+//! Names that are valid on every backend, because they cannot be built otherwise.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+const MAX_NAME_BYTES: usize = 128;
+const MAX_SUBJECT_BYTES: usize = 1024;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal) => {
+        $(#[$doc])*
+        ///
+        /// 1 to 128 characters of `A-Z a-z 0-9 _ -`.
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Parses a name; anything else is [`crate::ErrorKind::Invalid`].
+            pub fn new(name: impl AsRef<str>) -> Result<Self> {
+                check_name($what, name.as_ref())?;
+                Ok(Self(Arc::from(name.as_ref())))
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<&str> for $type {
+            type Error = Error;
+            fn try_from(name: &str) -> Result<Self> {
+                Self::new(name)
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = Error;
+            fn try_from(name: String) -> Result<Self> {
+                Self::new(name)
+            }
+        }
+    };
+}
+
+name!(
+    /// The name of a stream.
+    StreamName,
+    "stream name"
+);
+name!(
+    /// The name of a durable consumer.
+    ConsumerName,
+    "consumer name"
+);
+name!(
+    /// The name of a key-value bucket.
+    BucketName,
+    "bucket name"
+);
+
+fn check_name(what: &str, name: &str) -> Result<()> {
+    let fits = !name.is_empty() && name.len() <= MAX_NAME_BYTES;
+    if fits && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{what} {name:?} is not 1 to {MAX_NAME_BYTES} characters of A-Z a-z 0-9 _ -"
+    )))
+}
+
+/// Where a message belongs: tokens joined by dots, for example `orders.created`.
+///
+/// No token is empty and none holds white space, a control character, `*` or `>`; at most 1024
+/// bytes. A key of a bucket is a subject too.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subject(Arc<str>);
+
+impl Subject {
+    /// Parses a subject; anything else is [`crate::ErrorKind::Invalid`].
+    pub fn new(subject: impl AsRef<str>) -> Result<Self> {
+        let subject = subject.as_ref();
+        check_tokens(subject)?;
+        if subject.split('.').any(|token| token == "*" || token == ">") {
+            return Err(Error::invalid(format!(
+                "subject {subject:?} has a wildcard: name one subject to publish to"
+            )));
+        }
+        Ok(Self(Arc::from(subject)))
+    }
+
+    /// The subject as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The tokens between the dots.
+    pub fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.0.split('.')
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<str> for Subject {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<&str> for Subject {
+    type Error = Error;
+    fn try_from(subject: &str) -> Result<Self> {
+        Self::new(subject)
+    }
+}
+
+impl TryFrom<String> for Subject {
+    type Error = Error;
+    fn try_from(subject: String) -> Result<Self> {
+        Self::new(subject)
+    }
+}
+
+/// A pattern over subjects: `*` stands for one token, a last `>` for one or more.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubjectFilter(Arc<str>);
+
+impl SubjectFilter {
+    /// Parses a filter; anything else is [`crate::ErrorKind::Invalid`].
+    pub fn new(filter: impl AsRef<str>) -> Result<Self> {
+        let filter = filter.as_ref();
+        check_tokens(filter)?;
+        let last = filter.split('.').count() - 1;
+        if filter.split('.').enumerate().any(|(at, token)| token == ">" && at != last) {
+            return Err(Error::invalid(format!(
+                "filter {filter:?} has \">\" before its end: it stands for all remaining tokens"
+            )));
+        }
+        Ok(Self(Arc::from(filter)))
+    }
+
+    /// The filter that every subject matches.
+    pub fn all() -> Self {
+        Self(Arc::from(">"))
+    }
+
+    /// The filter as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True when `subject` matches.
+    pub fn matches(&self, subject: &str) -> bool {
+        let mut tokens = subject.split('.');
+        for pattern in self.0.split('.') {
+            match (pattern, tokens.next()) {
+                (_, None) => return false,
+                (">", Some(_)) => return true,
+                ("*", Some(_)) => {}
+                (literal, Some(token)) if literal == token => {}
+                _ => return false,
+            }
+        }
+        tokens.next().is_none()
+    }
+
+    /// True when some subject matches both filters.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (mut left, mut right) = (self.0.split('.'), other.0.split('.'));
+        loop {
+            match (left.next(), right.next()) {
+                (None, None) => return true,
+                (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+                (None, _) | (_, None) => return false,
+                (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl fmt::Display for SubjectFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<&str> for SubjectFilter {
+    type Error = Error;
+    fn try_from(filter: &str) -> Result<Self> {
+        Self::new(filter)
+    }
+}
+
+impl TryFrom<String> for SubjectFilter {
+    type Error = Error;
+    fn try_from(filter: String) -> Result<Self> {
+        Self::new(filter)
+    }
+}
+
+impl From<&Subject> for SubjectFilter {
+    fn from(subject: &Subject) -> Self {
+        Self(subject.0.clone())
+    }
+}
+
+fn check_tokens(subject: &str) -> Result<()> {
+    let problem = if subject.is_empty() {
+        "is empty"
+    } else if subject.len() > MAX_SUBJECT_BYTES {
+        "is longer than 1024 bytes"
+    } else if subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        "has white space or a control character"
+    } else if subject.split('.').any(str::is_empty) {
+        "has an empty token"
+    } else if subject.split('.').any(|t| t.len() > 1 && t.contains(['*', '>'])) {
+        "mixes a wildcard with text in one token"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!("subject {subject:?} {problem}: write tokens joined by dots")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_refuse_what_a_backend_would() {
+        for bad in ["", "a.b", "a b", "a*", "é", &"x".repeat(129)] {
+            assert!(StreamName::new(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(StreamName::new("events-directory_1").unwrap().as_str(), "events-directory_1");
+    }
+
+    #[test]
+    fn subjects_refuse_wildcards_and_empty_tokens() {
+        for bad in ["", ".", "a.", ".a", "a..b", "a b", "a.*", "a.>", "a.b*", "a\n"] {
+            assert!(Subject::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(Subject::new("events.directory.user.anna=40b").is_ok());
+    }
+
+    #[test]
+    fn filters_match_as_the_nats_documentation_says() {
+        let matches = |f: &str, s: &str| SubjectFilter::new(f).unwrap().matches(s);
+        assert!(matches("a.*", "a.b") && !matches("a.*", "a") && !matches("a.*", "a.b.c"));
+        assert!(matches("a.>", "a.b") && matches("a.>", "a.b.c") && !matches("a.>", "a"));
+        assert!(matches(">", "a") && matches("*.b", "a.b") && !matches("a.b", "a.c"));
+        assert!(SubjectFilter::new("a.>.b").is_err());
+    }
+
+    #[test]
+    fn overlap_is_symmetric_and_right() {
+        let overlaps = |a: &str, b: &str| {
+            let (a, b) = (SubjectFilter::new(a).unwrap(), SubjectFilter::new(b).unwrap());
+            assert_eq!(a.overlaps(&b), b.overlaps(&a));
+            a.overlaps(&b)
+        };
+        assert!(overlaps("a.*", "a.b") && overlaps("a.>", "a.b.c") && overlaps("*.b", "a.*"));
+        assert!(!overlaps("a.b", "a.c") && !overlaps("a.*", "a.b.c") && !overlaps("a.>", "a"));
+    }
+}

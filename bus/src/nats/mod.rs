@@ -1,0 +1,4 @@
+//! NATS JetStream.
+
+/// The NATS backend.
+pub struct Nats;

@@ -1,0 +1,48 @@
+//! The promise of a receipt, between handing a message over and its being durable.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+
+use crate::error::Result;
+use crate::message::Receipt;
+
+/// Resolves when the message is durable, or says why it is not.
+///
+/// Dropping it does not take the message back: it may be stored all the same.
+#[must_use = "a dropped receipt is a lost error: await it"]
+pub struct PendingReceipt(Inner);
+
+enum Inner {
+    Ready(Option<Result<Receipt>>),
+    Later(BoxFuture<'static, Result<Receipt>>),
+}
+
+impl PendingReceipt {
+    /// A receipt that is known already.
+    pub fn ready(result: Result<Receipt>) -> Self {
+        Self(Inner::Ready(Some(result)))
+    }
+
+    /// A receipt that a backend will deliver.
+    pub fn later(receipt: impl Future<Output = Result<Receipt>> + Send + 'static) -> Self {
+        Self(Inner::Later(Box::pin(receipt)))
+    }
+}
+
+impl Future for PendingReceipt {
+    type Output = Result<Receipt>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Inner::Later(receipt) => receipt.as_mut().poll(cx),
+            Inner::Ready(result) => match result.take() {
+                Some(result) => Poll::Ready(result),
+                // Polled after completion: a caller's bug that must not bring the process down.
+                None => Poll::Pending,
+            },
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A stream, held by name.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Start, StreamInfo};
+use crate::driver::{Driver, ReaderDriver};
+use crate::error::{Error, Result};
+use crate::message::{Message, Receipt, StoredMessage};
+use crate::name::{StreamName, Subject, SubjectFilter};
+use crate::publish::PendingReceipt;
+
+/// How many messages [`Stream::publish_all`] keeps on their way at once.
+const PUBLISH_WINDOW: usize = 512;
+/// How many subjects a driver is asked for at a time.
+const STATE_PAGE: usize = 1000;
+
+/// An ordered log of messages on subjects. Cheap to clone.
+#[derive(Clone)]
+pub struct Stream {
+    driver: Arc<dyn Driver>,
+    name: StreamName,
+}
+
+impl Stream {
+    pub(crate) fn new(driver: Arc<dyn Driver>, name: StreamName) -> Self {
+        Self { driver, name }
+    }
+
+    /// The stream's name.
+    pub fn name(&self) -> &StreamName {
+        &self.name
+    }
+
+    /// The stream as it is now.
+    pub async fn info(&self) -> Result<StreamInfo> {
+        self.driver.stream_info(&self.name).await
+    }
+
+    /// Publishes one message and waits until it is durable.
+    ///
+    /// A time-out does not mean that it was not stored: publish again **with the same id**.
+    pub async fn publish(&self, message: Message) -> Result<Receipt> {
+        self.driver.submit(&self.name, message).await?.await
+    }
+
+    /// Hands a message over and returns when it has a place in the backend's bounded window;
+    /// await the receipt to know that it is durable. Messages submitted one after another are
+    /// stored in that order unless one fails; where order per key matters, await the receipt
+    /// before the next message of the key.
+    pub async fn submit(&self, message: Message) -> Result<PendingReceipt> {
+        self.driver.submit(&self.name, message).await
+    }
+
+    /// Publishes many messages through a window; one result for each, in their order.
+    pub async fn publish_all(
+        &self,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Vec<Result<Receipt>> {
+        let (mut results, mut window) = (Vec::new(), VecDeque::new());
+        for message in messages {
+            if window.len() >= PUBLISH_WINDOW {
+                results.push(resolve(window.pop_front()).await);
+            }
+            window.push_back(self.driver.submit(&self.name, message).await);
+        }
+        while !window.is_empty() {
+            results.push(resolve(window.pop_front()).await);
+        }
+        results
+    }
+
+    /// The message at `sequence`, if the stream still holds it.
+    pub async fn get(&self, sequence: u64) -> Result<Option<StoredMessage>> {
+        self.driver.get(&self.name, sequence).await
+    }
+
+    /// The subjects that hold a message now and match, sorted, each once: complete, or an error.
+    pub async fn subjects(&self, filter: &SubjectFilter) -> Result<Vec<Subject>> {
+        self.driver.subjects(&self.name, filter).await
+    }
+
+    /// For each subject the last message held **at or before** sequence `up_to`: the state as it
+    /// was then, whatever was published since. Subjects without one are left out.
+    pub async fn last_at(&self, subjects: &[Subject], up_to: u64) -> Result<Vec<StoredMessage>> {
+        let mut found = Vec::with_capacity(subjects.len());
+        for page in subjects.chunks(STATE_PAGE) {
+            found.extend(self.driver.last_at(&self.name, page, up_to).await?);
+        }
+        Ok(found)
+    }
+
+    /// Opens a reader on what matches one of `filters` (none: everything).
+    pub async fn reader(&self, filters: &[SubjectFilter], start: Start) -> Result<Reader> {
+        Ok(Reader(self.driver.reader(&self.name, filters, start).await?))
+    }
+
+    /// Removes the messages that match; the stream and its sequence stay. Returns how many.
+    pub async fn purge(&self, filter: &SubjectFilter) -> Result<u64> {
+        self.driver.purge(&self.name, filter).await
+    }
+}
+
+async fn resolve(submitted: Option<Result<PendingReceipt>>) -> Result<Receipt> {
+    match submitted {
+        Some(receipt) => receipt?.await,
+        None => Err(Error::invalid("the publish window is empty")),
+    }
+}
+
+/// Reads a stream without acks; the position is the caller's. It survives a restart of the
+/// backend and goes on where it stopped, without gap or repeat.
+pub struct Reader(Box<dyn ReaderDriver>);
+
+impl Reader {
+    /// Up to `max` messages in stream order, waiting up to `wait` for the first and not for more;
+    /// empty when none came.
+    pub async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
+        self.0.next(max, wait).await
+    }
+}
