@@ -6,6 +6,7 @@
 mod checker;
 mod clients;
 mod naive;
+mod processes;
 mod simulation;
 mod truth;
 mod wire;
