@@ -136,7 +136,9 @@ fn reconnect_delay(attempts: usize, jitter: &RandomState) -> Duration {
 
 fn note(event: &Event, established: &watch::Sender<Established>) {
     match event {
-        Event::Connected => established.send_modify(|(count, at)| (*count, *at) = (*count + 1, Instant::now())),
+        Event::Connected => {
+            established.send_modify(|(count, at)| (*count, *at) = (*count + 1, Instant::now()))
+        }
         Event::Disconnected => tracing::warn!("the connection to NATS is gone, reconnecting"),
         // A denied permission shows nowhere else: the operation itself just times out.
         Event::ServerError(error) => tracing::error!(%error, "NATS reports an error"),

@@ -150,7 +150,8 @@ async fn last_page(
     let names: Vec<&str> = page.iter().map(Subject::as_str).collect();
     let body = json!({ "multi_last": names, "up_to_seq": up_to }).to_string();
     let inbox = link.client.new_inbox();
-    let mut answers = link.client.subscribe(inbox.clone()).await.map_err(|_| fail(Failure::Closed))?;
+    let mut answers =
+        link.client.subscribe(inbox.clone()).await.map_err(|_| fail(Failure::Closed))?;
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
     let sent = link.client.publish_with_reply(subject, inbox, body.into());
     let mut deadline = Instant::now() + REQUEST_LIMIT;

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_nats::Message;
 use async_nats::datetime::DateTime;
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info};
 use async_nats::jetstream::stream::RetentionPolicy;
-use async_nats::Message;
 use tokio::time::Instant;
 
 use super::consumers::{CreateRequest, deliver_policy, set_filters};

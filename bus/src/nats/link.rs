@@ -153,7 +153,11 @@ impl Link {
 
     /// Why nobody answered for a stream, if that can be told for certain: it does not exist, or
     /// it does not capture `subject`. `None`: its leader is away.
-    pub(super) async fn explain(&self, stream: &StreamName, subject: Option<&str>) -> Option<Error> {
+    pub(super) async fn explain(
+        &self,
+        stream: &StreamName,
+        subject: Option<&str>,
+    ) -> Option<Error> {
         let operation = format!("STREAM.INFO.{stream}");
         let info = match self.api::<jetstream::stream::Info>(&operation, &()).await {
             Ok(info) => info,

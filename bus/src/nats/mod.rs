@@ -6,8 +6,8 @@
 //! are refused on a message and taken out of what arrives.
 
 mod connect;
-mod convert;
 mod consumers;
+mod convert;
 mod direct;
 mod failure;
 mod feed;

@@ -85,7 +85,8 @@ impl Publisher {
         let (sender, receiver) = oneshot::channel();
         let (submitted, stream) = (Instant::now(), stream.clone());
         let job = Job { stream, message, own_id, submitted, receipt: sender, _place: place };
-        let entry = Reserved { window: &self.window, ticket: Some(self.window.add(job, &self.link)) };
+        let entry =
+            Reserved { window: &self.window, ticket: Some(self.window.add(job, &self.link)) };
         let reply = entry.reply(&self.prefix);
         let client = &self.link.client;
         let sent = match headers {

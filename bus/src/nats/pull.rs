@@ -48,8 +48,8 @@ impl Pull {
         prefetch: usize,
     ) -> Result<Self> {
         let ack_wait = consumers::info(&link, stream, name).await?.config.ack_wait;
-        let prefetch = (prefetch > 0)
-            .then(|| Prefetch { deliveries: prefetch, puller: Mutex::new(None) });
+        let prefetch =
+            (prefetch > 0).then(|| Prefetch { deliveries: prefetch, puller: Mutex::new(None) });
         Ok(Self { link, stream: stream.clone(), name: name.clone(), ack_wait, prefetch })
     }
 
@@ -126,7 +126,8 @@ impl Pull {
                     let consumer = format!("{}.{}", self.stream, self.name);
                     let start =
                         Puller::start(self.link.clone(), &consumer, prefetch.deliveries, None);
-                    let started = start.await.map_err(|failure| failure.into_error(self.doing()))?;
+                    let started =
+                        start.await.map_err(|failure| failure.into_error(self.doing()))?;
                     slot.insert(started)
                 }
             };

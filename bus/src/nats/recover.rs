@@ -29,7 +29,9 @@ pub(super) async fn recover(link: &Link, job: &Job, failure: Failure) -> Result<
         match &failure {
             Failure::Lost if job.may_repeat() => lost = true,
             Failure::NoResponders => {
-                if let Some(error) = link.explain(&job.stream, Some(job.message.subject.as_str())).await {
+                if let Some(error) =
+                    link.explain(&job.stream, Some(job.message.subject.as_str())).await
+                {
                     return Err(error);
                 }
             }
@@ -62,8 +64,7 @@ async fn send(link: &Link, job: &Job) -> Result<Result<Receipt>, Failure> {
         Err(error) => return Ok(Err(error)),
     };
     let (subject, payload) = (message.subject.to_string(), message.payload.clone());
-    let answer =
-        link.request(subject, headers, payload.unwrap_or_default(), REQUEST_LIMIT).await?;
+    let answer = link.request(subject, headers, payload.unwrap_or_default(), REQUEST_LIMIT).await?;
     read_answer(job, &answer)
 }
 

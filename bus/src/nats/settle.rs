@@ -102,9 +102,15 @@ mod tests {
         let check = |token: &str| check(&stream, &consumer, &LeaseToken(token.into()));
         assert!(check("$JS.ACK.S.c.1.2.3.4.5").is_ok());
         assert!(check("$JS.ACK._.account.S.c.1.2.3.4.5").is_ok());
-        for bad in ["$JS.ACK.S.d.1.2.3.4.5", "$JS.ACK.T.c.1.2.3.4.5", "orders.created", "",
-            "$JS.API.STREAM.DELETE.S", "$JS.ACK.S.c.1.2.3.4", "$JS.ACK.S.c.1.2.3.4.x"]
-        {
+        for bad in [
+            "$JS.ACK.S.d.1.2.3.4.5",
+            "$JS.ACK.T.c.1.2.3.4.5",
+            "orders.created",
+            "",
+            "$JS.API.STREAM.DELETE.S",
+            "$JS.ACK.S.c.1.2.3.4",
+            "$JS.ACK.S.c.1.2.3.4.x",
+        ] {
             assert_eq!(check(bad).unwrap_err().kind(), ErrorKind::Invalid, "{bad}");
         }
     }

@@ -26,7 +26,9 @@ pub(super) struct Removed {}
 
 /// See [`crate::driver::Driver::ensure_stream`].
 pub(super) async fn ensure(link: &Link, config: &StreamConfig) -> Result<StreamInfo> {
-    ensure_raw(link, &config.name, &wanted(config)).await.and_then(|info| observed(&config.name, info))
+    ensure_raw(link, &config.name, &wanted(config))
+        .await
+        .and_then(|info| observed(&config.name, info))
 }
 
 /// Creates or updates a stream to `wanted`, keeping what others set beside it.
