@@ -151,11 +151,7 @@ impl Registration {
 
     /// Writes the record. `Ok(Err(theirs))` when someone else's stands there instead; then the
     /// queues made for ours are removed. A lost answer is settled by reading the record back.
-    async fn keep(
-        &self,
-        ours: &Subscription,
-        revision: u64,
-    ) -> Result<Result<Kept, Kept>, Error> {
+    async fn keep(&self, ours: &Subscription, revision: u64) -> Result<Result<Kept, Kept>, Error> {
         let failed = match self.store.keep_subscription(ours, revision).await {
             Ok(revision) => return Ok(Ok(Kept { subscription: ours.clone(), revision })),
             Err(failed) => failed,
@@ -171,11 +167,7 @@ impl Registration {
         }
     }
 
-    async fn repeat(
-        &self,
-        request: Request,
-        kept: Kept,
-    ) -> Result<Registered, RegistrationError> {
+    async fn repeat(&self, request: Request, kept: Kept) -> Result<Registered, RegistrationError> {
         let differs = request.differences(&kept.subscription, &self.store.signer);
         if !differs.is_empty() {
             return Err(RegistrationError::Different { name: request.name, differs });

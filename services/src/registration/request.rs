@@ -59,11 +59,7 @@ impl Request {
 
     /// The fields in which an existing subscription differs from this request; none means that
     /// the request is a repeat. A secret counts only if the client brings one.
-    pub(super) fn differences(
-        &self,
-        kept: &Subscription,
-        signer: &Signer,
-    ) -> Vec<&'static str> {
+    pub(super) fn differences(&self, kept: &Subscription, signer: &Signer) -> Vec<&'static str> {
         let other_secret = |own: &String| !signer.secret_matches(own, &kept.secret_hash);
         let compared = [
             ("topics", self.topics != kept.topics),

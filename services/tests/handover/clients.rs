@@ -261,7 +261,10 @@ async fn settle(
     for result in answer["results"].as_array().into_iter().flatten() {
         let id = result["id"].as_str().unwrap_or_default();
         let was_ack = ack.iter().any(|acked| acked.as_str() == id);
-        if was_ack && result["status"] == "done" && let Some((prefill, realm, sequence)) = out.get(id) {
+        if was_ack
+            && result["status"] == "done"
+            && let Some((prefill, realm, sequence)) = out.get(id)
+        {
             let (prefill, realm, sequence) = (*prefill, realm.clone(), *sequence);
             seen.lock().expect("seen").push(QueueStep::Acked { prefill, realm, sequence });
         }

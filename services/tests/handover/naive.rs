@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bus::{Bus, Start, StreamConfig};
-use lockgate::model::{CloudEvent, Fence, Key, LogEvent, Manifest, Realm, RowsDigest, Topic, TopicSet};
+use lockgate::model::{
+    CloudEvent, Fence, Key, LogEvent, Manifest, Realm, RowsDigest, Topic, TopicSet,
+};
 
 use super::checker::{Step, Violation, check_stream};
 use super::clients::Dice;
@@ -48,7 +50,9 @@ async fn story(seed: u64) -> Vec<Violation> {
         pause(40).await;
         for message in log.last_at(std::slice::from_ref(subject), u64::MAX).await.expect("state") {
             let step = step(&message);
-            if let Step::Message { event, .. } = &step && !event.deleted {
+            if let Step::Message { event, .. } = &step
+                && !event.deleted
+            {
                 digest.add(&realm(), event.sequence);
                 rows += 1;
                 steps.push(step);

@@ -43,9 +43,8 @@ struct Fleet {
 impl Fleet {
     fn new(url: String) -> Self {
         // All ports are held at once, so that no two roles get the same.
-        let listeners = Role::ALL.map(|role| {
-            (role, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"))
-        });
+        let listeners = Role::ALL
+            .map(|role| (role, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")));
         let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();
         let ports = listeners.iter().map(|(role, listener)| (*role, port(listener))).collect();
         lockgate::client::install_crypto();
@@ -62,7 +61,8 @@ impl Fleet {
     fn keep(&self) {
         let mut running = self.running.lock().expect("running");
         for (role, port) in &self.ports {
-            let alive = running.get_mut(role).is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+            let alive =
+                running.get_mut(role).is_some_and(|child| matches!(child.try_wait(), Ok(None)));
             if !alive {
                 running.insert(*role, self.spawn(*role, *port));
             }
@@ -142,10 +142,20 @@ async fn story(seed: u64) -> Vec<Violation> {
             register(wire.as_ref(), "people", SECRET, &TOPICS, true).await;
             let (name, secret) = (String::from("people"), String::from(SECRET));
             readers.spawn(read_stream(
-                wire.clone(), name.clone(), secret.clone(), seed ^ 1, stream.clone(), stop.clone(),
+                wire.clone(),
+                name.clone(),
+                secret.clone(),
+                seed ^ 1,
+                stream.clone(),
+                stop.clone(),
             ));
             readers.spawn(read_queue(
-                wire.clone(), name, secret, seed ^ 2, queue.clone(), stop.clone(),
+                wire.clone(),
+                name,
+                secret,
+                seed ^ 2,
+                queue.clone(),
+                stop.clone(),
             ));
         };
         tokio::join!(publishing, consuming);

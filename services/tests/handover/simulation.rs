@@ -62,9 +62,21 @@ async fn story(plan: Plan) -> Outcome {
         register(wire.as_ref(), NAME, &secret, &TOPICS, true).await;
         let (name, ends) = (NAME.to_owned(), stop.clone());
         tasks.spawn(read_stream(
-            wire.clone(), name.clone(), secret.clone(), plan.seed ^ 1, stream.clone(), ends.clone(),
+            wire.clone(),
+            name.clone(),
+            secret.clone(),
+            plan.seed ^ 1,
+            stream.clone(),
+            ends.clone(),
         ));
-        tasks.spawn(read_queue(wire.clone(), name, secret.clone(), plan.seed ^ 2, queue.clone(), ends));
+        tasks.spawn(read_queue(
+            wire.clone(),
+            name,
+            secret.clone(),
+            plan.seed ^ 2,
+            queue.clone(),
+            ends,
+        ));
     };
     tokio::join!(publisher, consumer);
     world.heal();

@@ -29,11 +29,7 @@ pub fn request(method: &str, path: &str, secret: Option<&str>, body: &Value) -> 
 }
 
 /// Sends a request and reads the whole answer; `None` when the connection broke on the way.
-pub async fn call(
-    wire: &dyn Wire,
-    role: Role,
-    request: Request<Bytes>,
-) -> Option<(u16, Value)> {
+pub async fn call(wire: &dyn Wire, role: Role, request: Request<Bytes>) -> Option<(u16, Value)> {
     let response = wire.send(role, request).await?;
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.ok()?.to_bytes();

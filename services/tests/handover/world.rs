@@ -154,8 +154,7 @@ impl World {
             _ => {
                 let dice = super::clients::Dice::new(self.mix(role, life) ^ 1);
                 if dice.roll(1000) < self.plan.crash_again {
-                    let side =
-                        if dice.roll(2) == 0 { CrashSide::Before } else { CrashSide::After };
+                    let side = if dice.roll(2) == 0 { CrashSide::Before } else { CrashSide::After };
                     faults.crash_at(1 + dice.roll(120), side);
                 }
             }
