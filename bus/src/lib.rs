@@ -116,6 +116,8 @@ mod stream;
 pub mod embedded;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use backoff::Backoff;
 pub use bus::{Bus, ConnectOptions};
