@@ -1,1 +1,6 @@
-//! x
+//! Lockgate's roles: registration, events, messages, dispatcher and prefill.
+
+mod limits;
+pub mod model;
+pub mod platform;
+pub mod store;

@@ -1,0 +1,28 @@
+//! Every bound in one place.
+
+use std::time::Duration;
+
+/// One event over HTTP, encoded.
+pub(crate) const MAX_EVENT_BYTES: usize = 512 * 1024;
+/// One event as a log or prefill queue stores it: the event and room for headers.
+pub(crate) const MAX_STORED_MESSAGE_BYTES: u32 = 768 * 1024;
+/// One request body.
+pub(crate) const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Events in one batch.
+pub(crate) const MAX_BATCH_EVENTS: usize = 1000;
+/// Messages in one answer to a pull.
+pub(crate) const MAX_PULL_MESSAGES: usize = 1000;
+/// How long a pull may wait.
+pub(crate) const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
+/// Settlements in one request.
+pub(crate) const MAX_SETTLEMENTS: usize = 1000;
+/// How long a delivery may be leased, and a nack may be delayed.
+pub(crate) const MAX_ACK_WAIT: Duration = Duration::from_secs(600);
+/// Open event streams in one process.
+pub(crate) const MAX_STREAMS: usize = 20_000;
+/// Requests at work in one process, event streams not counted.
+pub(crate) const MAX_REQUESTS: usize = 4096;
+/// Unsettled deliveries of one queue.
+pub(crate) const MAX_UNSETTLED: u32 = 1000;
+/// How long a shutdown may take.
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);

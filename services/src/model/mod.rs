@@ -1,0 +1,14 @@
+//! The words of the domain, each parsed once into a type that cannot be wrong.
+
+mod digest;
+mod invalid;
+mod key;
+pub(crate) mod names;
+mod subscription;
+mod topic;
+
+pub use digest::RowsDigest;
+pub use invalid::Invalid;
+pub use key::Key;
+pub use subscription::{Fence, Incarnation, Manifest, Prefill, Subscription, SubscriptionName};
+pub use topic::{Realm, Topic, TopicSet};

@@ -1,0 +1,116 @@
+//! The names of everything Lockgate keeps on the bus. Keep stable.
+
+use bus::{BucketName, ConsumerName, Error, StreamName, Subject, SubjectFilter};
+
+use super::subscription::Incarnation;
+use super::topic::{Realm, Topic};
+use super::{Key, SubscriptionName};
+
+/// The first token of every event's subject: `events.<realm>.<topic>.<key>`.
+pub(crate) const EVENTS: &str = "events";
+/// The stream that holds every prefill queue.
+pub(crate) const PREFILL_STREAM: &str = "lockgate-prefill";
+/// The work queue of prefill tasks and of the reports on them.
+pub(crate) const TASKS_STREAM: &str = "lockgate-tasks";
+/// Tasks for a prefill worker.
+pub(crate) const TASK_SUBJECT: &str = "lockgate.tasks.prefill";
+/// Reports to the registration API.
+pub(crate) const REPORT_SUBJECT: &str = "lockgate.tasks.report";
+
+/// Subscriptions by name; the registration API alone writes them.
+pub(crate) const SUBSCRIPTIONS_BUCKET: &str = "lockgate-subscriptions";
+/// Realms by name.
+pub(crate) const REALMS_BUCKET: &str = "lockgate-realms";
+/// Prefill cursors by subscription, incarnation and generation.
+pub(crate) const CURSORS_BUCKET: &str = "lockgate-cursors";
+/// Who serves the queue of a subscription, by its name.
+pub(crate) const LEASES_BUCKET: &str = "lockgate-leases";
+/// Single-use tickets for browsers; entries vanish by age.
+pub(crate) const TICKETS_BUCKET: &str = "lockgate-tickets";
+/// What all replicas share: the key that signs tokens.
+pub(crate) const SYSTEM_BUCKET: &str = "lockgate-system";
+
+/// The log of a realm.
+pub(crate) fn log_stream(realm: &Realm) -> Result<StreamName, Error> {
+    StreamName::new(format!("{EVENTS}-{realm}"))
+}
+
+/// What the log of a realm captures.
+pub(crate) fn log_filter(realm: &Realm) -> Result<SubjectFilter, Error> {
+    SubjectFilter::new(format!("{EVENTS}.{realm}.*.*"))
+}
+
+/// The subject of an event.
+pub(crate) fn event_subject(topic: &Topic, key: &Key) -> Result<Subject, Error> {
+    Subject::new(format!("{EVENTS}.{}.{}.{}", topic.realm, topic.name, key.to_token()))
+}
+
+/// Reads `<realm>.<topic>.<key>` back.
+pub(crate) fn parse_place(place: &str) -> Option<(Topic, Key)> {
+    let (topic, key) = place.rsplit_once('.')?;
+    Some((topic.parse().ok()?, Key::from_token(key)))
+}
+
+/// Reads the subject of an event back.
+pub(crate) fn parse_event_subject(subject: &Subject) -> Option<(Topic, Key)> {
+    parse_place(subject.as_str().strip_prefix(EVENTS)?.strip_prefix('.')?)
+}
+
+/// The prefix of a final queue's name, by which orphans are recognised.
+pub(crate) const FINAL_QUEUE_PREFIX: &str = "sub-";
+
+/// The final queue of a subscription on a realm's log. The incarnation keeps a re-created
+/// subscription from its predecessor's position, the generation a re-prefilled one.
+pub(crate) fn final_queue(of: &Incarnation) -> Result<ConsumerName, Error> {
+    ConsumerName::new(format!("{FINAL_QUEUE_PREFIX}{}-{}-{}", of.name, of.uid, of.generation))
+}
+
+/// The consumer of a prefill queue in queue mode.
+pub(crate) fn prefill_queue(of: &Incarnation) -> Result<ConsumerName, Error> {
+    ConsumerName::new(format!("prefill-{}-{}-{}", of.name, of.uid, of.generation))
+}
+
+/// The key of a prefill cursor.
+pub(crate) fn cursor_key(of: &Incarnation) -> String {
+    format!("{}.{}.{}", of.name, of.uid, of.generation)
+}
+
+/// Reads the key of a prefill cursor back.
+pub(crate) fn parse_cursor_key(key: &Subject) -> Option<Incarnation> {
+    let mut tokens = key.tokens();
+    let name = SubscriptionName::new(tokens.next()?).ok()?;
+    let uid = tokens.next()?.to_owned();
+    let generation = tokens.next()?.parse().ok()?;
+    tokens.next().is_none().then_some(Incarnation { name, uid, generation })
+}
+
+/// Every row and the manifest of one prefill.
+pub(crate) fn prefill_filter(of: &Incarnation) -> Result<SubjectFilter, Error> {
+    SubjectFilter::new(format!("prefill.{}.>", cursor_key(of)))
+}
+
+/// The rows of one prefill.
+pub(crate) fn rows_filter(of: &Incarnation) -> Result<SubjectFilter, Error> {
+    SubjectFilter::new(format!("prefill.{}.row.>", cursor_key(of)))
+}
+
+/// The subject of a row: `prefill.<name>.<uid>.<generation>.row.<realm>.<topic>.<key>`.
+pub(crate) fn row_subject(of: &Incarnation, topic: &Topic, key: &Key) -> Result<Subject, Error> {
+    let place = format!("{}.{}.{}", topic.realm, topic.name, key.to_token());
+    Subject::new(format!("prefill.{}.row.{place}", cursor_key(of)))
+}
+
+/// Reads the subject of a row back.
+pub(crate) fn parse_row_subject(subject: &Subject) -> Option<(Topic, Key)> {
+    parse_place(subject.as_str().splitn(6, '.').nth(5)?)
+}
+
+/// The subject of the manifest that closes a prefill.
+pub(crate) fn manifest_subject(of: &Incarnation) -> Result<Subject, Error> {
+    Subject::new(format!("prefill.{}.manifest", cursor_key(of)))
+}
+
+/// A bucket by its constant.
+pub(crate) fn bucket(name: &str) -> Result<BucketName, Error> {
+    BucketName::new(name)
+}

@@ -1,0 +1,98 @@
+//! How the streams and buckets are configured.
+
+use std::time::Duration;
+
+use bus::{BucketConfig, Retention, Storage, StreamConfig, WhenFull};
+
+use super::Signer;
+use crate::model::{Realm, names};
+use crate::platform::Platform;
+
+/// Used tickets are remembered for longer than a ticket is good for.
+pub(super) const TICKET_AGE: Duration = Duration::from_secs(120);
+
+/// How the store lays out its streams.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreOptions {
+    /// Copies of every stream and bucket in a cluster (1, 3 or 5).
+    pub replicas: u8,
+    /// A realm's log holds at most this many bytes; then publishing is refused, so that no
+    /// history is lost in silence.
+    pub log_max_bytes: u64,
+    /// All prefill queues together hold at most this many bytes; then prefills fail.
+    pub prefill_max_bytes: u64,
+    /// How long an event's id is remembered.
+    pub duplicate_window: Duration,
+}
+
+impl Default for StoreOptions {
+    /// One replica, 8 GiB a log, 8 GiB for prefill queues, ids remembered for two minutes.
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            log_max_bytes: 8 << 30,
+            prefill_max_bytes: 8 << 30,
+            duplicate_window: Duration::from_secs(120),
+        }
+    }
+}
+
+impl StoreOptions {
+    pub(super) fn log(&self, realm: &Realm) -> Result<StreamConfig, bus::Error> {
+        Ok(StreamConfig {
+            max_bytes: Some(self.log_max_bytes),
+            duplicate_window: self.duplicate_window,
+            ..self.stream(names::log_stream(realm)?.as_str(), names::log_filter(realm)?.as_str())?
+        })
+    }
+
+    pub(super) fn prefill_stream(&self) -> Result<StreamConfig, bus::Error> {
+        let base = self.stream(names::PREFILL_STREAM, "prefill.>")?;
+        Ok(StreamConfig { max_bytes: Some(self.prefill_max_bytes), ..base })
+    }
+
+    pub(super) fn tasks_stream(&self) -> Result<StreamConfig, bus::Error> {
+        let base = self.stream(names::TASKS_STREAM, "lockgate.tasks.*")?;
+        Ok(StreamConfig { retention: Retention::WorkQueue, max_bytes: Some(1 << 30), ..base })
+    }
+
+    pub(super) fn bucket_config(&self, name: &str) -> Result<BucketConfig, bus::Error> {
+        Ok(BucketConfig { replicas: self.replicas, ..BucketConfig::new(names::bucket(name)?) })
+    }
+
+    fn stream(&self, name: &str, subjects: &str) -> Result<StreamConfig, bus::Error> {
+        Ok(StreamConfig {
+            replicas: self.replicas,
+            when_full: WhenFull::Refuse,
+            storage: Storage::File,
+            max_message_bytes: crate::limits::MAX_STORED_MESSAGE_BYTES,
+            ..StreamConfig::parse(name, &[subjects])?
+        })
+    }
+}
+
+/// The signing key that all replicas share: the first to come makes it.
+pub(super) async fn shared_signer(
+    platform: &Platform,
+    options: &StoreOptions,
+) -> Result<Signer, bus::Error> {
+    const KEY: &str = "signing-key";
+    let system = platform.bus.ensure_kv(&options.bucket_config(names::SYSTEM_BUCKET)?).await?;
+    let fresh: [u8; 32] = platform.entropy.bytes()?;
+    let kept = match system.get(KEY).await? {
+        Some(entry) => entry.value,
+        None => match system.create(KEY, fresh.to_vec()).await {
+            Ok(_) => return Ok(Signer::new(fresh)),
+            // Made by another process meanwhile, or by our own write whose answer was lost.
+            Err(error) => system.get(KEY).await?.ok_or(error)?.value,
+        },
+    };
+    let key = kept.as_ref().try_into().map_err(|_| {
+        let what = format!("{KEY} in bucket {} is not 32 bytes", names::SYSTEM_BUCKET);
+        bus::Error::new(
+            bus::ErrorKind::Corrupt,
+            format!("{what}: delete the key to make a new one"),
+        )
+    })?;
+    Ok(Signer::new(key))
+}
