@@ -48,16 +48,15 @@ pub async fn state_at_sequence(target: &dyn Target) {
 pub async fn subjects_complete(target: &dyn Target) {
     const SUBJECTS: usize = 2500;
     let case = Case::new(target).await;
-    let messages = (0..2 * SUBJECTS).map(|n| {
-        let n = n % SUBJECTS;
-        case.message(&format!("{}.k{n}", if n % 2 == 0 { "even" } else { "odd" }), "x")
-    });
+    let rest = |n: usize| match n % 2 {
+        0 => format!("even.k{}", n % SUBJECTS),
+        _ => format!("odd.k{}", n % SUBJECTS),
+    };
+    let messages = (0..2 * SUBJECTS).map(|n| case.message(&rest(n), "x"));
     for result in case.stream.publish_all(messages).await {
         result.unwrap();
     }
-    let mut expected: Vec<_> = (0..SUBJECTS)
-        .map(|n| case.subject(&format!("{}.k{n}", if n % 2 == 0 { "even" } else { "odd" })))
-        .collect();
+    let mut expected: Vec<_> = (0..SUBJECTS).map(|n| case.subject(&rest(n))).collect();
     expected.sort();
     let list = |filter: SubjectFilter| {
         let stream = case.stream.clone();
