@@ -1,5 +1,8 @@
 //! What is particular to `nats://`: its traps, its limits, a server that dies.
 
+// The lint knows test functions, but not the functions that these share.
+#![allow(clippy::unwrap_used)]
+
 mod consume;
 mod publish;
 mod state;

@@ -11,7 +11,7 @@ async fn newer_messages_hide_nothing_on_ten_thousand_subjects() {
     const SUBJECTS: usize = 10_000;
     let (_server, bus) = server().await;
     let stream = stream(&bus, "S", "s.>").await;
-    let subject = |n: usize| format!("s.{n:05}.{}", "x".repeat(n % 700));
+    let subject = |n: usize| format!("s.{n:05}.{}", "x".repeat(1 + n % 700));
     let before = (0..SUBJECTS).map(|n| message(&subject(n), "before"));
     for result in stream.publish_all(before).await {
         result.unwrap();

@@ -1,5 +1,6 @@
 //! Buckets: compare-and-set, deletions, other clients, watches over a restart.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bus::{BucketConfig, BucketName, ErrorKind, KeyValue, KvChange, Watch};
@@ -135,6 +136,14 @@ async fn entries_are_complete_while_others_write() {
     });
     for _ in 0..20 {
         assert_eq!(kv.keys("k.>").await.unwrap().len(), 2000);
+        let (mut watch, mut keys, mut last) = (kv.watch("k.>").await.unwrap(), BTreeSet::new(), 0);
+        while let KvChange::Put(entry) = watch.next().await.unwrap() {
+            keys.insert(entry.key);
+            last = entry.revision;
+        }
+        assert_eq!(keys.len(), 2000, "in step without what was there");
+        let KvChange::Put(entry) = watch.next().await.unwrap() else { panic!("no put") };
+        assert!(entry.revision > last, "revision {} after {last}", entry.revision);
     }
     stop.cancel();
     writing.await.unwrap();
