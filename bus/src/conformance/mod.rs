@@ -73,9 +73,6 @@ pub trait Target: Send + Sync {
 /// ```
 #[macro_export]
 macro_rules! conformance_tests {
-    ($target:expr $(, $alone:expr)?) => {
-        $crate::conformance_tests! { #[tokio::test] $target $(, $alone)? }
-    };
     (#[$test:meta] $target:expr) => {
         $crate::conformance_tests! { #[$test] $target, $target }
     };
@@ -128,6 +125,10 @@ macro_rules! conformance_tests {
                 $crate::conformance::$behaviour(&target).await;
             }
         )+
+    };
+    // Last, because an attribute in front of an expression is part of it.
+    ($target:expr $(, $alone:expr)?) => {
+        $crate::conformance_tests! { #[tokio::test] $target $(, $alone)? }
     };
 }
 
