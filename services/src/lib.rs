@@ -1,5 +1,7 @@
 //! Lockgate's roles: registration, events, messages, dispatcher and prefill.
 
+pub mod cli;
+pub mod client;
 mod limits;
 pub mod model;
 pub mod platform;
