@@ -68,6 +68,24 @@ pub(crate) struct Serving {
 }
 
 impl ServeOptions {
+    /// On this bus, on a free port of this machine, with everything else as it is by default.
+    pub(crate) fn local(bus: String) -> Self {
+        let store = StoreOptions::default();
+        Self {
+            bus,
+            nats_credentials: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin_tokens: None,
+            publish_tokens: None,
+            allow_host: Vec::new(),
+            allow_origin: Vec::new(),
+            replicas: store.replicas,
+            log_max_bytes: store.log_max_bytes,
+            prefill_max_bytes: store.prefill_max_bytes,
+            duplicate_window: store.duplicate_window,
+        }
+    }
+
     /// Connects, starts the roles and listens; they stop when `stop` is cancelled.
     pub(crate) async fn start(
         &self,

@@ -43,12 +43,8 @@ pub struct DemoOptions {
 }
 
 /// Runs the demo against a server that listens at `server`; true when every promise was kept.
-pub(crate) async fn run(
-    options: &DemoOptions,
-    server: &str,
-    token: Option<String>,
-) -> Result<bool, Error> {
-    let played = tokio::time::timeout(options.limit, play(options, server, token)).await;
+pub(crate) async fn run(options: &DemoOptions, server: &str) -> Result<bool, Error> {
+    let played = tokio::time::timeout(options.limit, play(options, server)).await;
     played.unwrap_or_else(|_| {
         let limit = humantime::format_duration(options.limit);
         let what = format!("the demo did not finish within {limit}");
@@ -56,8 +52,8 @@ pub(crate) async fn run(
     })
 }
 
-async fn play(options: &DemoOptions, server: &str, token: Option<String>) -> Result<bool, Error> {
-    let client = Client::new(server, token)?;
+async fn play(options: &DemoOptions, server: &str) -> Result<bool, Error> {
+    let client = Client::new(server, None)?;
     let entropy = Entropy::system();
     let run = entropy.uid().map_err(internal)?;
     let screen = Screen::new(options);
