@@ -1,4 +1,84 @@
-//! The backend inside this process.
+//! The backend inside this process: a shared log with cursors, in memory.
+//!
+//! Every operation takes effect in one synchronous step under one short lock, so that a dropped
+//! future leaves it done or not done. Nothing is spawned: leases, delays and ages are looked at
+//! when someone asks, on tokio's clock, so that tests with paused time need not wait.
+//!
+//! A message whose attempts are used up is not delivered again. On a work queue it stays held,
+//! because it was never settled.
 
-/// The embedded backend.
-pub struct Embedded;
+mod bucket;
+mod clock;
+mod connection;
+mod consumer;
+mod cursor;
+mod driver;
+mod ids;
+mod log;
+mod position;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use bucket::BucketCell;
+use clock::Clock;
+use connection::Connection;
+use stream::StreamCell;
+
+use crate::name::{BucketName, StreamName};
+
+/// A connection to an embedded backend: `embedded:`.
+///
+/// The backend lives as long as one of its connections or something opened through one.
+#[derive(Debug)]
+pub struct Embedded {
+    broker: Arc<Broker>,
+    connection: Connection,
+}
+
+/// What the connections share.
+#[derive(Debug, Default)]
+struct Broker {
+    /// Locked before a stream's or bucket's own lock, never after.
+    names: Mutex<Names>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    streams: BTreeMap<StreamName, Arc<StreamCell>>,
+    buckets: BTreeMap<BucketName, Arc<BucketCell>>,
+}
+
+impl Embedded {
+    /// A new, empty backend whose wall clock starts at the time of day.
+    pub fn new() -> Self {
+        Self::starting_at(SystemTime::now())
+    }
+
+    /// A new, empty backend whose wall clock starts at `time` and goes on as tokio's clock does:
+    /// with paused time every timestamp is the same on every run.
+    pub fn starting_at(time: SystemTime) -> Self {
+        let connection = Connection::new(Clock::starting_at(time));
+        Self { broker: Arc::default(), connection }
+    }
+
+    /// A second connection to the same backend; closing one leaves the other open.
+    pub fn another(&self) -> Self {
+        Self { broker: self.broker.clone(), connection: self.connection.another() }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.broker.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests;

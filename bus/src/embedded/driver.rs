@@ -1,0 +1,219 @@
+//! The driver: finds the stream or bucket, does one step on it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::Embedded;
+use super::bucket::{BucketCell, OpenBucket};
+use super::clock::Now;
+use super::consumer::{BoundConsumer, OpenReader};
+use super::position::Position;
+use super::stream::{StreamCell, overlapping};
+use crate::capability::{Capability, Support};
+use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver};
+use crate::error::{Error, Result};
+use crate::message::{Message, StoredMessage};
+use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
+use crate::publish::PendingReceipt;
+
+impl Embedded {
+    fn stream(&self, name: &StreamName) -> Result<(Now, Arc<StreamCell>)> {
+        let now = self.connection.enter()?;
+        match self.names().streams.get(name) {
+            Some(cell) => Ok((now, cell.clone())),
+            None => Err(no_stream(name)),
+        }
+    }
+}
+
+#[async_trait]
+impl Driver for Embedded {
+    fn name(&self) -> &'static str {
+        "embedded:"
+    }
+
+    fn support(&self, _capability: Capability) -> Support {
+        Support::Native
+    }
+
+    async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
+        let now = self.connection.enter()?;
+        check_subjects(config)?;
+        let mut names = self.names();
+        for (name, cell) in names.streams.iter().filter(|(name, _)| **name != config.name) {
+            check_apart(config, name, &cell.enter(now)?.config)?;
+        }
+        if let Some(cell) = names.streams.get(&config.name) {
+            let mut state = cell.enter(now)?;
+            state.update(config)?;
+            return Ok(state.info());
+        }
+        let cell = StreamCell::new(config.clone());
+        let info = cell.enter(now)?.info();
+        names.streams.insert(config.name.clone(), Arc::new(cell));
+        Ok(info)
+    }
+
+    async fn stream_info(&self, stream: &StreamName) -> Result<StreamInfo> {
+        let (now, cell) = self.stream(stream)?;
+        Ok(cell.enter(now)?.info())
+    }
+
+    async fn delete_stream(&self, stream: &StreamName) -> Result<()> {
+        let now = self.connection.enter()?;
+        let mut names = self.names();
+        let cell = names.streams.remove(stream).ok_or_else(|| no_stream(stream))?;
+        cell.enter(now)?.delete();
+        Ok(())
+    }
+
+    async fn purge(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<u64> {
+        let (now, cell) = self.stream(stream)?;
+        Ok(cell.enter(now)?.log.purge(filter))
+    }
+
+    async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
+        let (now, cell) = self.stream(stream)?;
+        Ok(PendingReceipt::ready(cell.enter(now)?.publish(message, now)))
+    }
+
+    async fn get(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>> {
+        let (now, cell) = self.stream(stream)?;
+        Ok(cell.enter(now)?.log.get(sequence).cloned())
+    }
+
+    async fn subjects(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<Vec<Subject>> {
+        let (now, cell) = self.stream(stream)?;
+        let state = cell.enter(now)?;
+        Ok(state.log.matching(filter).map(|(subject, _)| subject.clone()).collect())
+    }
+
+    async fn last_at(
+        &self,
+        stream: &StreamName,
+        subjects: &[Subject],
+        up_to: u64,
+    ) -> Result<Vec<StoredMessage>> {
+        let (now, cell) = self.stream(stream)?;
+        let state = cell.enter(now)?;
+        let last = subjects.iter().filter_map(|subject| state.log.last_at(subject, up_to));
+        Ok(last.cloned().collect())
+    }
+
+    async fn reader(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        start: Start,
+    ) -> Result<Box<dyn ReaderDriver>> {
+        let (now, cell) = self.stream(stream)?;
+        let position = Position::new(&cell.enter(now)?.log, filters, start);
+        Ok(Box::new(OpenReader { connection: self.connection.clone(), cell, position }))
+    }
+
+    async fn ensure_consumer(
+        &self,
+        stream: &StreamName,
+        config: &ConsumerConfig,
+    ) -> Result<ConsumerInfo> {
+        let (now, cell) = self.stream(stream)?;
+        cell.enter(now)?.ensure_consumer(config, now)
+    }
+
+    async fn consumer_info(
+        &self,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+    ) -> Result<ConsumerInfo> {
+        let (now, cell) = self.stream(stream)?;
+        let mut state = cell.enter(now)?;
+        let (cursor, log) = state.cursor(consumer)?;
+        Ok(cursor.info(log, now))
+    }
+
+    async fn consumers(&self, stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
+        let (now, cell) = self.stream(stream)?;
+        Ok(cell.enter(now)?.consumers(now))
+    }
+
+    async fn delete_consumer(&self, stream: &StreamName, consumer: &ConsumerName) -> Result<()> {
+        let (now, cell) = self.stream(stream)?;
+        cell.enter(now)?.delete_consumer(consumer)
+    }
+
+    async fn bind(
+        &self,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        _prefetch: usize,
+    ) -> Result<Arc<dyn ConsumerDriver>> {
+        let (now, cell) = self.stream(stream)?;
+        cell.enter(now)?.cursor(consumer)?;
+        let connection = self.connection.clone();
+        Ok(Arc::new(BoundConsumer { connection, cell, name: consumer.clone() }))
+    }
+
+    async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {
+        let now = self.connection.enter()?;
+        let mut names = self.names();
+        if let Some(cell) = names.buckets.get(&config.name) {
+            return cell.enter(now)?.update_config(config);
+        }
+        names.buckets.insert(config.name.clone(), Arc::new(BucketCell::new(config.clone())));
+        Ok(())
+    }
+
+    async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
+        self.connection.enter()?;
+        let cell = self.names().buckets.get(bucket).cloned().ok_or_else(|| no_bucket(bucket))?;
+        Ok(Arc::new(OpenBucket { connection: self.connection.clone(), cell }))
+    }
+
+    async fn delete_bucket(&self, bucket: &BucketName) -> Result<()> {
+        let now = self.connection.enter()?;
+        let cell = self.names().buckets.remove(bucket).ok_or_else(|| no_bucket(bucket))?;
+        cell.enter(now)?.delete_bucket();
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.connection.close();
+        Ok(())
+    }
+}
+
+fn check_subjects(config: &StreamConfig) -> Result<()> {
+    let name = &config.name;
+    if config.subjects.is_empty() {
+        return Err(Error::invalid(format!("stream {name} captures nothing: give it a subject")));
+    }
+    match overlapping(&config.subjects) {
+        None => Ok(()),
+        Some((one, other)) => Err(Error::invalid(format!(
+            "subjects {one} and {other} of stream {name} overlap: keep the wider one"
+        ))),
+    }
+}
+
+fn check_apart(config: &StreamConfig, other: &StreamName, has: &StreamConfig) -> Result<()> {
+    for wanted in &config.subjects {
+        if let Some(taken) = has.subjects.iter().find(|taken| taken.overlaps(wanted)) {
+            return Err(Error::invalid(format!(
+                "subject {wanted} of stream {} overlaps with {taken} of stream {other}: \
+                 a subject belongs to one stream",
+                config.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn no_stream(name: &StreamName) -> Error {
+    Error::not_found(format!("there is no stream {name}: create it first"))
+}
+
+fn no_bucket(name: &BucketName) -> Error {
+    Error::not_found(format!("there is no bucket {name}: create it first"))
+}

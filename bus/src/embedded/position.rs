@@ -1,0 +1,90 @@
+//! Where a consumer or reader stands in a log, and what it sees there.
+
+use std::collections::VecDeque;
+
+use super::log::Log;
+use crate::config::Start;
+use crate::message::StoredMessage;
+use crate::name::SubjectFilter;
+
+/// A cursor over the messages that match.
+#[derive(Debug)]
+pub(super) struct Position {
+    filters: Vec<SubjectFilter>,
+    /// Sequences below `next` that are still to come: the last of each subject at the start.
+    first: VecDeque<u64>,
+    next: u64,
+}
+
+impl Position {
+    /// Resolves `start` against the log as it is now. No filter means everything.
+    pub(super) fn new(log: &Log, filters: &[SubjectFilter], start: Start) -> Self {
+        let end = log.last_sequence() + 1;
+        let mut position = Self { filters: filters.to_vec(), first: VecDeque::new(), next: end };
+        match start {
+            Start::Beginning => position.next = log.first_sequence(),
+            Start::New => {}
+            Start::Sequence(sequence) => position.next = sequence.max(1),
+            Start::Time(time) => position.next = log.first_since(time),
+            Start::LastPerSubject => position.first = position.last_of_each(log),
+        }
+        position
+    }
+
+    fn last_of_each(&self, log: &Log) -> VecDeque<u64> {
+        let all = [SubjectFilter::all()];
+        let filters = if self.filters.is_empty() { &all[..] } else { &self.filters };
+        let last = filters.iter().flat_map(|filter| log.matching(filter));
+        let mut sequences: Vec<u64> =
+            last.filter_map(|(_, sequences)| sequences.back().copied()).collect();
+        sequences.sort_unstable();
+        sequences.dedup();
+        sequences.into()
+    }
+
+    pub(super) fn matches(&self, subject: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|filter| filter.matches(subject))
+    }
+
+    /// The lowest sequence that may still come.
+    pub(super) fn next(&self) -> u64 {
+        self.first.front().copied().unwrap_or(self.next)
+    }
+
+    /// Steps to the next message held that matches.
+    pub(super) fn advance<'a>(&mut self, log: &'a Log) -> Option<&'a StoredMessage> {
+        while let Some(sequence) = self.first.pop_front() {
+            if let Some(message) = log.get(sequence) {
+                return Some(message);
+            }
+        }
+        self.next = self.next.max(log.first_sequence());
+        while self.next <= log.last_sequence() {
+            let sequence = self.next;
+            self.next += 1;
+            if let Some(message) = log.get(sequence)
+                && self.matches(message.subject.as_str())
+            {
+                return Some(message);
+            }
+        }
+        None
+    }
+
+    /// How many messages held are still to come.
+    pub(super) fn remaining(&self, log: &Log) -> u64 {
+        let first = self.first.iter().filter(|sequence| log.get(**sequence).is_some()).count();
+        let all = [SubjectFilter::all()];
+        let filters = if self.filters.is_empty() { &all[..] } else { &self.filters };
+        let ahead = |sequences: &VecDeque<u64>| {
+            sequences.len() - sequences.partition_point(|sequence| *sequence < self.next)
+        };
+        // A consumer's filters do not overlap; a reader is never asked.
+        let later: usize = filters
+            .iter()
+            .flat_map(|filter| log.matching(filter))
+            .map(|(_, sequences)| ahead(sequences))
+            .sum();
+        (first + later) as u64
+    }
+}
