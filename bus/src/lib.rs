@@ -114,6 +114,8 @@ mod publish;
 mod stream;
 
 pub mod embedded;
+#[cfg(feature = "fault")]
+pub mod fault;
 #[cfg(feature = "nats")]
 pub mod nats;
 

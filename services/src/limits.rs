@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// One event over HTTP, encoded.
 pub(crate) const MAX_EVENT_BYTES: usize = 512 * 1024;
+/// The attributes of one event, as headers.
+pub(crate) const MAX_ATTRIBUTES_BYTES: usize = 64 * 1024;
+/// An event's `id`, and its `source`: together they are remembered for the duplicate window.
+pub(crate) const MAX_ID_BYTES: usize = 1024;
 /// One event as a log or prefill queue stores it: the event and room for headers.
 pub(crate) const MAX_STORED_MESSAGE_BYTES: u32 = 768 * 1024;
 /// One request body.
