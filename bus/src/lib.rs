@@ -113,6 +113,8 @@ mod name;
 mod publish;
 mod stream;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod embedded;
 #[cfg(feature = "fault")]
 pub mod fault;

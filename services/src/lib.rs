@@ -1,5 +1,7 @@
 //! Lockgate's roles: registration, events, messages, dispatcher and prefill.
 
+pub mod events;
+pub mod http;
 mod limits;
 pub mod messages;
 pub mod model;
