@@ -120,6 +120,8 @@ pub mod embedded;
 pub mod fault;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use backoff::Backoff;
 pub use bus::{Bus, ConnectOptions};

@@ -38,7 +38,7 @@ pub(super) struct Feed {
     /// Tells the stream from a later one of the same name.
     created: DateTime,
     /// The last sequence of the stream when the feed was opened.
-    fence: u64,
+    opened_at: u64,
     in_step: bool,
     live: Option<Live>,
     failures: u32,
@@ -86,7 +86,7 @@ impl Feed {
             start: deliver_policy(start)?,
             resume_at: None,
             created: info.created,
-            fence: info.state.last_sequence,
+            opened_at: info.state.last_sequence,
             in_step: false,
             live: None,
             failures: 0,
@@ -95,9 +95,15 @@ impl Feed {
         Ok(feed)
     }
 
-    /// True when everything that was there at the opening has been handed out.
+    /// True when everything that was there at the opening, and still is there, has been handed
+    /// out. What was overwritten meanwhile comes behind it.
     pub(super) fn in_step(&self) -> bool {
         self.in_step
+    }
+
+    /// The last sequence of the stream when the feed was opened.
+    pub(super) fn opened_at(&self) -> u64 {
+        self.opened_at
     }
 
     /// The next message, or nothing by `until`. While the backend is away it waits and tries
@@ -150,8 +156,8 @@ impl Feed {
         }
         live.last_delivered = ack.consumer_sequence;
         let (sequence, timestamp) = (ack.stream_sequence, ack.timestamp);
-        // Under constant publishing nothing pending may never come, but the fence is passed.
-        self.in_step |= ack.pending == 0 || sequence >= self.fence;
+        // Under constant publishing there is always something pending, but the mark is passed.
+        self.in_step |= ack.pending == 0 || sequence >= self.opened_at;
         self.resume_at = Some(sequence + 1);
         self.failures = 0;
         Some(Item { message, sequence, timestamp })

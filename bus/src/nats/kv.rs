@@ -13,10 +13,11 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::direct::{self, Raw};
-use super::feed::Feed;
+use super::feed::{Feed, Item};
 use super::link::{Link, REQUEST_LIMIT};
 use super::publisher::Publisher;
 use super::streams;
+use super::subjects;
 use super::watch::Watch;
 use crate::config::{BucketConfig, Entry, Start};
 use crate::driver::{KvDriver, WatchDriver};
@@ -76,6 +77,7 @@ fn missing(name: &BucketName) -> Error {
 }
 
 /// An open bucket.
+#[derive(Clone)]
 pub(super) struct Bucket {
     link: Arc<Link>,
     publisher: Arc<Publisher>,
@@ -185,47 +187,94 @@ impl KvDriver for Bucket {
     }
 
     async fn entries(&self, filter: &SubjectFilter) -> Result<Vec<Entry>> {
-        let filters = [self.filter(filter)?];
-        let link = self.link.clone();
-        let mut feed = Feed::open(link, &self.stream, &filters, Start::LastPerSubject).await?;
-        let mut found = BTreeMap::new();
+        let (mut feed, mut found) = (self.feed(filter).await?, BTreeMap::new());
         while !feed.in_step() {
             let Some(item) = feed.next(Instant::now() + REQUEST_LIMIT).await? else {
                 let what = format!("the entries of {} did not come to an end", self.stream);
                 return Err(Error::new(ErrorKind::Timeout, what));
             };
-            let key = key(&self.prefix, item.message.subject.as_str(), item.sequence)?;
-            if is_deletion(item.message.headers.as_ref()) {
-                found.remove(&key);
-                continue;
-            }
-            let (revision, created) = (item.sequence, item.timestamp);
-            let value = item.message.payload;
-            found.insert(key.clone(), Entry { key, value, revision, created });
+            let (key, entry) = self.entry(item)?;
+            found.insert(key, entry.value());
         }
-        Ok(found.into_values().collect())
+        for (key, entry) in self.overlooked(filter, &feed, |key| found.contains_key(key)).await? {
+            found.insert(key, Some(entry));
+        }
+        Ok(found.into_values().flatten().collect())
     }
 
     async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>> {
+        let feed = self.feed(filter).await?;
+        Ok(Box::new(Watch::new(self.clone(), filter.clone(), feed)))
+    }
+}
+
+/// What a message of the bucket says about its key.
+pub(super) enum Written {
+    Value(Entry),
+    Deletion { revision: u64 },
+}
+
+impl Written {
+    fn value(self) -> Option<Entry> {
+        match self {
+            Self::Value(entry) => Some(entry),
+            Self::Deletion { .. } => None,
+        }
+    }
+}
+
+impl Bucket {
+    async fn feed(&self, filter: &SubjectFilter) -> Result<Feed> {
         let filters = [self.filter(filter)?];
-        let link = self.link.clone();
-        let feed = Feed::open(link, &self.stream, &filters, Start::LastPerSubject).await?;
-        Ok(Box::new(Watch::new(feed, self.prefix.clone())))
+        Feed::open(self.link.clone(), &self.stream, &filters, Start::LastPerSubject).await
+    }
+
+    /// Reads a message of the bucket.
+    pub(super) fn entry(&self, item: Item) -> Result<(Subject, Written)> {
+        let (subject, revision) = (item.message.subject.as_str(), item.sequence);
+        let key = self.key(subject).ok_or_else(|| {
+            let what = format!("revision {revision} has the subject {subject:?}, which is no key");
+            Error::new(ErrorKind::Corrupt, what)
+        })?;
+        if is_deletion(item.message.headers.as_ref()) {
+            return Ok((key, Written::Deletion { revision }));
+        }
+        let (value, created) = (item.message.payload, item.timestamp);
+        Ok((key.clone(), Written::Value(Entry { key, value, revision, created })))
+    }
+
+    fn key(&self, subject: &str) -> Option<Subject> {
+        subject.strip_prefix(&self.prefix).and_then(|key| Subject::new(key).ok())
+    }
+
+    /// The entries that a feed in step has not handed out because they were overwritten between
+    /// its opening and their turn: only the newest message of a key is kept, so they went to the
+    /// end of the stream, and the feed cannot tell.
+    pub(super) async fn overlooked(
+        &self,
+        filter: &SubjectFilter,
+        feed: &Feed,
+        seen: impl Fn(&Subject) -> bool + Send,
+    ) -> Result<Vec<(Subject, Entry)>> {
+        let last = streams::raw_info(&self.link, &self.stream).await?.state.last_sequence;
+        if last == feed.opened_at() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for subject in subjects::list(&self.link, &self.stream, &self.filter(filter)?).await? {
+            if let Some(key) = self.key(subject.as_str()).filter(|key| !seen(key))
+                && let Some(entry) = self.get(&key).await?
+            {
+                found.push((key, entry));
+            }
+        }
+        Ok(found)
     }
 }
 
 /// True for a marker that says that the key has no value.
-pub(super) fn is_deletion(headers: Option<&HeaderMap>) -> bool {
+fn is_deletion(headers: Option<&HeaderMap>) -> bool {
     let Some(headers) = headers else { return false };
     let operation = headers.get(OPERATION).map(|operation| operation.as_str());
     matches!(operation, Some("DEL" | "PURGE")) || headers.get(MARKER).is_some()
-}
-
-/// The key in a subject of the bucket.
-pub(super) fn key(prefix: &str, subject: &str, revision: u64) -> Result<Subject> {
-    let key = subject.strip_prefix(prefix).and_then(|key| Subject::new(key).ok());
-    key.ok_or_else(|| {
-        let what = format!("revision {revision} has the subject {subject:?}, which is no key");
-        Error::new(ErrorKind::Corrupt, what)
-    })
 }

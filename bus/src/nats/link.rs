@@ -121,7 +121,11 @@ impl Link {
         operation: &str,
         body: &impl Serialize,
     ) -> Result<R, Failure> {
-        let body = serde_json::to_vec(body).map_err(|e| Failure::Malformed(e.to_string()))?;
+        let mut body = serde_json::to_vec(body).map_err(|e| Failure::Malformed(e.to_string()))?;
+        if body == b"null" {
+            // Where the server wants no request body it refuses every other.
+            body.clear();
+        }
         let subject = format!("$JS.API.{operation}");
         read(&self.request(subject, None, body.into(), REQUEST_LIMIT).await?.payload)
     }
