@@ -3,11 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bus::Consumer;
-use tokio::sync::Notify;
+use std::time::Duration;
 
-use super::lane::Lane;
-use super::ledger::{HandedOut, Ledger};
+use bus::{Consumer, Settlement};
+use futures_util::{StreamExt, stream};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::lane::{Lane, Place};
+use super::ledger::{HandedOut, Lease, Ledger};
+
+/// Settlements on their way at once.
+pub(super) const WINDOW: usize = 64;
 
 /// One per session and generation.
 #[derive(Default)]
@@ -30,6 +37,33 @@ impl Desk {
 
     pub(super) fn queues(&self) -> MutexGuard<'_, BTreeMap<Lane, Consumer>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Renews the lease of everything that is held, so that waiting costs no attempt.
+    pub(super) async fn extend_held(&self) {
+        let held = self.ledger().held();
+        let extend = |(place, lease): (Place, Lease)| async move {
+            let Some(queue) = self.queue(&place.lane) else { return };
+            let renewed = Instant::now() + queue.ack_wait();
+            match queue.settle(&lease.token, Settlement::Extend).await {
+                Ok(()) => self.ledger().extended(&place, lease.attempt, renewed),
+                Err(error) if error.is_retryable() => {}
+                Err(_) => self.ledger().away(&place, lease.attempt),
+            }
+        };
+        stream::iter(held).map(extend).buffered(WINDOW).collect::<()>().await;
+    }
+
+    /// Gives everything that is held back to the bus, to be delivered again at once. What fails
+    /// comes again when its lease ends.
+    pub(super) async fn give_back_held(&self) {
+        let held = self.ledger().held();
+        let give_back = |(place, lease): (Place, Lease)| async move {
+            let Some(queue) = self.queue(&place.lane) else { return };
+            let _ = queue.settle(&lease.token, Settlement::Retry(Duration::ZERO)).await;
+            self.ledger().away(&place, lease.attempt);
+        };
+        stream::iter(held).map(give_back).buffered(WINDOW).collect::<()>().await;
     }
 }
 

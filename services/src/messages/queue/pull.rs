@@ -24,7 +24,7 @@ pub(super) struct Pulled {
 
 /// Why there is nothing to get at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(in crate::messages) enum Refused {
     /// Another process owns the subscription's deliveries.
     #[error("another process hands out the deliveries of this subscription: ask again in a second")]
     Elsewhere,
@@ -41,7 +41,7 @@ pub(super) enum Refused {
 
 /// Where the subscription stands, said with every answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(in crate::messages) enum Phase {
     /// The prefill is not complete, or a queue is being repaired.
     Pending,
     /// Rows of the prefill; live events follow when all of them are settled.
@@ -65,7 +65,7 @@ impl Phase {
     }
 
     /// As clients see it. Keep stable.
-    pub(super) fn name(&self) -> &'static str {
+    pub(in crate::messages) fn name(&self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Prefill => "prefill",

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Consumer, ConsumerConfig, ConsumerInfo, Delivery, Error, Settlement, Start};
+use bus::{Consumer, ConsumerConfig, ConsumerInfo, Delivery, Error, Start};
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, FuturesUnordered};
+use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
@@ -21,8 +21,6 @@ use crate::store::{Kept, Store};
 
 /// How long a lane is left alone after it failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// Settlements on their way at once.
-const WINDOW: usize = 64;
 
 /// What a fetch gave.
 pub(super) type Arrival = (Lane, Result<Vec<Delivery>, Error>);
@@ -259,7 +257,7 @@ impl Queues {
         }
     }
 
-    async fn take_in_one(&self, lane: &Lane, delivery: Delivery) {
+    async fn take_in_one(&mut self, lane: &Lane, delivery: Delivery) {
         let message = delivery.message();
         let event = match lane.part {
             Part::Prefill => LogEvent::from_row(message),
@@ -283,33 +281,12 @@ impl Queues {
         self.desk.ledger().fetched(Fetched { place, key, lease, body });
     }
 
-    /// Renews the lease of everything that is here, so that waiting costs no attempt.
-    pub(super) async fn extend_held(&self) {
-        let held = self.desk.ledger().held();
-        let extend = |(place, lease): (Place, Lease)| async move {
-            let Some(queue) = self.desk.queue(&place.lane) else { return };
-            let renewed = Instant::now() + queue.ack_wait();
-            match queue.settle(&lease.token, Settlement::Extend).await {
-                Ok(()) => self.desk.ledger().extended(&place, lease.attempt, renewed),
-                Err(error) if error.is_retryable() => {}
-                Err(_) => self.desk.ledger().away(&place, lease.attempt),
-            }
-        };
-        stream::iter(held).map(extend).buffered(WINDOW).collect::<()>().await;
-    }
-
-    /// Waits for the fetches on their way and gives everything that is here back to the bus, to
-    /// be delivered again at once. What fails comes again when its lease ends.
+    /// Waits for the fetches on their way and gives everything that is here back to the bus.
     pub(super) async fn give_back(&mut self) {
         while let Some(arrival) = self.fetches.next().await {
             self.take_in(arrival).await;
         }
-        let held = self.desk.ledger().held();
-        let give_back = |(place, lease): (Place, Lease)| async move {
-            let Some(queue) = self.desk.queue(&place.lane) else { return };
-            let _ = queue.settle(&lease.token, Settlement::Retry(Duration::ZERO)).await;
-        };
-        stream::iter(held).map(give_back).buffered(WINDOW).collect::<()>().await;
+        self.desk.give_back_held().await;
     }
 
     /// When a lane that failed may be tried again.

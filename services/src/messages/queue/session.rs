@@ -139,7 +139,7 @@ impl Session {
         }
         self.queues.arrange().await;
         if self.extend_at <= now {
-            self.queues.extend_held().await;
+            self.desk.extend_held().await;
             self.extend_at = now + self.queues.subscription().ack_wait / 3;
         }
         let idle = self.used + IDLE <= now && !self.desk.ledger().any_out(now);

@@ -13,15 +13,13 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::ack_id::AckId;
+use super::desk::WINDOW;
 use super::lane::Lane;
 use super::ledger::Verdict;
 use super::queues;
 use super::remembered::{Remembered, Settled};
 use super::sessions::Sessions;
 use crate::store::{Kept, Store};
-
-/// Settlements of one request on their way at once.
-const WINDOW: usize = 64;
 
 /// What a client asks for a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +168,7 @@ impl Settling<'_> {
         queue: &Consumer,
     ) -> Option<String> {
         let of = &self.kept.subscription.incarnation;
-        let desk = self.sessions.desk(of_name(self.kept));
+        let desk = self.sessions.desk(&of.name);
         let mut renewed = None;
         match wish {
             Wish::Ack => self.remembered.add(of, id, Settled::Ack),
@@ -203,10 +201,6 @@ enum Bound {
     Gone,
     /// The bus did not answer.
     Away,
-}
-
-fn of_name(kept: &Kept) -> &crate::model::SubscriptionName {
-    kept.subscription.name()
 }
 
 fn settlement(wish: Wish) -> Settlement {

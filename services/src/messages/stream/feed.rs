@@ -27,7 +27,7 @@ const CATCH_UPS: usize = 16;
 
 /// The feeds of the process, made on demand. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Feeds {
+pub(in crate::messages) struct Feeds {
     pub(super) store: Store,
     /// One permit for each page that is read to catch up.
     pub(super) catch_ups: Arc<Semaphore>,
@@ -48,7 +48,7 @@ pub(super) struct Feed {
 }
 
 impl Feeds {
-    pub(super) fn new(
+    pub(in crate::messages) fn new(
         store: Store,
         size: RingSize,
         tasks: TaskTracker,
