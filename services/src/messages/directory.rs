@@ -153,10 +153,8 @@ impl Directory {
             Ok(kept) => {
                 let name = kept.subscription.name().clone();
                 let mut known = self.known();
-                let record = known
-                    .records
-                    .entry(name.clone())
-                    .or_insert_with(|| watch::Sender::new(None));
+                let record =
+                    known.records.entry(name.clone()).or_insert_with(|| watch::Sender::new(None));
                 advance(record, &Arc::new(kept));
                 Some(name)
             }

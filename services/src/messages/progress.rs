@@ -1,21 +1,27 @@
-//! How far a prefill is, as its worker writes it down.
+//! How far a prefill is, as clients are shown it.
 
 use bus::Error;
-use serde::Deserialize;
+use serde::Serialize;
 
-use crate::model::{Incarnation, names};
+use crate::model::Incarnation;
+use crate::prefill::Cursor;
 use crate::store::Store;
 
-/// The part of a prefill cursor that clients are shown.
-#[derive(Deserialize)]
-struct Cursor {
-    rows: u64,
+/// The part of a prefill's cursor that clients are shown. Keep stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Progress {
+    /// Rows written so far.
+    pub(super) rows: u64,
+    /// Keys looked at so far.
+    scanned: u64,
+    /// Keys in all.
+    total: u64,
 }
 
-/// The rows written so far; `None` before a worker took the task.
-pub(super) async fn rows(store: &Store, of: &Incarnation) -> Result<Option<u64>, Error> {
-    let entry = store.cursors.get(names::cursor_key(of)).await?;
-    // A cursor of another version shows no progress; it is the worker's to complain about.
-    let read = |entry: bus::Entry| serde_json::from_slice::<Cursor>(&entry.value).ok();
-    Ok(entry.and_then(read).map(|cursor| cursor.rows))
+impl Progress {
+    /// The progress of a prefill; `None` before a worker took it.
+    pub(super) async fn read(store: &Store, of: &Incarnation) -> Result<Option<Self>, Error> {
+        let cursor = Cursor::read(store, of).await?;
+        Ok(cursor.map(|Cursor { rows, scanned, total, .. }| Self { rows, scanned, total }))
+    }
 }

@@ -17,11 +17,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use ack_id::AckId;
-use ledger::HandedOut;
 use lane::Part;
+use ledger::HandedOut;
 pub(super) use pull::{Phase, Refused};
 use remembered::Remembered;
 use sessions::Sessions;
@@ -29,6 +28,7 @@ use settling::Settling;
 pub(super) use settling::{Outcome, Status, Wish};
 
 use super::directory::Followed;
+use super::tasks::Spawner;
 use crate::store::{Kept, Store};
 
 /// Queue mode of one process. Cheap to clone.
@@ -62,7 +62,7 @@ pub(super) struct Delivery {
 impl QueueMode {
     pub(super) fn new(
         store: Store,
-        tasks: TaskTracker,
+        tasks: Spawner,
         shutdown: CancellationToken,
     ) -> Result<Self, bus::Error> {
         let sessions = Sessions::new(store.clone(), tasks, shutdown)?;

@@ -172,8 +172,7 @@ impl Queues {
     /// True when what just happened may have ended the prefill or a doubt.
     pub(super) fn may_be_settled(&self) -> bool {
         let ledger = self.desk.ledger();
-        let all_rows = self.phase == Phase::Prefill
-            && ledger.count(&self.lane(Part::Prefill)) == 0;
+        let all_rows = self.phase == Phase::Prefill && ledger.count(&self.lane(Part::Prefill)) == 0;
         all_rows || self.lanes.keys().any(|lane| ledger.is_withheld(lane))
     }
 
@@ -221,8 +220,7 @@ impl Queues {
             }
             let (lane, max) = (lane.clone(), wanted.min(limits::MAX_PULL_MESSAGES));
             state.fetching = true;
-            self.fetches
-                .push(async move { (lane, queue.fetch(max, wait).await) }.boxed());
+            self.fetches.push(async move { (lane, queue.fetch(max, wait).await) }.boxed());
         }
     }
 

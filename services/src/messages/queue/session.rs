@@ -179,7 +179,8 @@ impl Session {
                 self.used = now;
             }
         }
-        let (over, waiting) = std::mem::take(&mut self.pulls).into_iter().partition(|p| p.until <= now);
+        let (over, waiting) =
+            std::mem::take(&mut self.pulls).into_iter().partition(|p| p.until <= now);
         self.pulls = waiting;
         let over: VecDeque<Pull> = over;
         for pull in over {

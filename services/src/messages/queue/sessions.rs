@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::desk::Desk;
 use super::ownership::Ownership;
@@ -15,6 +14,7 @@ use super::pull::{Pull, Pulled, Refused};
 use super::queues::Queues;
 use super::session::{MAX_PULLS, Session};
 use crate::messages::directory::Followed;
+use crate::messages::tasks::Spawner;
 use crate::model::SubscriptionName;
 use crate::store::Store;
 
@@ -32,7 +32,7 @@ pub(super) struct Sessions {
     /// This process, in the leases.
     owner: Arc<str>,
     running: Arc<Mutex<BTreeMap<SubscriptionName, Handle>>>,
-    tasks: TaskTracker,
+    tasks: Spawner,
     shutdown: CancellationToken,
 }
 
@@ -43,7 +43,11 @@ struct Handle {
 }
 
 impl Sessions {
-    pub(super) fn new(store: Store, tasks: TaskTracker, shutdown: CancellationToken) -> Result<Self, bus::Error> {
+    pub(super) fn new(
+        store: Store,
+        tasks: Spawner,
+        shutdown: CancellationToken,
+    ) -> Result<Self, bus::Error> {
         let owner = Arc::from(store.platform.entropy.uid()?);
         Ok(Self { store, owner, running: Arc::default(), tasks, shutdown })
     }
@@ -103,7 +107,9 @@ impl Sessions {
             Ok(Some(ownership)) => {
                 let queues = Queues::new(self.store.clone(), kept, desk.clone());
                 let shutdown = self.shutdown.clone();
-                Session::new(followed, ownership, queues, desk.clone(), pulls, shutdown).run().await;
+                Session::new(followed, ownership, queues, desk.clone(), pulls, shutdown)
+                    .run()
+                    .await;
             }
             Ok(None) => refuse(&mut pulls, &Refused::Elsewhere),
             Err(error) => refuse(&mut pulls, &Refused::Away(error.to_string())),

@@ -70,10 +70,8 @@ impl Settling<'_> {
     pub(super) async fn all(&self, wishes: Vec<(String, Wish)>) -> Vec<Outcome> {
         let of = &self.kept.subscription.incarnation;
         let signer = &self.store.signer;
-        let read: Vec<_> = wishes
-            .into_iter()
-            .map(|(id, wish)| (AckId::open(signer, of, &id), id, wish))
-            .collect();
+        let read: Vec<_> =
+            wishes.into_iter().map(|(id, wish)| (AckId::open(signer, of, &id), id, wish)).collect();
         let queues = self.bind(read.iter().filter_map(|(opened, ..)| opened.as_ref())).await;
         let settle = |(opened, id, wish): (Option<AckId>, String, Wish)| {
             let queues = &queues;
@@ -136,7 +134,9 @@ impl Settling<'_> {
         let (asked, how) = (Instant::now(), settlement(wish));
         let asked_ms = self.store.platform.clock.now_ms();
         match queue.settle(&id.token, how).await {
-            Ok(()) => (Status::Done, self.done(id, wish, asked + queue.ack_wait(), asked_ms, queue)),
+            Ok(()) => {
+                (Status::Done, self.done(id, wish, asked + queue.ack_wait(), asked_ms, queue))
+            }
             Err(error) if is_over(error.kind()) => (Status::Stale, None),
             Err(error) => {
                 tracing::debug!(%of, %error, "not settled");

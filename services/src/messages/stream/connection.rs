@@ -20,7 +20,7 @@ use super::frame::{self, Frame};
 use super::live::{Live, Step};
 use crate::messages::directory::Followed;
 use crate::messages::position::{Phase, Position};
-use crate::messages::progress;
+use crate::messages::progress::Progress;
 use crate::messages::token;
 use crate::model::{LogEvent, Manifest, Prefill, Subscription, names};
 use crate::store::{Kept, Store};
@@ -64,7 +64,7 @@ pub(in crate::messages) struct Connection {
 
 enum Stage {
     /// Not served yet: the prefill is not complete.
-    Closed { rows: Option<u64>, told: Option<String> },
+    Closed { shown: Option<Progress>, told: Option<String> },
     /// Serving rows.
     Prefill(Option<Reader>),
     /// Serving live events; `behind` until the client has been told that it is up to date.
@@ -99,7 +99,7 @@ impl Connection {
             followed,
             kept,
             position,
-            stage: Stage::Closed { rows: None, told: None },
+            stage: Stage::Closed { shown: None, told: None },
             outbox: VecDeque::new(),
             sent: now,
             ends: now + max_age,
@@ -181,7 +181,7 @@ impl Connection {
                 subscription.incarnation.generation, self.position.generation
             );
             self.position = Position::start(subscription);
-            self.stage = Stage::Closed { rows: None, told: None };
+            self.stage = Stage::Closed { shown: None, told: None };
             self.control("expired", &json!({ "reason": reason }));
         }
         if let Stage::Live { live, .. } = &mut self.stage {
@@ -197,7 +197,8 @@ impl Connection {
         let subscription = &self.kept.subscription;
         match &self.position.phase {
             Phase::Live(_) => {
-                self.stage = Stage::Live { live: Live::new(&self.feeds, subscription), behind: true };
+                self.stage =
+                    Stage::Live { live: Live::new(&self.feeds, subscription), behind: true };
             }
             Phase::Prefill { sequence } => {
                 if *sequence == 0
@@ -229,15 +230,16 @@ impl Connection {
             Prefill::Cancelled => Some(String::from("the prefill was cancelled")),
             Prefill::None | Prefill::Pending | Prefill::Done { .. } => None,
         };
-        let done = progress::rows(&self.store, &subscription.incarnation).await?;
-        let Stage::Closed { rows, told } = &mut self.stage else { return Ok(Next::More) };
-        let failed = (failure != *told).then(|| told.clone_from(&failure)).and(failure.clone());
-        let moved = (done != *rows && failure.is_none()).then(|| *rows = done).and(done);
-        if let Some(reason) = failed {
+        let now = Progress::read(&self.store, &subscription.incarnation).await?;
+        let Stage::Closed { shown, told } = &mut self.stage else { return Ok(Next::More) };
+        let (has_failed, has_moved) = (failure != *told, failure.is_none() && now != *shown);
+        *shown = now;
+        told.clone_from(&failure);
+        if let Some(reason) = failure.filter(|_| has_failed) {
             self.control("prefill-failed", &json!({ "reason": reason }));
         }
-        if let Some(rows) = moved {
-            self.control("progress", &json!({ "rows": rows }));
+        if let Some(progress) = now.filter(|_| has_moved) {
+            self.control("progress", &json!(progress));
         }
         Ok(Next::Wait(PROGRESS))
     }
@@ -283,7 +285,7 @@ impl Connection {
         self.position = Position::fence(subscription);
         if let Prefill::Done { manifest } = &subscription.prefill {
             let manifest = manifest.clone();
-            self.control_with_id("prefill-end", &json!({ "manifest": manifest }));
+            self.control_with_id("prefill-end", &json!(manifest));
         }
         let live = Live::new(&self.feeds, &self.kept.subscription);
         self.stage = Stage::Live { live, behind: true };
@@ -306,7 +308,7 @@ impl Connection {
                 if std::mem::take(behind)
                     && let Phase::Live(realms) = &self.position.phase
                 {
-                    let realms = json!({ "sequence": realms });
+                    let realms = json!({ "sequences": realms });
                     self.control_with_id("up-to-date", &realms);
                 }
                 Ok(Next::Wait(HEARTBEAT))

@@ -8,9 +8,9 @@ use bus::{Error, Start};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::ring::{Found, Ring, RingSize};
+use crate::messages::tasks::Spawner;
 use crate::model::{Realm, TopicSet};
 use crate::store::Store;
 
@@ -33,7 +33,7 @@ pub(in crate::messages) struct Feeds {
     pub(super) catch_ups: Arc<Semaphore>,
     size: RingSize,
     feeds: Arc<Mutex<BTreeMap<Realm, Arc<Feed>>>>,
-    tasks: TaskTracker,
+    tasks: Spawner,
     shutdown: CancellationToken,
 }
 
@@ -51,7 +51,7 @@ impl Feeds {
     pub(in crate::messages) fn new(
         store: Store,
         size: RingSize,
-        tasks: TaskTracker,
+        tasks: Spawner,
         shutdown: CancellationToken,
     ) -> Self {
         let catch_ups = Arc::new(Semaphore::new(CATCH_UPS));

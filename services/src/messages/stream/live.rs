@@ -47,10 +47,7 @@ pub(super) enum Step {
     /// Nothing new, but not every realm's log could be looked at.
     NotReady,
     /// A realm's log does not hold what comes next any more.
-    Lost {
-        realm: Realm,
-        first_sequence: u64,
-    },
+    Lost { realm: Realm, first_sequence: u64 },
 }
 
 impl Live {

@@ -1,7 +1,7 @@
 //! Stream mode: the client holds the position, any replica can serve it.
 
-mod connection;
 mod catch_up;
+mod connection;
 mod feed;
 mod frame;
 mod live;

@@ -69,10 +69,7 @@ pub(super) struct Ring {
 #[derive(Debug, PartialEq)]
 pub(super) enum Found {
     /// What matches, and the sequence up to which everything has been looked at.
-    Here {
-        entries: Vec<Arc<Entry>>,
-        up_to: u64,
-    },
+    Here { entries: Vec<Arc<Entry>>, up_to: u64 },
     /// The ring begins later: catch up from the log.
     Older,
 }
