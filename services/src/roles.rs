@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{self, Ingest};
-use crate::http::{Access, Health};
+use crate::http::Access;
 use crate::messages::{self, Messages, MessagesOptions};
 use crate::registration::{self, Registration};
 use crate::store::Store;
@@ -63,15 +63,14 @@ impl Roles {
         shutdown: &CancellationToken,
     ) -> Result<Self, bus::Error> {
         let stop = shutdown.child_token();
-        let router = Router::new().merge(Health::new(store.clone()).router());
-        let mut running = Self { tasks: JoinSet::new(), stop, router };
+        let mut running = Self { tasks: JoinSet::new(), stop, router: Router::new() };
         for role in roles {
             running.add(*role, store, access).await?;
         }
         Ok(running)
     }
 
-    /// The HTTP side of the roles that have one, with health checks.
+    /// The HTTP side of the roles that have one.
     pub fn router(&self) -> Router {
         self.router.clone()
     }

@@ -75,9 +75,8 @@ fn orphans(observed: &Observed, actions: &mut Vec<Action>) {
     let unreadable: Vec<&String> =
         observed.names.iter().filter(|name| !readable.contains(name.as_str())).collect();
     let of_unreadable = |name: &str| unreadable.iter().any(|own| name.contains(own.as_str()));
-    let old = |queue: &Queue| {
-        observed.now.duration_since(queue.created).is_ok_and(|age| age >= GRACE)
-    };
+    let old =
+        |queue: &Queue| observed.now.duration_since(queue.created).is_ok_and(|age| age >= GRACE);
     for (realm, queues) in &observed.queues {
         for (name, queue) in queues {
             let ours = name.starts_with(names::FINAL_QUEUE_PREFIX);
@@ -127,9 +126,7 @@ mod tests {
 
     /// One realm `a` with the named queues, all older than the grace.
     fn observed(subscriptions: &[Subscription], queues: &[&str]) -> Observed {
-        let queue = |name: &&str| {
-            ((*name).to_owned(), Queue { created: SystemTime::UNIX_EPOCH })
-        };
+        let queue = |name: &&str| ((*name).to_owned(), Queue { created: SystemTime::UNIX_EPOCH });
         let keep = |s: &Subscription| Kept { subscription: s.clone(), revision: 1 };
         Observed {
             now: SystemTime::UNIX_EPOCH + GRACE,
@@ -166,10 +163,8 @@ mod tests {
     fn orphans_go_after_the_grace_and_never_for_an_unreadable_record() {
         let orphan = "sub-gone-0011-1";
         let mut seen = observed(&[], &[orphan, "somebody-elses"]);
-        let gone = Action::RemoveFinalQueue {
-            realm: Realm::new("a").unwrap(),
-            queue: orphan.to_owned(),
-        };
+        let gone =
+            Action::RemoveFinalQueue { realm: Realm::new("a").unwrap(), queue: orphan.to_owned() };
         assert_eq!(plan(&seen), [gone]);
         seen.names.insert("gone".to_owned());
         assert_eq!(plan(&seen), []);

@@ -78,7 +78,8 @@ impl Source for LogSource {
             }
         }
         check_history(realm, &log.stream).await?;
-        let next = page.last().map(|(place, _)| Position { realm: realm.clone(), place: place.clone() });
+        let next =
+            page.last().map(|(place, _)| Position { realm: realm.clone(), place: place.clone() });
         Ok(Page {
             scanned: page.len() as u64,
             rows: rows.into_values().filter(|event| !event.is_tombstone()).collect(),

@@ -173,9 +173,9 @@ impl WorkError {
                 "prefill-queue-full: {error}: delete subscriptions that are not needed or raise \
                  the limit, then prefill again"
             )),
-            _ if attempt >= MAX_ATTEMPTS => {
-                Some(format!("attempts-exhausted: {attempt} attempts failed, the last with: {self}"))
-            }
+            _ if attempt >= MAX_ATTEMPTS => Some(format!(
+                "attempts-exhausted: {attempt} attempts failed, the last with: {self}"
+            )),
             _ => None,
         }
     }

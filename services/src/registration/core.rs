@@ -1,7 +1,7 @@
 //! Registering, repeating, deleting and prefilling again: steps in an order in which each is
 //! idempotent and a crash leaves nothing that a retry or the dispatcher does not heal.
 
-use bus::Error;
+use bus::{Error, ErrorKind};
 
 use super::queues::{capture_fence, create_final_queues, remove_incarnation};
 use super::request::Request;
@@ -85,14 +85,28 @@ impl Registration {
         kept.ok_or_else(|| RegistrationError::Unknown(name.clone()))
     }
 
+    /// The records after a name, sorted; from the first without one.
+    pub(super) async fn after(&self, name: Option<&SubscriptionName>) -> Result<Vec<Kept>, Error> {
+        let mut kept = self.store.all_subscriptions().await?;
+        kept.retain(|kept| name.is_none_or(|name| kept.subscription.name() > name));
+        Ok(kept)
+    }
+
     /// Deletes a subscription with its queues, if it still has `revision` where one is given. The
-    /// record goes first, so that nobody repairs what is being removed.
+    /// record goes first, so that nobody repairs what is being removed. A record that cannot be
+    /// read is deleted whatever its revision.
     pub async fn delete(
         &self,
         name: &SubscriptionName,
         revision: Option<u64>,
     ) -> Result<(), RegistrationError> {
-        let kept = self.get(name).await?;
+        let kept = match self.get(name).await {
+            // What it left behind has no record then, and the dispatcher removes it.
+            Err(RegistrationError::Bus(error)) if error.kind() == ErrorKind::Corrupt => {
+                return Ok(self.store.subscriptions.delete(name.as_str(), None).await?);
+            }
+            read => read?,
+        };
         if revision.is_some_and(|read| read != kept.revision) {
             return Err(RegistrationError::Changed(name.clone()));
         }
@@ -104,6 +118,9 @@ impl Registration {
         }
         let gone = &kept.subscription;
         remove_incarnation(&self.store, &gone.incarnation, gone.fence.keys()).await;
+        if let Err(error) = self.store.leases.delete(name.as_str(), None).await {
+            tracing::warn!(%name, %error, "the lease on the queue is left to run out");
+        }
         Ok(())
     }
 
@@ -151,11 +168,7 @@ impl Registration {
 
     /// Writes the record. `Ok(Err(theirs))` when someone else's stands there instead; then the
     /// queues made for ours are removed. A lost answer is settled by reading the record back.
-    async fn keep(
-        &self,
-        ours: &Subscription,
-        revision: u64,
-    ) -> Result<Result<Kept, Kept>, Error> {
+    async fn keep(&self, ours: &Subscription, revision: u64) -> Result<Result<Kept, Kept>, Error> {
         let failed = match self.store.keep_subscription(ours, revision).await {
             Ok(revision) => return Ok(Ok(Kept { subscription: ours.clone(), revision })),
             Err(failed) => failed,
@@ -171,11 +184,7 @@ impl Registration {
         }
     }
 
-    async fn repeat(
-        &self,
-        request: Request,
-        kept: Kept,
-    ) -> Result<Registered, RegistrationError> {
+    async fn repeat(&self, request: Request, kept: Kept) -> Result<Registered, RegistrationError> {
         let differs = request.differences(&kept.subscription, &self.store.signer);
         if !differs.is_empty() {
             return Err(RegistrationError::Different { name: request.name, differs });
@@ -194,11 +203,6 @@ impl Registration {
             let name = subscription.name();
             tracing::warn!(%name, %error, "prefill not requested, the dispatcher will");
         }
-    }
-
-    /// Frees the lease on the queue of a deleted subscription.
-    pub(crate) async fn forget_lease(&self, name: &SubscriptionName) -> Result<(), Error> {
-        self.store.leases.delete(name.as_str(), None).await
     }
 }
 

@@ -60,7 +60,8 @@ impl Registration {
         let mut queues = Vec::new();
         for realm in subscription.fence.keys() {
             let queue = names::final_queue(&subscription.incarnation)?;
-            let info = match self.store.bus().consumer_info(names::log_stream(realm)?, queue).await {
+            let info = match self.store.bus().consumer_info(names::log_stream(realm)?, queue).await
+            {
                 Ok(info) => info,
                 // Being removed, or about to be reported lost by the dispatcher.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,

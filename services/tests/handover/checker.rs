@@ -144,9 +144,17 @@ fn check_live(
 /// What a consumer in queue mode saw, in order.
 #[derive(Debug, Clone)]
 pub enum QueueStep {
-    Delivered { prefill: bool, realm: Realm, event: Event },
+    Delivered {
+        prefill: bool,
+        realm: Realm,
+        event: Event,
+    },
     /// The server has said that this delivery is done.
-    Acked { prefill: bool, realm: Realm, sequence: u64 },
+    Acked {
+        prefill: bool,
+        realm: Realm,
+        sequence: u64,
+    },
 }
 
 /// Holds the deliveries of a queue against the truth.
@@ -184,7 +192,8 @@ pub fn check_queue(steps: &[QueueStep], truth: &Truth, fence: &Fence) -> Vec<Vio
         event.apply(realm, &mut state);
     }
     if rows != state_at_fence {
-        found.push(Violation("I1", format!("prefilled {rows:?}, the state was {state_at_fence:?}")));
+        found
+            .push(Violation("I1", format!("prefilled {rows:?}, the state was {state_at_fence:?}")));
     }
     for realm in truth.logs.keys() {
         let fence = fence.get(realm).copied().unwrap_or(0);

@@ -1,0 +1,54 @@
+# Every task of the repository. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+# What the tests need beside Rust, kept outside the tree so that clones share it.
+export LOCKGATE_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockgate/tools
+export LOCKGATE_NATS_SERVER ?= $(LOCKGATE_TOOLS)/bin/nats-server
+export LOCKGATE_PYTHON ?= $(LOCKGATE_TOOLS)/python/bin/python
+
+.PHONY: help
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools: ## Install what the tests need, once: nats-server 2.15 and a Python NATS client
+	@deploy/scripts/tools.sh
+
+.PHONY: test
+test: tools lint ## Everything CI runs: format, lints, each feature alone, tests, doc tests, examples
+	cargo test --workspace --all-features
+
+.PHONY: lint
+lint: ## Formatting, and lints as errors; the bus also without features and with nats alone
+	cargo fmt --all --check
+	cargo clippy -p lockgate-bus --no-default-features -- -D warnings
+	cargo clippy -p lockgate-bus --no-default-features --features nats -- -D warnings
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+.PHONY: bench
+bench: tools ## Benchmarks against raw async-nats in the same run
+	cargo bench -p lockgate-bus --all-features
+
+.PHONY: doc
+doc: ## The API documentation, warnings as errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
+
+.PHONY: deny
+deny: ## Licences, banned crates and sources of every dependency
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --all-features check licenses bans sources
+
+.PHONY: nats-up
+nats-up: tools ## Start a NATS server on 127.0.0.1:4222 (data and pid file in target/nats)
+	@deploy/scripts/nats.sh up
+
+.PHONY: nats-down
+nats-down: ## Stop the server that `make nats-up` started
+	@deploy/scripts/nats.sh down
+
+.PHONY: clean-tools
+clean-tools: ## Remove what `make tools` installed
+	@deploy/scripts/tools.sh clean

