@@ -97,6 +97,7 @@ macro_rules! conformance_tests {
             extend_keeps_lease
             fanout_groups
             graceful_drain
+            header_values_unchanged
             kv_cas
             kv_create_after_delete
             max_attempts_end
