@@ -128,7 +128,7 @@ pub(super) async fn last_at(
     for page in portions(subjects, PAGE) {
         last_page(link, stream, page, None, &mut found).await?;
     }
-    let written_since = found.split_off(&(up_to + 1));
+    let written_since = found.split_off(&up_to.saturating_add(1));
     let existed: Vec<Result<Option<Subject>>> =
         futures_util::stream::iter(written_since.into_values().map(|message| message.subject))
             .map(|subject| existed_at(link, stream, subject, up_to))
