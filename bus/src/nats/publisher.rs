@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::convert::headers_out;
 use super::failure::Failure;
-use super::link::{Link, REQUEST_LIMIT};
+use super::link::{Link, REQUEST_LIMIT, limited};
 use super::recover::recover;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
@@ -142,21 +142,6 @@ impl Job {
     /// True when sending it again cannot store it twice.
     pub(super) fn may_repeat(&self) -> bool {
         self.message.id.is_some()
-    }
-}
-
-/// Waits for room in the client's own queue, but not for ever: it fills while the server is away.
-async fn limited(
-    publish: impl Future<Output = Result<(), async_nats::PublishError>>,
-) -> Result<(), Failure> {
-    let mut publish = std::pin::pin!(publish);
-    // Most often there is room, and a timer would cost more than the publish.
-    if let Some(done) = publish.as_mut().now_or_never() {
-        return Ok(done?);
-    }
-    match tokio::time::timeout(REQUEST_LIMIT, publish).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(Failure::NoResponders),
     }
 }
 
