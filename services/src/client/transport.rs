@@ -64,7 +64,11 @@ pub(super) async fn send(request: RequestBuilder, limit: Duration) -> Result<Res
     })?;
     let server = request.url().origin().ascii_serialization();
     let response = match tokio::time::timeout(limit, client.execute(request)).await {
-        Ok(answered) => answered.map_err(|error| unreachable(&server, &cause(&error)))?,
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) if error.is_connect() => {
+            return Err(unreachable(&server, &cause(&error)).never_sent());
+        }
+        Ok(Err(error)) => return Err(unreachable(&server, &cause(&error))),
         Err(_) => return Err(unreachable(&server, &format!("no answer within {limit:?}"))),
     };
     if response.status().is_success() {
