@@ -113,9 +113,15 @@ mod name;
 mod publish;
 mod stream;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod embedded;
+#[cfg(feature = "fault")]
+pub mod fault;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use backoff::Backoff;
 pub use bus::{Bus, ConnectOptions};

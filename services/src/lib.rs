@@ -2,7 +2,15 @@
 
 pub mod cli;
 pub mod client;
+mod demo;
+pub mod dispatcher;
+pub mod events;
+pub mod http;
 mod limits;
+pub mod messages;
 pub mod model;
 pub mod platform;
+pub mod prefill;
+pub mod registration;
+pub mod roles;
 pub mod store;

@@ -4,12 +4,20 @@ use std::time::Duration;
 
 /// One event over HTTP, encoded.
 pub(crate) const MAX_EVENT_BYTES: usize = 512 * 1024;
+/// The attributes of one event, as headers.
+pub(crate) const MAX_ATTRIBUTES_BYTES: usize = 64 * 1024;
+/// An event's `id`, and its `source`: together they are remembered for the duplicate window.
+pub(crate) const MAX_ID_BYTES: usize = 1024;
 /// One event as a log or prefill queue stores it: the event and room for headers.
 pub(crate) const MAX_STORED_MESSAGE_BYTES: u32 = 768 * 1024;
 /// One request body.
 pub(crate) const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// Events in one batch.
 pub(crate) const MAX_BATCH_EVENTS: usize = 1000;
+/// Events of one batch on their way to the bus at once.
+pub(crate) const PUBLISH_WINDOW: usize = 256;
+/// Realms, each of which is a stream.
+pub(crate) const MAX_REALMS: usize = 1000;
 /// Messages in one answer to a pull.
 pub(crate) const MAX_PULL_MESSAGES: usize = 1000;
 /// How long a pull may wait.
@@ -24,5 +32,13 @@ pub(crate) const MAX_STREAMS: usize = 20_000;
 pub(crate) const MAX_REQUESTS: usize = 4096;
 /// Unsettled deliveries of one queue.
 pub(crate) const MAX_UNSETTLED: u32 = 1000;
+/// How long a request that does not wait for events may take.
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// Open connections in one process: event streams, requests at work, and idle ones.
+pub(crate) const MAX_CONNECTIONS: usize = MAX_STREAMS + 2 * MAX_REQUESTS;
+/// How long a client may take to send a request's head, and an idle connection stays open.
+pub(crate) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections still at work this long after shutdown began are closed: within [`DRAIN`].
+pub(crate) const CLOSE_AFTER: Duration = Duration::from_secs(8);
 /// How long a shutdown may take.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);

@@ -1,4 +1,210 @@
 //! NATS JetStream.
+//!
+//! A stream is a JetStream stream, a consumer a durable pull consumer with explicit acks, a bucket
+//! a JetStream key-value bucket that other NATS clients can use too. What the server does not know
+//! travels in two headers, `Lg-Tombstone` and `Lg-Key`; they, and those that begin with `Nats-`,
+//! are refused on a message and taken out of what arrives.
 
-/// The NATS backend.
-pub struct Nats;
+mod connect;
+mod consumers;
+mod convert;
+mod direct;
+mod failure;
+mod feed;
+mod kv;
+mod link;
+mod publisher;
+mod pull;
+mod puller;
+mod reader;
+mod recover;
+mod settle;
+mod streams;
+mod subjects;
+mod watch;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::bus::ConnectOptions;
+use crate::capability::{Capability, Support};
+use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver};
+use crate::error::Result;
+use crate::message::{Message, StoredMessage};
+use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
+use crate::publish::PendingReceipt;
+use feed::Feed;
+use link::{Link, REQUEST_LIMIT};
+use publisher::Publisher;
+
+/// The NATS backend: one connection, which reconnects for as long as this lives.
+pub struct Nats {
+    link: Arc<Link>,
+    publisher: Arc<Publisher>,
+    janitor: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Nats {
+    /// Connects to the first server that answers within five seconds, otherwise
+    /// [`crate::ErrorKind::Unavailable`]. `url` is `nats://host:port[,host:port...]`, or `tls://`
+    /// to insist on TLS; refused credentials are [`crate::ErrorKind::Invalid`].
+    pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Self> {
+        let (link, leftovers) = Link::new(connect::connect(url, options).await?);
+        let link = Arc::new(link);
+        let publisher = Arc::new(Publisher::start(link.clone()).await?);
+        let janitor = Mutex::new(Some(tokio::spawn(remove(link.client.clone(), leftovers))));
+        Ok(Self { link, publisher, janitor })
+    }
+}
+
+/// Removes ephemeral consumers whose owner was dropped.
+async fn remove(client: async_nats::Client, mut leftovers: mpsc::Receiver<String>) {
+    while let Some(consumer) = leftovers.recv().await {
+        let subject = format!("$JS.API.CONSUMER.DELETE.{consumer}");
+        // A failure is harmless: the server removes an inactive one by itself.
+        let _ = client.publish(subject, bytes::Bytes::new()).await;
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        if let Some(janitor) = self.janitor.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            janitor.abort();
+        }
+    }
+}
+
+#[async_trait]
+impl Driver for Nats {
+    fn name(&self) -> &'static str {
+        "nats://"
+    }
+
+    fn support(&self, capability: Capability) -> Support {
+        match capability {
+            Capability::MessageSettle
+            | Capability::LeaseExtension
+            | Capability::RetryDelay
+            | Capability::Deduplication
+            | Capability::ConditionalPublish
+            | Capability::SubjectFilter
+            | Capability::StateAtSequence
+            | Capability::KvCompareAndSet
+            | Capability::KvWatch => Support::Native,
+        }
+    }
+
+    async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
+        streams::ensure(&self.link, config).await
+    }
+
+    async fn stream_info(&self, stream: &StreamName) -> Result<StreamInfo> {
+        streams::info(&self.link, stream).await
+    }
+
+    async fn delete_stream(&self, stream: &StreamName) -> Result<()> {
+        streams::delete(&self.link, stream).await
+    }
+
+    async fn purge(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<u64> {
+        streams::purge(&self.link, stream, filter).await
+    }
+
+    async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
+        self.publisher.submit(stream, message).await
+    }
+
+    async fn get(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>> {
+        let found = direct::get(&self.link, stream, &json!({ "seq": sequence.max(1) })).await?;
+        // The server reads 0 as "none given".
+        found.filter(|raw| raw.sequence == sequence).map(direct::Raw::into_stored).transpose()
+    }
+
+    async fn subjects(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<Vec<Subject>> {
+        subjects::list(&self.link, stream, filter).await
+    }
+
+    async fn last_at(
+        &self,
+        stream: &StreamName,
+        subjects: &[Subject],
+        up_to: u64,
+    ) -> Result<Vec<StoredMessage>> {
+        direct::last_at(&self.link, stream, subjects, up_to).await
+    }
+
+    async fn reader(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        start: Start,
+    ) -> Result<Box<dyn ReaderDriver>> {
+        let feed = Feed::open(self.link.clone(), stream, filters, start).await?;
+        Ok(Box::new(reader::Reader(feed)))
+    }
+
+    async fn ensure_consumer(
+        &self,
+        stream: &StreamName,
+        config: &ConsumerConfig,
+    ) -> Result<ConsumerInfo> {
+        consumers::ensure(&self.link, stream, config).await
+    }
+
+    async fn consumer_info(
+        &self,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+    ) -> Result<ConsumerInfo> {
+        consumers::info(&self.link, stream, consumer).await
+    }
+
+    async fn consumers(&self, stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
+        consumers::list(&self.link, stream).await
+    }
+
+    async fn delete_consumer(&self, stream: &StreamName, consumer: &ConsumerName) -> Result<()> {
+        consumers::delete(&self.link, stream, consumer).await
+    }
+
+    async fn bind(
+        &self,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        prefetch: usize,
+    ) -> Result<Arc<dyn ConsumerDriver>> {
+        Ok(Arc::new(pull::Pull::bind(self.link.clone(), stream, consumer, prefetch).await?))
+    }
+
+    async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {
+        kv::ensure(&self.link, config).await
+    }
+
+    async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
+        let (link, publisher) = (self.link.clone(), self.publisher.clone());
+        Ok(Arc::new(kv::Bucket::open(link, publisher, bucket).await?))
+    }
+
+    async fn delete_bucket(&self, bucket: &BucketName) -> Result<()> {
+        kv::delete(&self.link, bucket).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.publisher.close().await;
+        self.link.close();
+        let janitor = self.janitor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(janitor) = janitor {
+            janitor.abort();
+            let _ = janitor.await;
+        }
+        // Acks that were sent without a confirmation are still in the client's buffer.
+        let _ = tokio::time::timeout(REQUEST_LIMIT, self.link.client.flush()).await;
+        let _ = tokio::time::timeout(REQUEST_LIMIT, self.link.client.drain()).await;
+        Ok(())
+    }
+}

@@ -24,6 +24,11 @@ impl Failure {
         Self { code: 2, ..Self::new(message) }
     }
 
+    /// What was needed did not answer: try again later.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self { code: 3, ..Self::new(message) }
+    }
+
     /// Told to stop twice.
     pub(crate) fn interrupted() -> Self {
         Self { code: 130, ..Self::new("interrupted") }

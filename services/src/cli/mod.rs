@@ -9,6 +9,7 @@ mod new_event;
 mod publish;
 mod pull;
 mod screen;
+mod serve;
 mod server;
 mod state;
 mod subscribe;
@@ -16,11 +17,15 @@ mod subscriptions;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use failure::Failure;
 use logging::LogOptions;
+use serve::ServeOptions;
+
+use crate::demo::{self, DemoOptions};
+use crate::roles::Role;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -33,29 +38,66 @@ Exit codes:
 /// Prefill first, then every later change: no gap, no duplicate, per key never an older state
 /// after a newer one.
 #[derive(Debug, Parser)]
-#[command(name = "lockgate", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+///
+/// Without a command every role runs in this process: `lockgate` alone is a whole Lockgate on the
+/// embedded bus, open to this machine.
+#[command(name = "lockgate", version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     log: LogOptions,
+    #[command(flatten)]
+    serve: ServeOptions,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run roles in this process, for example one process for each on a NATS cluster
+    Run(Run),
+    /// See prefill and live in your terminal, verified
+    Demo(Demo),
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Subscriptions(subscriptions::Subscriptions),
+}
+
+/// `lockgate run`
+#[derive(Debug, Args)]
+struct Run {
+    /// The roles to run
+    #[arg(required = true, value_name = "ROLE")]
+    roles: Vec<Role>,
+    #[command(flatten)]
+    serve: ServeOptions,
+}
+
+/// `lockgate demo`
+#[derive(Debug, Args)]
+struct Demo {
+    #[command(flatten)]
+    demo: DemoOptions,
+    /// The bus to run on: `embedded:` or `nats://host:port`
+    #[arg(long, env = "LOCKGATE_BUS", default_value = "embedded:", value_name = "URL")]
+    bus: String,
 }
 
 /// Runs the program on this process' arguments, environment and terminal, and returns what it
 /// exits with. Errors are printed before it returns.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    cli.log.start("warn");
+    let command = cli.command.unwrap_or_else(|| {
+        Command::Run(Run { roles: Role::ALL.to_vec(), serve: cli.serve })
+    });
+    let serves = matches!(command, Command::Run(_));
+    cli.log.start(if serves { "info" } else { "warn" });
     install_tls();
-    let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(cli.command)),
+    let mut runtime = match command {
+        Command::Run(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let outcome = match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(command)),
         Err(error) => Err(Failure::from(error)),
     };
     match outcome {
@@ -66,9 +108,44 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Run(Run { roles, serve }) => until_asked(|stop| run_roles(roles, serve, stop)).await,
+        Command::Demo(Demo { demo, bus }) => until_asked(|stop| run_demo(demo, bus, stop)).await,
         Command::Publish(publish) => publish.run().await,
         Command::Subscribe(subscribe) => until_asked(|stop| subscribe.run(stop)).await,
         Command::Subscriptions(subscriptions) => subscriptions.run().await,
+    }
+}
+
+async fn run_roles(
+    mut roles: Vec<Role>,
+    options: ServeOptions,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    roles.sort();
+    roles.dedup();
+    let serving = options.start(&roles, &stop).await?;
+    print!("{}", serving.banner(&options, &roles));
+    serving.run(stop).await
+}
+
+/// The whole of Lockgate on a free port, and the demo against it over HTTP.
+async fn run_demo(demo: DemoOptions, bus: String, stop: CancellationToken) -> Result<(), Failure> {
+    let options = ServeOptions::local(bus);
+    let serving = options.start(&Role::ALL, &stop).await?;
+    let server = format!("http://{}", serving.addr);
+    let played = async {
+        let played = tokio::select! { biased;
+            () = stop.cancelled() => Err(Failure::interrupted()),
+            played = demo::run(&demo, &server) => played.map_err(Failure::from),
+        };
+        stop.cancel();
+        played
+    };
+    let (played, served) = tokio::join!(played, serving.run(stop.clone()));
+    served?;
+    match played? {
+        true => Ok(()),
+        false => Err(Failure::new("a promise was broken: please report the seed and the verdict")),
     }
 }
 

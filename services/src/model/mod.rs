@@ -1,6 +1,7 @@
 //! The words of the domain, each parsed once into a type that cannot be wrong.
 
 mod digest;
+mod event;
 mod invalid;
 mod key;
 pub(crate) mod names;
@@ -8,6 +9,7 @@ mod subscription;
 mod topic;
 
 pub use digest::RowsDigest;
+pub use event::{CloudEvent, EventFault, FaultKind, LogEvent};
 pub use invalid::Invalid;
 pub use key::Key;
 pub use subscription::{Fence, Incarnation, Manifest, Prefill, Subscription, SubscriptionName};

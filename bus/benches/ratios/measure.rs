@@ -1,0 +1,74 @@
+//! Rounds, medians and the table.
+
+use std::time::{Duration, Instant};
+
+/// One timed round.
+#[derive(Clone, Copy)]
+pub struct Sample {
+    pub elapsed: Duration,
+    /// User and system time of this process.
+    pub cpu: Duration,
+    pub operations: u64,
+}
+
+/// Times `work`, which does `operations` operations.
+pub async fn sample(operations: u64, work: impl Future<Output = ()>) -> Sample {
+    let (cpu, started) = (process_cpu(), Instant::now());
+    work.await;
+    Sample { elapsed: started.elapsed(), cpu: process_cpu().saturating_sub(cpu), operations }
+}
+
+/// User and system time of this process so far, to 10 ms (`proc(5)`, fields 14 and 15).
+fn process_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    Duration::from_millis((ticks(12) + ticks(13)) * 10)
+}
+
+/// Ours against the raw client, over interleaved rounds.
+pub struct Comparison {
+    pub name: &'static str,
+    pub goal: f64,
+    pub ours: Vec<Sample>,
+    pub raw: Vec<Sample>,
+}
+
+impl Comparison {
+    pub fn new(name: &'static str, goal: f64) -> Self {
+        Self { name, goal, ours: Vec::new(), raw: Vec::new() }
+    }
+
+    fn row(&self) -> String {
+        let (ours, raw) = (rate(&self.ours), rate(&self.raw));
+        let ratio = ours / raw;
+        let verdict = if ratio >= self.goal { "reached" } else { "MISSED" };
+        format!(
+            "{:<34} {:>11.0} {:>11.0} {:>7.2} {:>6.2} {:<8} {:>8.2} {:>8.2}",
+            self.name, ours, raw, ratio, self.goal, verdict, cpu(&self.ours), cpu(&self.raw),
+        )
+    }
+}
+
+/// Prints every comparison; a missed goal is shown and does not fail: timings never decide.
+pub fn print(comparisons: &[Comparison]) {
+    println!(
+        "{:<34} {:>11} {:>11} {:>7} {:>6} {:<8} {:>8} {:>8}",
+        "median of the rounds", "ours/s", "raw/s", "ratio", "goal", "", "us ours", "us raw"
+    );
+    comparisons.iter().for_each(|comparison| println!("{}", comparison.row()));
+}
+
+fn rate(samples: &[Sample]) -> f64 {
+    median(samples.iter().map(|s| s.operations as f64 / s.elapsed.as_secs_f64()).collect())
+}
+
+/// Client CPU per operation in microseconds.
+fn cpu(samples: &[Sample]) -> f64 {
+    median(samples.iter().map(|s| s.cpu.as_secs_f64() * 1e6 / s.operations as f64).collect())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,164 @@
+//! What every backend must do, as one named test per behaviour.
+//!
+//! A backend is done when it passes; a third party's too. In its tests, with `tokio` among its
+//! dependencies:
+//!
+//! ```ignore
+//! use bus::conformance::Target;
+//!
+//! struct Mine { /* a broker that this test started */ }
+//! #[async_trait::async_trait]
+//! impl Target for Mine { /* connect, restart */ }
+//!
+//! bus::conformance_tests!(Mine::start().await);
+//! ```
+//!
+//! A behaviour fails by panicking, and nothing is skipped: where a backend cannot do a thing, the
+//! typed refusal is asserted in its place. No verdict hangs on speed. What must happen is waited
+//! for with patience, what must not happen is asked for after something that comes later, and a
+//! lease that a slow machine let slip makes the case start over.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a behaviour that does not hold is reported by panicking, as in any test"
+)]
+
+mod bench;
+mod consuming;
+mod keys;
+mod publishing;
+mod reading;
+mod recovery;
+mod settling;
+mod topology;
+
+use async_trait::async_trait;
+
+use crate::bus::Bus;
+use crate::error::Result;
+
+pub use bench::unique;
+pub use consuming::*;
+pub use keys::*;
+pub use publishing::*;
+pub use reading::*;
+pub use recovery::*;
+pub use settling::*;
+pub use topology::*;
+
+/// A backend under test. Behaviours use names from [`unique`], so that many of them may share
+/// one broker at the same time; whoever implements [`Target::restart_broker`] gives each test a
+/// broker of its own, or lets the others live through it.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// A new connection to the same backend each time; closing one must leave the others open.
+    async fn bus(&self) -> Result<Bus>;
+
+    /// Stops the broker as a crash would, starts it again with what it had stored, and returns
+    /// when it runs. For a backend inside this process, doing nothing is a legal restart.
+    async fn restart_broker(&self) -> Result<()>;
+}
+
+/// Makes one test of each behaviour of [`conformance`](crate::conformance).
+///
+/// The argument is an expression for a value that implements
+/// [`Target`](crate::conformance::Target), evaluated in each test and allowed to `.await`. A
+/// second one is used by the behaviours that restart the broker, so that the others can share
+/// one. A test attribute may stand in front; the default is `#[tokio::test]`.
+///
+/// ```ignore
+/// bus::conformance_tests!(#[tokio::test(start_paused = true)] Mine::new());
+/// bus::conformance_tests!(Mine::shared().await, Mine::alone().await);
+/// ```
+#[macro_export]
+macro_rules! conformance_tests {
+    (#[$test:meta] $target:expr) => {
+        $crate::conformance_tests! { #[$test] $target, $target }
+    };
+    (#[$test:meta] $target:expr, $alone:expr) => {
+        $crate::conformance_tests! { @each #[$test] $alone;
+            kv_watch
+            publish_is_durable
+            reader_resumes
+            reconnect_under_load
+        }
+        $crate::conformance_tests! { @each #[$test] $target;
+            ack_confirmed_is_final
+            backpressure_bounded
+            checkpoint_capture
+            close_flushes
+            competing_consumers
+            conditional_publish
+            consumer_info_counts
+            dedup_window
+            drop_unsettled_redelivers
+            empty_vs_tombstone
+            extend_keeps_lease
+            fanout_groups
+            graceful_drain
+            kv_cas
+            kv_create_after_delete
+            max_attempts_end
+            max_in_flight_and_resume
+            offset_gaps
+            partial_batch_results
+            poison_does_not_block
+            reject_is_terminal
+            retry_delay_floor
+            retry_survives_crash
+            roundtrip_fidelity
+            start_position
+            state_at_sequence
+            subject_filters
+            subjects_complete
+            topology_idempotent
+            unsupported_is_typed
+            work_queue_settles_away
+        }
+    };
+    (@each #[$test:meta] $target:expr; $($behaviour:ident)+) => {
+        $(
+            #[$test]
+            async fn $behaviour() {
+                let target = $target;
+                $crate::conformance::$behaviour(&target).await;
+            }
+        )+
+    };
+    // Last, because an attribute in front of an expression is part of it.
+    ($target:expr $(, $alone:expr)?) => {
+        $crate::conformance_tests! { #[tokio::test] $target $(, $alone)? }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_macro_names_every_behaviour() {
+        let sources = [
+            include_str!("consuming.rs"),
+            include_str!("keys.rs"),
+            include_str!("publishing.rs"),
+            include_str!("reading.rs"),
+            include_str!("recovery.rs"),
+            include_str!("settling.rs"),
+            include_str!("topology.rs"),
+        ];
+        let name = |line: &str| {
+            let (name, _) = line.strip_prefix("pub async fn ")?.split_once('(')?;
+            Some(name.to_owned())
+        };
+        let mut written: Vec<_> =
+            sources.iter().flat_map(|source| source.lines().filter_map(name)).collect();
+        written.sort();
+        let this = include_str!("mod.rs");
+        let mut listed = Vec::new();
+        for list in this.split("@each #[$test] $").skip(1).take(2) {
+            let names = list.lines().skip(1).map(str::trim);
+            listed.extend(names.take_while(|line| *line != "}").map(str::to_owned));
+        }
+        listed.sort();
+        assert_eq!(written, listed);
+    }
+}

@@ -1,0 +1,124 @@
+//! Reading: state at a sequence, subjects, readers, holes.
+
+use std::time::Duration;
+
+use super::Target;
+use super::bench::{Case, ack_all, collect, eventually, read, refuses, sequences};
+use crate::capability::Capability;
+use crate::config::Start;
+use crate::name::{Subject, SubjectFilter};
+
+/// The state at a sequence is what was last then, for more subjects than fit a page, however
+/// much was published since.
+pub async fn state_at_sequence(target: &dyn Target) {
+    const SUBJECTS: usize = 1100;
+    let case = Case::new(target).await;
+    if refuses(&case, Capability::StateAtSequence).await {
+        return;
+    }
+    let round = |round: &'static str| {
+        let messages = (0..SUBJECTS).map(move |n| format!("k.{n}"));
+        messages.map(|rest| case.message(&rest, round)).collect::<Vec<_>>()
+    };
+    let mut fence = 0;
+    for name in ["old", "fence", "new"] {
+        for result in case.stream.publish_all(round(name)).await {
+            let sequence = result.unwrap().sequence;
+            fence = if name == "fence" { fence.max(sequence) } else { fence };
+        }
+    }
+    case.publish("late").await;
+    let mut subjects: Vec<_> = round("").into_iter().map(|message| message.subject).collect();
+    subjects.push(Subject::new(case.subject("late")).unwrap());
+    subjects.push(Subject::new(case.subject("never")).unwrap());
+    let state = case.stream.last_at(&subjects, fence).await.unwrap();
+    assert_eq!(state.len(), SUBJECTS, "one each, none for the late and the unknown");
+    for message in &state {
+        assert_eq!(message.payload.as_deref(), Some(&b"fence"[..]), "{}", message.subject);
+        assert!(message.sequence <= fence);
+    }
+    let exact = &subjects[7..8];
+    for (up_to, expected) in [(8, Some(8)), (7, None), (1107, Some(8)), (1108, Some(1108))] {
+        let found = case.stream.last_at(exact, up_to).await.unwrap();
+        assert_eq!(found.first().map(|message| message.sequence), expected, "at {up_to}");
+    }
+}
+
+/// Every subject that holds a message is listed, sorted, each once; one that holds none is not.
+pub async fn subjects_complete(target: &dyn Target) {
+    const SUBJECTS: usize = 2500;
+    let case = Case::new(target).await;
+    let rest = |n: usize| match n % 2 {
+        0 => format!("even.k{}", n % SUBJECTS),
+        _ => format!("odd.k{}", n % SUBJECTS),
+    };
+    let messages = (0..2 * SUBJECTS).map(|n| case.message(&rest(n), "x"));
+    for result in case.stream.publish_all(messages).await {
+        result.unwrap();
+    }
+    let mut expected: Vec<_> = (0..SUBJECTS).map(|n| case.subject(&rest(n))).collect();
+    expected.sort();
+    let list = |filter: SubjectFilter| {
+        let stream = case.stream.clone();
+        async move {
+            let subjects = stream.subjects(&filter).await.unwrap();
+            subjects.iter().map(Subject::to_string).collect::<Vec<_>>()
+        }
+    };
+    let filter = |rest: &str| SubjectFilter::new(case.subject(rest)).unwrap();
+    assert!(list(SubjectFilter::all()).await == expected, "not every subject, sorted, once");
+    let purged = case.stream.purge(&filter("even.*")).await.unwrap();
+    assert_eq!(purged, SUBJECTS as u64);
+    expected.retain(|subject| subject.contains(".odd."));
+    assert!(list(SubjectFilter::all()).await == expected, "purged subjects are still listed");
+    assert_eq!(list(filter("odd.k1")).await, [case.subject("odd.k1")]);
+    assert!(list(filter("even.>")).await.is_empty());
+}
+
+/// A reader goes on where it stopped after the broker was away: no gap, no repeat.
+pub async fn reader_resumes(target: &dyn Target) {
+    let case = Case::new(target).await;
+    case.publish_many("a", 10).await;
+    let mut reader = case.stream.reader(&[], Start::Beginning).await.unwrap();
+    let mut seen = read(&mut reader, 4).await;
+    target.restart_broker().await.unwrap();
+    seen.extend(read(&mut reader, 6).await);
+    for n in 0..10 {
+        let message = case.message("b", n.to_string()).id(format!("b{n}"));
+        eventually("publish", || case.stream.publish(message.clone())).await;
+    }
+    seen.extend(read(&mut reader, 10).await);
+    let seen: Vec<_> = seen.iter().map(|message| message.sequence).collect();
+    assert_eq!(seen, (1..=20).collect::<Vec<_>>());
+    let nothing = reader.next(1, Duration::from_millis(200)).await.unwrap();
+    assert!(nothing.is_empty(), "the reader repeats itself");
+}
+
+/// Messages purged from the middle leave a hole that stops nobody, and no sequence is given twice.
+pub async fn offset_gaps(target: &dyn Target) {
+    let case = Case::new(target).await;
+    let consumer = case.consumer("c").open().await.unwrap();
+    let mut reader = case.stream.reader(&[], Start::Beginning).await.unwrap();
+    for n in 0..12 {
+        case.publish(if n % 3 == 1 { "gone" } else { "kept" }).await;
+    }
+    let kept = [1, 3, 4, 6, 7, 9, 10, 12];
+    let before = read(&mut reader, 2).await;
+    assert_eq!(before.iter().map(|message| message.sequence).collect::<Vec<_>>(), [1, 2]);
+    let gone = SubjectFilter::new(case.subject("gone")).unwrap();
+    assert_eq!(case.stream.purge(&gone).await.unwrap(), 4);
+    assert!(case.stream.get(5).await.unwrap().is_none());
+    let rest = read(&mut reader, 7).await;
+    assert_eq!(rest.iter().map(|message| message.sequence).collect::<Vec<_>>(), kept[1..]);
+    let consumed = collect(&consumer, kept.len()).await;
+    assert_eq!(sequences(&consumed), kept);
+    ack_all(consumed).await;
+    let info = case.info("c").await;
+    assert_eq!((info.pending, info.unsettled), (0, 0));
+    assert!(info.settled_sequence >= 12, "the hole holds the position at {info:?}");
+    assert_eq!(case.stream.purge(&SubjectFilter::all()).await.unwrap(), 8);
+    let info = case.stream.info().await.unwrap();
+    assert_eq!((info.first_sequence, info.last_sequence, info.messages), (13, 12, 0));
+    assert_eq!(case.publish("kept").await, 13);
+    assert_eq!(sequences(&collect(&consumer, 1).await), [13]);
+}

@@ -1,0 +1,251 @@
+//! A stream read in order without acks, over an ephemeral consumer that is made anew as often as
+//! need be: the position is here, not there.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_nats::Message;
+use async_nats::datetime::DateTime;
+use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info};
+use async_nats::jetstream::stream::RetentionPolicy;
+use tokio::time::Instant;
+
+use super::consumers::{CreateRequest, deliver_policy, set_filters};
+use super::convert::parse_ack_subject;
+use super::link::Link;
+use super::puller::{Puller, Trouble};
+use super::streams;
+use crate::backoff::Backoff;
+use crate::config::Start;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{StreamName, SubjectFilter};
+
+/// How many messages are on their way to a reader.
+const BATCH: usize = 500;
+/// And how many bytes, unless one message may be larger.
+const BATCH_BYTES: usize = 16 << 20;
+/// The server removes a consumer that was not pulled from for this long.
+const INACTIVE: Duration = Duration::from_secs(30);
+
+/// Messages of a stream, in its order, without gap or repeat.
+pub(super) struct Feed {
+    link: Arc<Link>,
+    stream: StreamName,
+    filters: Vec<SubjectFilter>,
+    start: DeliverPolicy,
+    /// Where to go on; unknown before the first message of a start per subject.
+    resume_at: Option<u64>,
+    /// Tells the stream from a later one of the same name.
+    created: DateTime,
+    /// The last sequence of the stream when the feed was opened.
+    opened_at: u64,
+    in_step: bool,
+    live: Option<Live>,
+    failures: u32,
+}
+
+/// The ephemeral consumer of the moment.
+struct Live {
+    link: Arc<Link>,
+    name: String,
+    puller: Puller,
+    last_delivered: u64,
+}
+
+/// A message of the feed.
+pub(super) struct Item {
+    pub(super) message: Message,
+    pub(super) sequence: u64,
+    pub(super) timestamp: SystemTime,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.link.leave_behind(std::mem::take(&mut self.name));
+    }
+}
+
+impl Feed {
+    /// Opens a feed; where it starts is fixed when this returns.
+    pub(super) async fn open(
+        link: Arc<Link>,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        start: Start,
+    ) -> Result<Self> {
+        let info = streams::raw_info(&link, stream).await?;
+        if info.config.retention == RetentionPolicy::WorkQueue {
+            return Err(Error::invalid(format!(
+                "stream {stream} is a work queue, which nats:// lets only its consumers read"
+            )));
+        }
+        let mut feed = Self {
+            link,
+            stream: stream.clone(),
+            filters: filters.to_vec(),
+            start: deliver_policy(start)?,
+            resume_at: None,
+            created: info.created,
+            opened_at: info.state.last_sequence,
+            in_step: false,
+            live: None,
+            failures: 0,
+        };
+        feed.create().await?;
+        Ok(feed)
+    }
+
+    /// True when everything that was there at the opening, and still is there, has been handed
+    /// out. What was overwritten meanwhile comes behind it.
+    pub(super) fn in_step(&self) -> bool {
+        self.in_step
+    }
+
+    /// The last sequence of the stream when the feed was opened.
+    pub(super) fn opened_at(&self) -> u64 {
+        self.opened_at
+    }
+
+    /// The next message, or nothing by `until`. While the backend is away it waits and tries
+    /// again; an error is final. May be dropped and called again at any point.
+    pub(super) async fn next(&mut self, until: Instant) -> Result<Option<Item>> {
+        loop {
+            let Some(live) = &mut self.live else {
+                if !self.revive(until).await? {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let trouble = match live.puller.next(until).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(pulled)) => match self.accept(pulled.message) {
+                    Some(item) => return Ok(Some(item)),
+                    None => String::from("a message is missing"),
+                },
+                Err(Trouble::Refused(why)) => {
+                    let what = format!("stream {} cannot be read: {why}", self.stream);
+                    return Err(Error::new(ErrorKind::Backend, what));
+                }
+                Err(Trouble::Closed) => {
+                    let what = format!("stream {} is not read on: the bus was closed", self.stream);
+                    return Err(Error::new(ErrorKind::Closed, what));
+                }
+                Err(trouble) => format!("{trouble:?}"),
+            };
+            tracing::debug!(stream = %self.stream, at = self.resume_at, trouble, "reading anew");
+            self.live = None;
+        }
+    }
+
+    /// A message that is here already.
+    pub(super) fn ready(&mut self) -> Option<Item> {
+        let pulled = self.live.as_mut()?.puller.ready()?;
+        let item = self.accept(pulled.message);
+        if item.is_none() {
+            self.live = None;
+        }
+        item
+    }
+
+    /// `None` when a message before this one was lost on the way.
+    fn accept(&mut self, message: Message) -> Option<Item> {
+        let live = self.live.as_mut()?;
+        let ack = message.reply.as_ref().and_then(|reply| parse_ack_subject(reply.as_str()))?;
+        if ack.consumer_sequence != live.last_delivered + 1 {
+            return None;
+        }
+        live.last_delivered = ack.consumer_sequence;
+        let (sequence, timestamp) = (ack.stream_sequence, ack.timestamp);
+        // Under constant publishing there is always something pending, but the mark is passed.
+        self.in_step |= ack.pending == 0 || sequence >= self.opened_at;
+        self.resume_at = Some(sequence + 1);
+        self.failures = 0;
+        Some(Item { message, sequence, timestamp })
+    }
+
+    /// Makes the consumer again where the last one stopped; false when the time is up.
+    async fn revive(&mut self, until: Instant) -> Result<bool> {
+        let backoff = Backoff::exponential(Duration::from_millis(50)).cap(Duration::from_secs(1));
+        let again = match self.failures {
+            0 => Instant::now(),
+            failures => Instant::now() + backoff.delay(failures),
+        };
+        if again > until || !self.link.wait_connected(until).await {
+            if self.link.is_closed() {
+                let what = format!("stream {} is not read on: the bus was closed", self.stream);
+                return Err(Error::new(ErrorKind::Closed, what));
+            }
+            tokio::time::sleep_until(until).await;
+            return Ok(false);
+        }
+        tokio::time::sleep_until(again).await;
+        self.failures = self.failures.saturating_add(1);
+        match self.check_stream().await {
+            Ok(()) => {}
+            Err(error) if error.is_retryable() => return Ok(true),
+            Err(error) => return Err(error),
+        }
+        match self.create().await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_retryable() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses to go on with a stream that is not the one this feed began on.
+    async fn check_stream(&self) -> Result<()> {
+        let info = streams::raw_info(&self.link, &self.stream).await?;
+        let last = info.state.last_sequence;
+        let behind = self.resume_at.is_some_and(|next| next > last + 1);
+        if info.created == self.created && !behind {
+            return Ok(());
+        }
+        Err(Error::not_found(format!(
+            "stream {} was made anew or lost its end (sequence {last}): open it again",
+            self.stream
+        )))
+    }
+
+    async fn create(&mut self) -> Result<()> {
+        let name = format!("lg-{}", self.link.unique());
+        let start = match self.resume_at {
+            Some(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
+            None => self.start,
+        };
+        let mut config = Config {
+            name: Some(name.clone()),
+            deliver_policy: start,
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE,
+            num_replicas: 1,
+            memory_storage: true,
+            ..Config::default()
+        };
+        set_filters(&mut config, &self.filters);
+        let stream = self.stream.as_str();
+        let max_bytes = BATCH_BYTES.max(2 * self.link.client.max_payload());
+        let consumer = format!("{stream}.{name}");
+        let doing = || format!("read stream {stream}");
+        let puller = Puller::start(self.link.clone(), &consumer, BATCH, Some(max_bytes))
+            .await
+            .map_err(|failure| failure.into_error(doing()))?;
+        // Whatever becomes of the request, the consumer is removed with this.
+        let mut live = Live { link: self.link.clone(), name: consumer, puller, last_delivered: 0 };
+        let request = CreateRequest { stream_name: stream, config: &config, action: "" };
+        let operation = format!("CONSUMER.CREATE.{}", live.name);
+        let info: Info = match self.link.api_repeated(&operation, &request).await {
+            Ok(info) => info,
+            Err(failure) if failure.is_stream_missing() => {
+                return Err(streams::missing(&self.stream));
+            }
+            Err(failure) => return Err(failure.into_error(doing())),
+        };
+        live.last_delivered = info.delivered.consumer_sequence;
+        self.in_step |= info.num_pending == 0;
+        if self.start != DeliverPolicy::LastPerSubject && self.resume_at.is_none() {
+            self.resume_at = Some(info.delivered.stream_sequence + 1);
+        }
+        self.live = Some(live);
+        Ok(())
+    }
+}

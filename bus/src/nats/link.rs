@@ -1,0 +1,196 @@
+//! The connection as everything else in this backend uses it: requests with a limit, answers read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream;
+use async_nats::{Client, HeaderMap, Message, Request};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::connect::{Connected, Established};
+use super::failure::Failure;
+use crate::backoff::Backoff;
+use crate::error::Error;
+use crate::name::{StreamName, SubjectFilter};
+
+/// How long one request may take.
+pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// How long a request that may be repeated is repeated while nobody answers.
+const REPEAT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A connection shared by everything that one [`super::Nats`] hands out.
+pub(super) struct Link {
+    pub(super) client: Client,
+    connects: watch::Receiver<Established>,
+    closed: CancellationToken,
+    unique: String,
+    counter: AtomicU64,
+    leftovers: mpsc::Sender<String>,
+}
+
+impl Link {
+    /// Also returns the receiving end of [`Link::leave_behind`].
+    pub(super) fn new(connected: Connected) -> (Self, mpsc::Receiver<String>) {
+        let Connected { client, connects } = connected;
+        let (leftovers, to_remove) = mpsc::channel(1024);
+        let unique = client.new_inbox().replace("_INBOX.", "");
+        let (closed, counter) = (CancellationToken::new(), AtomicU64::new(0));
+        (Self { client, connects, closed, unique, counter, leftovers }, to_remove)
+    }
+
+    /// Text that no other process and no other call makes.
+    pub(super) fn unique(&self) -> String {
+        format!("{}-{}", self.unique, self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Changes each time the connection was established anew.
+    pub(super) fn connects(&self) -> watch::Receiver<Established> {
+        let mut connects = self.connects.clone();
+        connects.mark_unchanged();
+        connects
+    }
+
+    pub(super) fn connect_count(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// When the connection was last established, if it stands.
+    pub(super) fn connected_since(&self) -> Option<Instant> {
+        (self.client.connection_state() == State::Connected).then(|| self.connects.borrow().1)
+    }
+
+    /// Asks for the removal of an ephemeral consumer, `<stream>.<consumer>`, by a `Drop` that
+    /// cannot wait. When the queue is full the server removes it after its inactivity.
+    pub(super) fn leave_behind(&self, consumer: String) {
+        let _ = self.leftovers.try_send(consumer);
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Waits until the connection stands or the time is up; true when it stands.
+    pub(super) async fn wait_connected(&self, until: Instant) -> bool {
+        let mut connects = self.connects();
+        loop {
+            if self.client.connection_state() == State::Connected {
+                return true;
+            }
+            // The state turns a moment before or after the event: look again soon either way.
+            let look_again = until.min(Instant::now() + Duration::from_millis(100));
+            let _ = tokio::time::timeout_at(look_again, connects.changed()).await;
+            if Instant::now() >= until || self.is_closed() {
+                return false;
+            }
+        }
+    }
+
+    /// Sends a request and waits for its one answer.
+    pub(super) async fn request(
+        &self,
+        subject: String,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        limit: Duration,
+    ) -> Result<Message, Failure> {
+        if self.is_closed() {
+            return Err(Failure::Closed);
+        }
+        let mut request = Request::new().payload(payload).timeout(None);
+        if let Some(headers) = headers {
+            request = request.headers(headers);
+        }
+        // One limit over sending too: while the connection is away sending is what waits.
+        let answer = tokio::time::timeout(limit, self.client.send_request(subject, request)).await;
+        Ok(answer.map_err(|_elapsed| Failure::Lost)??)
+    }
+
+    /// Calls the JetStream API once.
+    pub(super) async fn api<R: DeserializeOwned>(
+        &self,
+        operation: &str,
+        body: &impl Serialize,
+    ) -> Result<R, Failure> {
+        let mut body = serde_json::to_vec(body).map_err(|e| Failure::Malformed(e.to_string()))?;
+        if body == b"null" {
+            // Where the server wants no request body it refuses every other.
+            body.clear();
+        }
+        let subject = format!("$JS.API.{operation}");
+        read(&self.request(subject, None, body.into(), REQUEST_LIMIT).await?.payload)
+    }
+
+    /// Calls the JetStream API with something that does no harm twice, again and again while the
+    /// server is away or elects a leader.
+    pub(super) async fn api_repeated<R: DeserializeOwned>(
+        &self,
+        operation: &str,
+        body: &impl Serialize,
+    ) -> Result<R, Failure> {
+        let deadline = Instant::now() + REPEAT_LIMIT;
+        let backoff = Backoff::exponential(Duration::from_millis(50)).cap(Duration::from_secs(1));
+        for attempt in 1.. {
+            let failure = match self.api(operation, body).await {
+                Err(failure) if failure.is_transient() || matches!(failure, Failure::Lost) => {
+                    failure
+                }
+                answered => return answered,
+            };
+            let again = Instant::now() + backoff.delay(attempt);
+            if again >= deadline {
+                return Err(failure);
+            }
+            tokio::time::sleep_until(again).await;
+        }
+        Err(Failure::Lost)
+    }
+
+    /// Why nobody answered for a stream, if that can be told for certain: it does not exist, or
+    /// it does not capture `subject`. `None`: its leader is away.
+    pub(super) async fn explain(
+        &self,
+        stream: &StreamName,
+        subject: Option<&str>,
+    ) -> Option<Error> {
+        let operation = format!("STREAM.INFO.{stream}");
+        let info = match self.api::<jetstream::stream::Info>(&operation, &()).await {
+            Ok(info) => info,
+            Err(failure) if failure.is_stream_missing() => {
+                return Some(Error::not_found(format!("stream {stream} does not exist")));
+            }
+            Err(_) => return None,
+        };
+        let subject = subject?;
+        let captures = |filter: &String| {
+            SubjectFilter::new(filter).is_ok_and(|filter| filter.matches(subject))
+        };
+        if info.config.subjects.iter().any(captures) {
+            return None;
+        }
+        Some(Error::invalid(format!("stream {stream} does not capture subject {subject}")))
+    }
+}
+
+/// Reads an answer of the JetStream API: an `error`, or the answer itself.
+fn read<R: DeserializeOwned>(payload: &[u8]) -> Result<R, Failure> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: Option<jetstream::Error>,
+    }
+    let malformed = |e: serde_json::Error| Failure::Malformed(format!("the answer is odd: {e}"));
+    let refusal: Refusal = serde_json::from_slice(payload).map_err(malformed)?;
+    match refusal.error {
+        Some(error) => Err(error.into()),
+        None => serde_json::from_slice(payload).map_err(malformed),
+    }
+}

@@ -1,0 +1,351 @@
+//! The publish window: many messages on their way at once, one subscription for all answers.
+//!
+//! Every message goes out with a reply subject `<inbox>.<place>`; one task reads the answers and
+//! resolves the receipts. A bounded number of places is the back-pressure. What is not answered
+//! plainly leaves the fast path for [`super::recover`], and keeps its place until it is resolved.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::{StatusCode, Subscriber};
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::convert::headers_out;
+use super::failure::Failure;
+use super::link::{Link, REQUEST_LIMIT};
+use super::recover::recover;
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::{Message, Receipt};
+use crate::name::StreamName;
+use crate::publish::PendingReceipt;
+
+/// How many messages may be on their way: more buys latency only (measured).
+const WINDOW: usize = 1000;
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// After a reconnect, how long the answers of what was sent before are still waited for.
+const RECONNECT_GRACE: Duration = Duration::from_millis(300);
+/// How many answers are read before the timers get their turn.
+const ANSWERS_AT_ONCE: usize = 256;
+
+/// Publishes through a bounded window.
+pub(super) struct Publisher {
+    link: Arc<Link>,
+    window: Arc<Window>,
+    prefix: String,
+    places: Arc<Semaphore>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A message on its way, with all that is needed to send it again.
+pub(super) struct Job {
+    pub(super) stream: StreamName,
+    pub(super) message: Message,
+    /// The id was made here, so a duplicate of it is this very message.
+    pub(super) own_id: bool,
+    pub(super) submitted: Instant,
+    receipt: oneshot::Sender<Result<Receipt>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Publisher {
+    /// Subscribes to the answers and starts the task that reads them.
+    pub(super) async fn start(link: Arc<Link>) -> Result<Self> {
+        let prefix = format!("{}.", link.client.new_inbox());
+        let answers = link.client.subscribe(format!("{prefix}*")).await.map_err(|source| {
+            Error::with_source(ErrorKind::Unavailable, "the publish inbox was refused", source)
+        })?;
+        let window = Arc::new(Window::new());
+        let reader = AnswerReader { link: link.clone(), window: window.clone(), at: prefix.len() };
+        let task = Mutex::new(Some(tokio::spawn(reader.run(answers))));
+        Ok(Self { link, window, prefix, places: Arc::new(Semaphore::new(WINDOW)), task })
+    }
+
+    /// See [`crate::driver::Driver::submit`].
+    pub(super) async fn submit(
+        &self,
+        stream: &StreamName,
+        mut message: Message,
+    ) -> Result<PendingReceipt> {
+        // A conditional message is retried safely only if the server can recognise it.
+        let own_id = message.expect.is_some() && message.id.is_none();
+        if own_id {
+            message.id = Some(self.link.unique());
+        }
+        let headers = headers_out(&message, message.id.as_deref())?;
+        let closed = |_| Failure::Closed.into_error(format!("publish to {}", message.subject));
+        let place = self.places.clone().acquire_owned().await.map_err(closed)?;
+
+        let subject = async_nats::Subject::from(message.subject.as_str());
+        let payload = message.payload.clone().unwrap_or_default();
+        let (sender, receiver) = oneshot::channel();
+        let (submitted, stream) = (Instant::now(), stream.clone());
+        let job = Job { stream, message, own_id, submitted, receipt: sender, _place: place };
+        let entry =
+            Reserved { window: &self.window, ticket: Some(self.window.add(job, &self.link)) };
+        let reply = entry.reply(&self.prefix);
+        let client = &self.link.client;
+        let sent = match headers {
+            None => limited(client.publish_with_reply(subject, reply, payload)).await,
+            Some(headers) => {
+                let publish =
+                    client.publish_with_reply_and_headers(subject, reply, headers, payload);
+                limited(publish).await
+            }
+        };
+        match sent {
+            Ok(()) => entry.keep(),
+            Err(failure) => return Err(failure.into_error("the message was not sent")),
+        }
+        Ok(PendingReceipt::later(async move {
+            receiver.await.unwrap_or_else(|_| Err(Failure::Closed.into_error("publish")))
+        }))
+    }
+
+    /// Publishes and waits for the receipt.
+    pub(super) async fn publish(&self, stream: &StreamName, message: Message) -> Result<Receipt> {
+        self.submit(stream, message).await?.await
+    }
+
+    /// Waits until every receipt is resolved, then stops.
+    pub(super) async fn close(&self) {
+        let everything = u32::try_from(WINDOW).unwrap_or(u32::MAX);
+        // An error means that it was closed before.
+        let _all = self.places.acquire_many(everything).await;
+        self.places.close();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
+    }
+}
+
+impl Job {
+    pub(super) fn resolve(self, result: Result<Receipt>) {
+        // The caller may have dropped the receipt: then nobody wants to know.
+        let _ = self.receipt.send(result);
+    }
+
+    /// True when sending it again cannot store it twice.
+    pub(super) fn may_repeat(&self) -> bool {
+        self.message.id.is_some()
+    }
+}
+
+/// Waits for room in the client's own queue, but not for ever: it fills while the server is away.
+async fn limited(
+    publish: impl Future<Output = Result<(), async_nats::PublishError>>,
+) -> Result<(), Failure> {
+    let mut publish = std::pin::pin!(publish);
+    // Most often there is room, and a timer would cost more than the publish.
+    if let Some(done) = publish.as_mut().now_or_never() {
+        return Ok(done?);
+    }
+    match tokio::time::timeout(REQUEST_LIMIT, publish).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Failure::NoResponders),
+    }
+}
+
+/// The server's answer to a publish.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow, default)]
+    stream: Cow<'a, str>,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    #[serde(default)]
+    error: Option<async_nats::jetstream::Error>,
+}
+
+/// Reads the answer to `job`: `Ok` holds what the caller gets.
+pub(super) fn read_answer(
+    job: &Job,
+    answer: &async_nats::Message,
+) -> Result<Result<Receipt>, Failure> {
+    if answer.status == Some(StatusCode::NO_RESPONDERS) {
+        return Err(Failure::NoResponders);
+    }
+    let answer: Answer<'_> = serde_json::from_slice(&answer.payload)
+        .map_err(|e| Failure::Malformed(format!("the answer to a publish is odd: {e}")))?;
+    if let Some(error) = answer.error {
+        return Err(error.into());
+    }
+    if answer.stream != job.stream.as_str() {
+        return Ok(Err(Error::invalid(format!(
+            "subject {} belongs to stream {}, not to {}: it was stored there",
+            job.message.subject, answer.stream, job.stream
+        ))));
+    }
+    Ok(Ok(Receipt { sequence: answer.seq, duplicate: answer.duplicate && !job.own_id }))
+}
+
+/// The one task behind the window.
+struct AnswerReader {
+    link: Arc<Link>,
+    window: Arc<Window>,
+    /// Where the place begins in a reply subject.
+    at: usize,
+}
+
+impl AnswerReader {
+    async fn run(self, mut answers: Subscriber) {
+        let mut recovering = JoinSet::new();
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! { biased;
+                _ = sweep.tick() => {
+                    for job in self.window.overdue(&self.link) {
+                        self.fail(job, Failure::Lost, &mut recovering);
+                    }
+                    while recovering.try_join_next().is_some() {}
+                }
+                answer = answers.next() => {
+                    let Some(answer) = answer else { return };
+                    self.take(&answer, &mut recovering);
+                    for _ in 1..ANSWERS_AT_ONCE {
+                        let Some(Some(answer)) = answers.next().now_or_never() else { break };
+                        self.take(&answer, &mut recovering);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&self, answer: &async_nats::Message, recovering: &mut JoinSet<()>) {
+        let ticket = answer.subject.as_str().get(self.at..).and_then(|t| t.parse().ok());
+        let Some(job) = ticket.and_then(|ticket| self.window.take(ticket)) else { return };
+        match read_answer(&job, answer) {
+            Ok(result) => job.resolve(result),
+            Err(failure) => self.fail(job, failure, recovering),
+        }
+    }
+
+    /// The tasks are bounded by the window, whose places they hold.
+    fn fail(&self, job: Job, failure: Failure, recovering: &mut JoinSet<()>) {
+        let link = self.link.clone();
+        recovering.spawn(async move {
+            let result = recover(&link, &job, failure).await;
+            job.resolve(result);
+        });
+    }
+}
+
+/// What is on its way, by place. A ticket is a place and how often it was used before.
+struct Window(Mutex<Places>);
+
+struct Places {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    /// Numbers the entries, so that a sweep finds them in the order they were sent.
+    added: u64,
+}
+
+#[derive(Default)]
+struct Place {
+    used: u32,
+    entry: Option<Entry>,
+}
+
+struct Entry {
+    job: Job,
+    order: u64,
+    connects: u64,
+}
+
+impl Window {
+    fn new() -> Self {
+        let free = (0..WINDOW).rev().filter_map(|place| u32::try_from(place).ok()).collect();
+        let places = std::iter::repeat_with(Place::default).take(WINDOW).collect();
+        Self(Mutex::new(Places { places, free, added: 0 }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, job: Job, link: &Link) -> u64 {
+        let connects = link.connect_count();
+        let mut all = self.lock();
+        all.added += 1;
+        let order = all.added;
+        // The job holds one of as many permits as there are places: one is free.
+        let place = all.free.pop().unwrap_or_default();
+        let Some(slot) = all.places.get_mut(place as usize) else { return u64::MAX };
+        slot.entry = Some(Entry { job, order, connects });
+        u64::from(slot.used) << 32 | u64::from(place)
+    }
+
+    fn take(&self, ticket: u64) -> Option<Job> {
+        let (used, place) = ((ticket >> 32) as u32, ticket as u32);
+        let mut all = self.lock();
+        let slot = all.places.get_mut(place as usize).filter(|slot| slot.used == used)?;
+        let entry = slot.entry.take()?;
+        slot.used = slot.used.wrapping_add(1);
+        all.free.push(place);
+        Some(entry.job)
+    }
+
+    /// Takes out what waited too long, or was sent over a connection that is gone.
+    fn overdue(&self, link: &Link) -> Vec<Job> {
+        let (now, connects, since) = (Instant::now(), link.connect_count(), link.connected_since());
+        let settled = since.is_some_and(|since| now >= since + RECONNECT_GRACE);
+        let late = |entry: &Entry| {
+            let cut_off = settled && entry.connects != connects && entry.job.may_repeat();
+            cut_off || now >= entry.job.submitted + REQUEST_LIMIT
+        };
+        let mut tickets = Vec::new();
+        for (place, slot) in self.lock().places.iter().enumerate() {
+            if let Some(entry) = slot.entry.as_ref().filter(|entry| late(entry)) {
+                tickets.push((entry.order, u64::from(slot.used) << 32 | place as u64));
+            }
+        }
+        tickets.sort_unstable();
+        tickets.into_iter().filter_map(|(_, ticket)| self.take(ticket)).collect()
+    }
+}
+
+/// A place that is given back if the message was not handed to the client after all.
+struct Reserved<'a> {
+    window: &'a Window,
+    ticket: Option<u64>,
+}
+
+impl Reserved<'_> {
+    fn reply(&self, prefix: &str) -> String {
+        use std::fmt::Write;
+        let mut reply = String::with_capacity(prefix.len() + 20);
+        reply.push_str(prefix);
+        // Writing to a string cannot fail.
+        let _ = write!(reply, "{}", self.ticket.unwrap_or(u64::MAX));
+        reply
+    }
+
+    fn keep(mut self) {
+        self.ticket = None;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.window.take(ticket);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A bound durable consumer: fetching and settling.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::consumers;
+use super::convert::{parse_ack_subject, stored};
+use super::failure::Failure;
+use super::link::{Link, REQUEST_LIMIT};
+use super::puller::{Pulled, Puller, Trouble, nanos};
+use super::settle;
+use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{ConsumerName, StreamName};
+
+/// How much longer than asked an answer is waited for, since there is no heartbeat to miss.
+const GRACE: Duration = Duration::from_secs(1);
+/// A consumer that was just made may not be answered for yet.
+const NOT_READY_PAUSE: Duration = Duration::from_millis(50);
+const NOT_READY_ATTEMPTS: u32 = 10;
+
+/// A consumer, bound.
+pub(super) struct Pull {
+    link: Arc<Link>,
+    stream: StreamName,
+    name: ConsumerName,
+    ack_wait: Duration,
+    prefetch: Option<Prefetch>,
+}
+
+struct Prefetch {
+    deliveries: usize,
+    puller: Mutex<Option<Puller>>,
+}
+
+impl Pull {
+    pub(super) async fn bind(
+        link: Arc<Link>,
+        stream: &StreamName,
+        name: &ConsumerName,
+        prefetch: usize,
+    ) -> Result<Self> {
+        let ack_wait = consumers::info(&link, stream, name).await?.config.ack_wait;
+        let prefetch =
+            (prefetch > 0).then(|| Prefetch { deliveries: prefetch, puller: Mutex::new(None) });
+        Ok(Self { link, stream: stream.clone(), name: name.clone(), ack_wait, prefetch })
+    }
+
+    /// One request for up to `max` that the server ends as soon as it has sent something.
+    async fn fetch_once(&self, max: usize, until: Instant) -> Result<Vec<RawDelivery>, Trouble> {
+        let client = &self.link.client;
+        let inbox = client.new_inbox();
+        let sent_by = Instant::now() + REQUEST_LIMIT;
+        let subscribe = tokio::time::timeout_at(sent_by, client.subscribe(inbox.clone())).await;
+        let Ok(Ok(mut answers)) = subscribe else { return Err(Trouble::NoResponders) };
+        let wait = until.saturating_duration_since(Instant::now());
+        let mut request = json!({ "batch": max, "no_wait": true });
+        if !wait.is_zero() {
+            request["expires"] = nanos(wait).into();
+        }
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.name);
+        let publish = client.publish_with_reply(subject, inbox, request.to_string().into());
+        match tokio::time::timeout_at(sent_by, publish).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Trouble::Closed),
+            Err(_) => return Err(Trouble::NoResponders),
+        }
+        let mut connects = self.link.connects();
+        let mut found = Vec::new();
+        while found.len() < max {
+            let answer = tokio::select! { biased;
+                answer = tokio::time::timeout_at(until + GRACE, answers.next()) => answer,
+                _ = connects.changed() => return ended(found, Trouble::Reconnected),
+            };
+            let Ok(Some(message)) = answer else { return ended(found, Trouble::Silent) };
+            match verdict(&message) {
+                Verdict::Message => {
+                    let pulled = Pulled { message, since: Instant::now() };
+                    found.extend(self.delivery(pulled));
+                }
+                Verdict::Over => break,
+                Verdict::Trouble(trouble) => return ended(found, trouble),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn fetch_on_demand(&self, max: usize, until: Instant) -> Result<Vec<RawDelivery>> {
+        for _ in 0..NOT_READY_ATTEMPTS {
+            let trouble = match self.fetch_once(max, until).await {
+                Ok(found) => return Ok(found),
+                Err(trouble) => trouble,
+            };
+            if trouble != Trouble::NoResponders || !self.exists().await? {
+                return Err(self.error(trouble));
+            }
+            if Instant::now() + NOT_READY_PAUSE > until {
+                return Err(self.error(Trouble::NoResponders));
+            }
+            tokio::time::sleep(NOT_READY_PAUSE).await;
+        }
+        Err(self.error(Trouble::NoResponders))
+    }
+
+    async fn fetch_ahead(
+        &self,
+        prefetch: &Prefetch,
+        max: usize,
+        until: Instant,
+    ) -> Result<Vec<RawDelivery>> {
+        // Someone else's fetch may hold it for as long as that one waits.
+        let lock = tokio::time::timeout_at(until, prefetch.puller.lock()).await;
+        let Ok(mut slot) = lock else { return Ok(Vec::new()) };
+        let mut not_ready = 0;
+        loop {
+            let puller = match &mut *slot {
+                Some(puller) => puller,
+                None => {
+                    let consumer = format!("{}.{}", self.stream, self.name);
+                    let start =
+                        Puller::start(self.link.clone(), &consumer, prefetch.deliveries, None);
+                    let started =
+                        start.await.map_err(|failure| failure.into_error(self.doing()))?;
+                    slot.insert(started)
+                }
+            };
+            match puller.next(until).await {
+                Ok(first) => {
+                    let mut found = Vec::new();
+                    let mut next = first;
+                    while let Some(pulled) = next {
+                        found.extend(self.delivery(pulled));
+                        next = if found.len() < max { puller.ready() } else { None };
+                    }
+                    return Ok(found);
+                }
+                // The requests of before are forgotten and asked again.
+                Err(Trouble::Reconnected) => {}
+                Err(Trouble::NoResponders) if not_ready < NOT_READY_ATTEMPTS => {
+                    if !self.exists().await? || Instant::now() + NOT_READY_PAUSE > until {
+                        return Err(self.error(Trouble::NoResponders));
+                    }
+                    tokio::time::sleep(NOT_READY_PAUSE).await;
+                    not_ready += 1;
+                }
+                Err(trouble) => {
+                    *slot = None;
+                    return Err(self.error(trouble));
+                }
+            }
+        }
+    }
+
+    /// `None` for what is no delivery of a consumer: nothing that could be settled.
+    fn delivery(&self, pulled: Pulled) -> Option<RawDelivery> {
+        let Message { subject, reply, payload, headers, .. } = pulled.message;
+        let reply = reply?;
+        let ack = parse_ack_subject(reply.as_str())?;
+        let (sequence, timestamp) = (ack.stream_sequence, ack.timestamp);
+        match stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload) {
+            Ok(message) => Some(RawDelivery {
+                message,
+                attempt: ack.delivered,
+                expires: pulled.since + self.ack_wait,
+                token: LeaseToken(Arc::from(reply.as_str())),
+            }),
+            Err(error) => {
+                tracing::error!(stream = %self.stream, sequence, %error, "skipped");
+                None
+            }
+        }
+    }
+
+    /// False when the backend cannot say; an error when the consumer is gone.
+    async fn exists(&self) -> Result<bool> {
+        match consumers::info(&self.link, &self.stream, &self.name).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_retryable() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn doing(&self) -> String {
+        format!("fetch from consumer {} on stream {}", self.name, self.stream)
+    }
+
+    fn error(&self, trouble: Trouble) -> Error {
+        let doing = self.doing();
+        match trouble {
+            Trouble::Deleted => consumers::missing(&self.stream, &self.name),
+            Trouble::Closed => Failure::Closed.into_error(doing),
+            Trouble::Refused(why) => Error::new(ErrorKind::Backend, format!("{doing}: {why}")),
+            Trouble::NoResponders => Failure::NoResponders.into_error(doing),
+            Trouble::Reconnected | Trouble::Silent => {
+                let what = format!("{doing}: the connection was lost meanwhile: fetch again");
+                Error::new(ErrorKind::Unavailable, what)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ConsumerDriver for Pull {
+    async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<RawDelivery>> {
+        if max == 0 {
+            return Ok(Vec::new());
+        }
+        if self.link.is_closed() {
+            return Err(self.error(Trouble::Closed));
+        }
+        let until = Instant::now() + wait;
+        match &self.prefetch {
+            Some(prefetch) => self.fetch_ahead(prefetch, max, until).await,
+            None => self.fetch_on_demand(max, until).await,
+        }
+    }
+
+    async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
+        settle::settle(&self.link, &self.stream, &self.name, token, how, confirm).await
+    }
+}
+
+enum Verdict {
+    Message,
+    Over,
+    Trouble(Trouble),
+}
+
+fn verdict(message: &Message) -> Verdict {
+    let text = message.description.as_deref().unwrap_or_default();
+    match message.status {
+        None => Verdict::Message,
+        Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => Verdict::Over,
+        Some(StatusCode::NO_RESPONDERS) => Verdict::Trouble(Trouble::NoResponders),
+        Some(StatusCode::REQUEST_TERMINATED) => match text {
+            "Consumer Deleted" => Verdict::Trouble(Trouble::Deleted),
+            "Leadership Change" | "Server Shutdown" | "Exceeded MaxWaiting" => {
+                Verdict::Trouble(Trouble::NoResponders)
+            }
+            _ if text.starts_with("Exceeded MaxRequest") || text.contains("push") => {
+                Verdict::Trouble(Trouble::Refused(text.to_owned()))
+            }
+            _ => Verdict::Over,
+        },
+        Some(status) => Verdict::Trouble(Trouble::Refused(format!("{status} {text}"))),
+    }
+}
+
+/// What was fetched before the trouble is handed out; the trouble comes back by itself.
+fn ended(found: Vec<RawDelivery>, trouble: Trouble) -> Result<Vec<RawDelivery>, Trouble> {
+    if found.is_empty() { Err(trouble) } else { Ok(found) }
+}

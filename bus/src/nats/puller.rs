@@ -1,0 +1,217 @@
+//! Continuous pulling: there is always a request at the server, so messages come as they are
+//! published.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode, Subscriber};
+use futures_util::{FutureExt, StreamExt};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::connect::Established;
+use super::failure::Failure;
+use super::link::{Link, REQUEST_LIMIT};
+
+const EXPIRES: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Two heartbeats missed and some slack.
+const SILENCE: Duration = Duration::from_secs(12);
+
+/// Pulls from one consumer for as long as it is polled.
+pub(super) struct Puller {
+    link: Arc<Link>,
+    answers: Subscriber,
+    inbox: String,
+    subject: String,
+    batch: usize,
+    max_bytes: Option<usize>,
+    requests: VecDeque<Asked>,
+    connects: watch::Receiver<Established>,
+    /// What is delivered from now on arrived after this.
+    arrived_after: Instant,
+    trouble: Option<Trouble>,
+}
+
+/// A request at the server, and how many messages it still stands for.
+struct Asked {
+    at: Instant,
+    left: usize,
+}
+
+/// A message, and a time not after the start of its lease.
+pub(super) struct Pulled {
+    pub(super) message: Message,
+    pub(super) since: Instant,
+}
+
+/// Why nothing can come any more from a consumer, or not for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The consumer was deleted.
+    Deleted,
+    /// Nobody listens: the consumer is gone or its leader is away.
+    NoResponders,
+    /// The connection was established anew: what was asked for may be forgotten.
+    Reconnected,
+    /// Not even a heartbeat came.
+    Silent,
+    /// The server refuses the request for good.
+    Refused(String),
+    /// This process closed the bus.
+    Closed,
+}
+
+impl Puller {
+    /// Makes ready to pull from `<stream>.<consumer>`, up to `batch` messages, and `max_bytes` if
+    /// given, per request.
+    pub(super) async fn start(
+        link: Arc<Link>,
+        consumer: &str,
+        batch: usize,
+        max_bytes: Option<usize>,
+    ) -> Result<Self, Failure> {
+        let connects = link.connects();
+        let inbox = link.client.new_inbox();
+        let subscribe = link.client.subscribe(inbox.clone());
+        let answers = match tokio::time::timeout(REQUEST_LIMIT, subscribe).await {
+            Ok(answers) => answers.map_err(|_| Failure::Closed)?,
+            Err(_) => return Err(Failure::NoResponders),
+        };
+        Ok(Self {
+            link,
+            answers,
+            inbox,
+            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{consumer}"),
+            batch: batch.max(1),
+            max_bytes,
+            requests: VecDeque::new(),
+            connects,
+            arrived_after: Instant::now(),
+            trouble: None,
+        })
+    }
+
+    /// The next message, or nothing by `until`. May be dropped and called again at any point.
+    pub(super) async fn next(&mut self, until: Instant) -> Result<Option<Pulled>, Trouble> {
+        loop {
+            if let Some(trouble) = self.trouble.take() {
+                self.requests.clear();
+                return Err(trouble);
+            }
+            self.ask().await?;
+            if let Some(pulled) = self.ready() {
+                return Ok(Some(pulled));
+            }
+            if self.trouble.is_some() {
+                continue;
+            }
+            let silent_at = Instant::now() + SILENCE;
+            let answer = tokio::select! { biased;
+                _ = self.connects.changed() => Err(Trouble::Reconnected),
+                answer = tokio::time::timeout_at(until.min(silent_at), self.answers.next()) => {
+                    match answer {
+                        Ok(Some(answer)) => Ok(answer),
+                        Ok(None) => Err(Trouble::Closed),
+                        Err(_) if until <= silent_at => return Ok(None),
+                        Err(_) => Err(Trouble::Silent),
+                    }
+                }
+            };
+            // It was waited for, so it has only just arrived.
+            self.arrived_after = Instant::now();
+            match answer {
+                Ok(answer) => {
+                    if let Some(pulled) = self.absorb(answer) {
+                        return Ok(Some(pulled));
+                    }
+                }
+                Err(trouble) => self.trouble = Some(trouble),
+            }
+        }
+    }
+
+    /// A message that is here already. Trouble is kept for [`Puller::next`].
+    pub(super) fn ready(&mut self) -> Option<Pulled> {
+        while self.trouble.is_none() {
+            let answer = self.answers.next().now_or_never()??;
+            if let Some(pulled) = self.absorb(answer) {
+                return Some(pulled);
+            }
+        }
+        None
+    }
+
+    /// Keeps at least half a batch asked for.
+    async fn ask(&mut self) -> Result<(), Trouble> {
+        let asked: usize = self.requests.iter().map(|asked| asked.left).sum();
+        if asked > self.batch / 2 {
+            return Ok(());
+        }
+        let mut request = json!({
+            "batch": self.batch,
+            "expires": nanos(EXPIRES),
+            "idle_heartbeat": nanos(HEARTBEAT),
+        });
+        if let Some(max_bytes) = self.max_bytes {
+            request["max_bytes"] = max_bytes.into();
+        }
+        let payload = request.to_string().into();
+        let (subject, inbox) = (self.subject.clone(), self.inbox.clone());
+        let sent = self.link.client.publish_with_reply(subject, inbox, payload);
+        match tokio::time::timeout(REQUEST_LIMIT, sent).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Trouble::Closed),
+            Err(_) => return Err(Trouble::NoResponders),
+        }
+        self.requests.push_back(Asked { at: Instant::now(), left: self.batch });
+        Ok(())
+    }
+
+    fn absorb(&mut self, message: Message) -> Option<Pulled> {
+        let Some(status) = message.status else {
+            let asked_at = self.requests.front().map_or(self.arrived_after, |asked| asked.at);
+            self.count_one();
+            return Some(Pulled { message, since: self.arrived_after.max(asked_at) });
+        };
+        let text = message.description.as_deref().unwrap_or_default();
+        match status {
+            StatusCode::IDLE_HEARTBEAT => {}
+            // A request that ran out of time or bytes; the oldest one goes first.
+            StatusCode::TIMEOUT | StatusCode::NOT_FOUND => {
+                self.requests.pop_front();
+            }
+            StatusCode::NO_RESPONDERS => self.trouble = Some(Trouble::NoResponders),
+            StatusCode::REQUEST_TERMINATED => match text {
+                "Consumer Deleted" => self.trouble = Some(Trouble::Deleted),
+                "Leadership Change" | "Server Shutdown" | "Exceeded MaxWaiting" => {
+                    self.trouble = Some(Trouble::NoResponders);
+                }
+                _ if text.starts_with("Exceeded MaxRequest") || text.contains("push") => {
+                    self.trouble = Some(Trouble::Refused(text.to_owned()));
+                }
+                _ => {
+                    self.requests.pop_front();
+                }
+            },
+            _ => self.trouble = Some(Trouble::Refused(format!("{status} {text}"))),
+        }
+        None
+    }
+
+    fn count_one(&mut self) {
+        if let Some(asked) = self.requests.front_mut() {
+            asked.left = asked.left.saturating_sub(1);
+            if asked.left == 0 {
+                self.requests.pop_front();
+            }
+        }
+    }
+}
+
+/// A duration as the server's API takes it.
+pub(super) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

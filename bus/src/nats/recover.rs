@@ -1,0 +1,86 @@
+//! The slow path of a publish: what happened, and whether it may be tried again.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::convert::{MESSAGE_ID, headers_out};
+use super::direct;
+use super::failure::Failure;
+use super::link::{Link, REQUEST_LIMIT};
+use super::publisher::{Job, read_answer};
+use crate::backoff::Backoff;
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::{Expect, Receipt};
+
+/// How long a message is tried, from its submission: a leader election took 6.4 s where measured.
+const RECOVER_FOR: Duration = Duration::from_secs(20);
+
+/// Brings a message that got `failure` for an answer to its end.
+///
+/// It is sent again only if that cannot store it twice: it has an id, or it certainly was not
+/// stored. The id is the same each time, so that the server answers a repeat as a duplicate.
+pub(super) async fn recover(link: &Link, job: &Job, failure: Failure) -> Result<Receipt> {
+    let deadline = job.submitted + RECOVER_FOR;
+    let backoff = Backoff::exponential(Duration::from_millis(20)).cap(Duration::from_secs(1));
+    let (mut failure, mut lost) = (failure, false);
+    for attempt in 1.. {
+        match &failure {
+            Failure::Lost if job.may_repeat() => lost = true,
+            Failure::NoResponders => {
+                if let Some(error) =
+                    link.explain(&job.stream, Some(job.message.subject.as_str())).await
+                {
+                    return Err(error);
+                }
+            }
+            transient if transient.is_transient() => {}
+            conflict if conflict.is_conflict() && lost => {
+                return own_success(link, job, failure).await;
+            }
+            _ => break,
+        }
+        let again = Instant::now() + backoff.delay(attempt);
+        if again >= deadline || !link.wait_connected(deadline).await {
+            break;
+        }
+        tokio::time::sleep_until(again).await;
+        match send(link, job).await {
+            Ok(result) => return result,
+            Err(next) => failure = next,
+        }
+    }
+    let error = failure.into_error(format!("publish to {}", job.message.subject));
+    // Whatever the last attempt says, an earlier one may have been stored.
+    let unsure = lost && error.kind() == ErrorKind::Unavailable;
+    Err(if unsure { Error::new(ErrorKind::Timeout, error.to_string()) } else { error })
+}
+
+async fn send(link: &Link, job: &Job) -> Result<Result<Receipt>, Failure> {
+    let message = &job.message;
+    let headers = match headers_out(message, message.id.as_deref()) {
+        Ok(headers) => headers,
+        Err(error) => return Ok(Err(error)),
+    };
+    let (subject, payload) = (message.subject.to_string(), message.payload.clone());
+    let answer = link.request(subject, headers, payload.unwrap_or_default(), REQUEST_LIMIT).await?;
+    read_answer(job, &answer)
+}
+
+/// A conflict after a lost answer may be this message's own earlier success. The first message
+/// on the subject after the expected one tells: it carries this message's id, or another's.
+async fn own_success(link: &Link, job: &Job, conflict: Failure) -> Result<Receipt> {
+    let Some(Expect::LastSubjectSequence(expected)) = job.message.expect else {
+        return Err(conflict.into_error(format!("publish to {}", job.message.subject)));
+    };
+    let next = json!({ "seq": expected + 1, "next_by_subj": job.message.subject.as_str() });
+    let found = direct::get(link, &job.stream, &next).await?;
+    if let Some(found) = found {
+        let id = found.headers.as_ref().and_then(|headers| headers.get(MESSAGE_ID));
+        if id.map(|id| id.as_str()) == job.message.id.as_deref() {
+            return Ok(Receipt { sequence: found.sequence, duplicate: false });
+        }
+    }
+    Err(conflict.into_error(format!("publish to {}", job.message.subject)))
+}

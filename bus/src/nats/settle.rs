@@ -1,0 +1,124 @@
+//! Settling a delivery by the subject it came with.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::consumers;
+use super::convert::parse_ack_subject;
+use super::failure::Failure;
+use super::link::{Link, REQUEST_LIMIT};
+use super::puller::nanos;
+use crate::driver::{LeaseToken, Settlement};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{ConsumerName, StreamName};
+
+/// How long a confirmation is tried for while the consumer exists and nobody answers for it.
+const CONFIRM_FOR: Duration = Duration::from_secs(5);
+const CONFIRM_PAUSE: Duration = Duration::from_millis(100);
+
+/// See [`crate::driver::ConsumerDriver::settle`].
+pub(super) async fn settle(
+    link: &Link,
+    stream: &StreamName,
+    consumer: &ConsumerName,
+    token: &LeaseToken,
+    how: &Settlement,
+    confirm: bool,
+) -> Result<()> {
+    check(stream, consumer, token)?;
+    let doing = || format!("settle a delivery of consumer {consumer} on stream {stream}");
+    if link.is_closed() {
+        return Err(Failure::Closed.into_error(doing()));
+    }
+    let (subject, payload) = (token.0.to_string(), payload(how));
+    if !confirm {
+        let sent = link.client.publish(subject, payload);
+        return match tokio::time::timeout(REQUEST_LIMIT, sent).await {
+            Ok(sent) => sent.map_err(|e| Failure::from(e).into_error(doing())),
+            Err(_) => Err(Failure::NoResponders.into_error(doing())),
+        };
+    }
+    let deadline = Instant::now() + CONFIRM_FOR;
+    loop {
+        // Settling twice is as good as once, so a lost answer is asked for again too.
+        let sent = link.request(subject.clone(), None, payload.clone(), REQUEST_LIMIT / 2).await;
+        let failure = match sent {
+            // Any other answer with a status is no confirmation.
+            Ok(answer) if answer.status.is_none() => return Ok(()),
+            Ok(answer) => {
+                let text = answer.description.unwrap_or_default();
+                return Err(Error::new(ErrorKind::Backend, format!("{}: {text}", doing())));
+            }
+            Err(failure @ (Failure::NoResponders | Failure::Lost)) => failure,
+            Err(failure) => return Err(failure.into_error(doing())),
+        };
+        if matches!(failure, Failure::NoResponders) {
+            match consumers::info(link, stream, consumer).await {
+                Err(error) if error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        if Instant::now() + CONFIRM_PAUSE >= deadline {
+            return Err(failure.into_error(doing()));
+        }
+        tokio::time::sleep(CONFIRM_PAUSE).await;
+    }
+}
+
+/// A token may come from another process: it must name a delivery of this very consumer, or it
+/// would publish to whatever subject it says.
+fn check(stream: &StreamName, consumer: &ConsumerName, token: &LeaseToken) -> Result<()> {
+    let ack = parse_ack_subject(&token.0);
+    if ack.is_some_and(|ack| ack.stream == stream.as_str() && ack.consumer == consumer.as_str()) {
+        return Ok(());
+    }
+    let what = format!("the token is not of a delivery of consumer {consumer} on stream {stream}");
+    Err(Error::invalid(what))
+}
+
+fn payload(how: &Settlement) -> Bytes {
+    match how {
+        Settlement::Ack => Bytes::from_static(b"+ACK"),
+        Settlement::Extend => Bytes::from_static(b"+WPI"),
+        // Always with a delay: without one the server delivers again at once, whatever backoff
+        // the consumer has.
+        Settlement::Retry(delay) => format!("-NAK {{\"delay\": {}}}", nanos(*delay)).into(),
+        Settlement::Reject(reason) => {
+            // A line break would end nothing here, but it reads badly in an advisory.
+            format!("+TERM {}", reason.replace(['\r', '\n'], " ")).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_anything_else_is_refused() {
+        let (stream, consumer) = (StreamName::new("S").unwrap(), ConsumerName::new("c").unwrap());
+        let check = |token: &str| check(&stream, &consumer, &LeaseToken(token.into()));
+        assert!(check("$JS.ACK.S.c.1.2.3.4.5").is_ok());
+        assert!(check("$JS.ACK._.account.S.c.1.2.3.4.5").is_ok());
+        for bad in [
+            "$JS.ACK.S.d.1.2.3.4.5",
+            "$JS.ACK.T.c.1.2.3.4.5",
+            "orders.created",
+            "",
+            "$JS.API.STREAM.DELETE.S",
+            "$JS.ACK.S.c.1.2.3.4",
+            "$JS.ACK.S.c.1.2.3.4.x",
+        ] {
+            assert_eq!(check(bad).unwrap_err().kind(), ErrorKind::Invalid, "{bad}");
+        }
+    }
+
+    #[test]
+    fn delays_travel_in_nanoseconds_and_reasons_as_text() {
+        let retry = payload(&Settlement::Retry(Duration::from_millis(1500)));
+        assert_eq!(retry, "-NAK {\"delay\": 1500000000}");
+        assert_eq!(payload(&Settlement::Reject("bad\nday".into())), "+TERM bad day");
+    }
+}

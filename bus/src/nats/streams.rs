@@ -1,0 +1,224 @@
+//! Streams: declared, observed, emptied, removed.
+
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, PurgeRequest, PurgeResponse, RetentionPolicy, StorageType,
+};
+use serde::Deserialize;
+use std::time::Duration;
+
+use super::failure::Failure;
+use super::link::Link;
+use crate::config::{Retention, Storage, StreamConfig, StreamInfo, WhenFull};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{StreamName, SubjectFilter};
+
+const NAME_IN_USE: u64 = 10058;
+/// What the server says to an update that it cannot make.
+const INVALID_CONFIG: u64 = 10052;
+/// The server takes 0 for its own default and refuses less than this.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// Someone else may create or delete the stream between looking and acting.
+const ENSURE_ATTEMPTS: u32 = 5;
+
+/// The answer to a removal.
+#[derive(Deserialize)]
+pub(super) struct Removed {}
+
+/// See [`crate::driver::Driver::ensure_stream`].
+pub(super) async fn ensure(link: &Link, config: &StreamConfig) -> Result<StreamInfo> {
+    ensure_raw(link, &config.name, &wanted(config))
+        .await
+        .and_then(|info| observed(&config.name, info))
+}
+
+/// Creates or updates a stream to `wanted`, keeping what others set beside it.
+pub(super) async fn ensure_raw(link: &Link, name: &StreamName, wanted: &Config) -> Result<Info> {
+    let doing = || format!("ensure stream {name}");
+    for _ in 0..ENSURE_ATTEMPTS {
+        let (operation, config) = match raw_info(link, name).await {
+            Ok(existing) => {
+                let update = merged(name, &existing.config, wanted)?;
+                if update == existing.config {
+                    return Ok(existing);
+                }
+                (format!("STREAM.UPDATE.{name}"), update)
+            }
+            Err(error) if error.is_not_found() => (format!("STREAM.CREATE.{name}"), wanted.clone()),
+            Err(error) => return Err(error.context(doing())),
+        };
+        match link.api_repeated(&operation, &config).await {
+            Ok(info) => return Ok(info),
+            Err(Failure::Api(code, _)) if code.0 == NAME_IN_USE => {}
+            Err(failure) if failure.is_stream_missing() => {}
+            Err(Failure::Api(code, why)) if code.0 == INVALID_CONFIG => {
+                let what = format!("stream {name} cannot become what was asked for: {why}");
+                return Err(Error::new(ErrorKind::Mismatch, what));
+            }
+            Err(failure) => return Err(failure.into_error(doing())),
+        }
+    }
+    let what = format!("stream {name} is created and removed by others at this moment: try again");
+    Err(Error::new(ErrorKind::Unavailable, what))
+}
+
+/// See [`crate::driver::Driver::stream_info`].
+pub(super) async fn info(link: &Link, name: &StreamName) -> Result<StreamInfo> {
+    raw_info(link, name).await.and_then(|info| observed(name, info))
+}
+
+/// The stream in the server's own words.
+pub(super) async fn raw_info(link: &Link, name: &StreamName) -> Result<Info> {
+    match link.api_repeated(&format!("STREAM.INFO.{name}"), &()).await {
+        Ok(info) => Ok(info),
+        Err(failure) if failure.is_stream_missing() => Err(missing(name)),
+        Err(failure) => Err(failure.into_error(format!("look at stream {name}"))),
+    }
+}
+
+/// See [`crate::driver::Driver::delete_stream`].
+pub(super) async fn delete(link: &Link, name: &StreamName) -> Result<()> {
+    match link.api::<Removed>(&format!("STREAM.DELETE.{name}"), &()).await {
+        Ok(Removed {}) => Ok(()),
+        Err(failure) if failure.is_stream_missing() => Err(missing(name)),
+        Err(failure) => Err(failure.into_error(format!("delete stream {name}"))),
+    }
+}
+
+/// See [`crate::driver::Driver::purge`].
+pub(super) async fn purge(link: &Link, name: &StreamName, filter: &SubjectFilter) -> Result<u64> {
+    let filter = (filter.as_str() != ">").then(|| filter.to_string());
+    let request = PurgeRequest { filter, ..PurgeRequest::default() };
+    match link.api::<PurgeResponse>(&format!("STREAM.PURGE.{name}"), &request).await {
+        Ok(done) => Ok(done.purged),
+        Err(failure) if failure.is_stream_missing() => Err(missing(name)),
+        Err(failure) => Err(failure.into_error(format!("purge stream {name}"))),
+    }
+}
+
+pub(super) fn missing(name: &StreamName) -> Error {
+    Error::not_found(format!("stream {name} does not exist"))
+}
+
+fn wanted(config: &StreamConfig) -> Config {
+    let StreamConfig { name, subjects, retention, when_full, max_bytes, max_messages, .. } = config;
+    let max_age = config.max_age.unwrap_or_default();
+    let mut duplicate_window = config.duplicate_window.max(SHORTEST);
+    if !max_age.is_zero() {
+        duplicate_window = duplicate_window.min(max_age);
+    }
+    Config {
+        name: name.to_string(),
+        subjects: subjects.iter().map(SubjectFilter::to_string).collect(),
+        retention: match retention {
+            Retention::Limits => RetentionPolicy::Limits,
+            Retention::WorkQueue => RetentionPolicy::WorkQueue,
+        },
+        discard: match when_full {
+            WhenFull::DropOldest => DiscardPolicy::Old,
+            WhenFull::Refuse => DiscardPolicy::New,
+        },
+        max_bytes: limit(*max_bytes),
+        max_messages: limit(*max_messages),
+        max_messages_per_subject: -1,
+        max_age,
+        max_message_size: i32::try_from(config.max_message_bytes).unwrap_or(i32::MAX),
+        duplicate_window,
+        max_consumers: i32::try_from(config.max_consumers).unwrap_or(i32::MAX).max(1),
+        num_replicas: usize::from(config.replicas.max(1)),
+        storage: storage(config.storage),
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
+pub(super) fn storage(storage: Storage) -> StorageType {
+    match storage {
+        Storage::File => StorageType::File,
+        Storage::Memory => StorageType::Memory,
+    }
+}
+
+pub(super) fn limit(limit: Option<u64>) -> i64 {
+    limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))
+}
+
+/// `existing` with what this crate declares put in; an immutable difference is a mismatch.
+fn merged(name: &StreamName, existing: &Config, wanted: &Config) -> Result<Config> {
+    let mut differs = Vec::new();
+    if existing.retention != wanted.retention {
+        differs.push(format!("retention is {:?}, not {:?}", existing.retention, wanted.retention));
+    }
+    if existing.storage != wanted.storage {
+        differs.push(format!("storage is {:?}, not {:?}", existing.storage, wanted.storage));
+    }
+    if existing.max_consumers != wanted.max_consumers {
+        let (is, not) = (existing.max_consumers, wanted.max_consumers);
+        differs.push(format!("max_consumers is {is}, not {not}"));
+    }
+    if existing.mirror.is_some() {
+        differs.push(String::from("it is a mirror"));
+    }
+    if !differs.is_empty() {
+        let what = format!(
+            "stream {name} exists and cannot be changed: {}: delete it or ask for what it is",
+            differs.join(", ")
+        );
+        return Err(Error::new(ErrorKind::Mismatch, what));
+    }
+    Ok(Config {
+        subjects: wanted.subjects.clone(),
+        discard: wanted.discard,
+        max_bytes: wanted.max_bytes,
+        max_messages: wanted.max_messages,
+        max_messages_per_subject: wanted.max_messages_per_subject,
+        max_age: wanted.max_age,
+        max_message_size: wanted.max_message_size,
+        duplicate_window: wanted.duplicate_window,
+        num_replicas: wanted.num_replicas,
+        allow_direct: wanted.allow_direct,
+        allow_rollup: wanted.allow_rollup || existing.allow_rollup,
+        ..existing.clone()
+    })
+}
+
+fn observed(name: &StreamName, info: Info) -> Result<StreamInfo> {
+    let (config, state) = (info.config, info.state);
+    let known = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
+    let subjects = config.subjects.iter().map(SubjectFilter::new).collect::<Result<_>>()?;
+    let config = StreamConfig {
+        name: name.clone(),
+        subjects,
+        retention: match config.retention {
+            RetentionPolicy::WorkQueue => Retention::WorkQueue,
+            RetentionPolicy::Limits | RetentionPolicy::Interest => Retention::Limits,
+        },
+        when_full: match config.discard {
+            DiscardPolicy::Old => WhenFull::DropOldest,
+            DiscardPolicy::New => WhenFull::Refuse,
+        },
+        max_bytes: known(config.max_bytes),
+        max_messages: known(config.max_messages),
+        max_age: (!config.max_age.is_zero()).then_some(config.max_age),
+        max_message_bytes: u32::try_from(config.max_message_size)
+            .ok()
+            .filter(|size| *size > 0)
+            .unwrap_or(u32::MAX),
+        duplicate_window: config.duplicate_window,
+        max_consumers: u32::try_from(config.max_consumers).unwrap_or(0),
+        replicas: u8::try_from(config.num_replicas).unwrap_or(u8::MAX),
+        storage: match config.storage {
+            StorageType::File => Storage::File,
+            StorageType::Memory => Storage::Memory,
+        },
+    };
+    // The server counts the first one of an empty stream from 0 or from what was purged.
+    let first = if state.messages == 0 { state.last_sequence + 1 } else { state.first_sequence };
+    Ok(StreamInfo {
+        config,
+        first_sequence: first,
+        last_sequence: state.last_sequence,
+        messages: state.messages,
+        bytes: state.bytes,
+        consumers: u64::try_from(state.consumer_count).unwrap_or(u64::MAX),
+    })
+}

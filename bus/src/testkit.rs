@@ -1,0 +1,218 @@
+//! Real servers for tests: started on a free port, stopped for certain.
+//!
+//! ```no_run
+//! # async fn example() -> bus::Result<()> {
+//! let mut server = bus::testkit::NatsServer::start().await?;
+//! let bus = bus::Bus::connect(&server.url()).await?;
+//! server.kill9();
+//! server.restart().await?; // the same port, the same store
+//! # Ok(()) }
+//! ```
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::error::{Error, ErrorKind, Result};
+
+const OLDEST: (u32, u32) = (2, 12);
+const READY_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How much of the server's log a failure shows.
+const LOG_TAIL: usize = 4000;
+
+/// A `nats-server` with JetStream, listening on 127.0.0.1, with a store of its own.
+///
+/// Dropping it kills the server and removes its files; while a test panics its log is printed.
+pub struct NatsServer {
+    binary: PathBuf,
+    folder: PathBuf,
+    extra: String,
+    port: Option<u16>,
+    child: Option<Child>,
+}
+
+impl NatsServer {
+    /// Starts a server of version 2.12 or newer and waits until it takes clients (at most 20 s).
+    ///
+    /// The program is looked for at `LOCKGATE_NATS_SERVER`, in `target/tools/` of the workspace
+    /// and on `PATH`; without one this is [`ErrorKind::NotFound`] and says how to get it.
+    pub async fn start() -> Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// The same with `extra` lines in the server's configuration.
+    pub async fn start_with(extra: &str) -> Result<Self> {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let binary = find_binary()?;
+        let (pid, number) = (std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(format!("lockgate-nats-{pid}-{number}"));
+        // What an earlier process of the same id left behind is nobody's any more.
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).map_err(|e| failed("make a folder for nats-server", e))?;
+        let extra = extra.to_owned();
+        let mut server = Self { binary, folder, extra, port: None, child: None };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Where it listens, also while it is down.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port.unwrap_or_default())
+    }
+
+    /// Kills the server at once, as a crash would. Nothing is flushed.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // An error means that it has ended already; waiting reaps it either way.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks the server to end and waits until it has (at most 10 s, then it is killed).
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(child) = &mut self.child {
+            let term = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+            term.map_err(|e| failed("run kill", e))?;
+            let deadline = Instant::now() + STOP_LIMIT;
+            while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+        self.kill9();
+        Ok(())
+    }
+
+    /// Starts the server again on the same port with the same store, killing it first if it runs.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill9();
+        let ports = self.folder.join("ports");
+        let _ = fs::remove_dir_all(&ports);
+        fs::create_dir_all(&ports).map_err(|e| failed("make a folder for nats-server", e))?;
+        let config = self.folder.join("server.conf");
+        fs::write(&config, self.config(&ports)).map_err(|e| failed("write server.conf", e))?;
+        let log = File::options().create(true).append(true).open(self.log_path());
+        let log = log.map_err(|e| failed("open the log of nats-server", e))?;
+        let errors = log.try_clone().map_err(|e| failed("open the log of nats-server", e))?;
+        let child = Command::new(&self.binary)
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .map_err(|e| failed(&format!("start {}", self.binary.display()), e))?;
+        self.child = Some(child);
+        self.wait_ready(&ports).await
+    }
+
+    /// What the server wrote, at most its last lines.
+    pub fn log(&self) -> String {
+        let text = fs::read(self.log_path()).unwrap_or_default();
+        let tail = text.get(text.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
+        String::from_utf8_lossy(tail).into_owned()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.join("server.log")
+    }
+
+    fn config(&self, ports: &Path) -> String {
+        let port = self.port.map_or_else(|| String::from("-1"), |port| port.to_string());
+        format!(
+            "host: 127.0.0.1\nport: {port}\nports_file_dir: {ports:?}\n\
+             jetstream {{ store_dir: {store:?}, max_mem: 1GB, max_file: 10GB }}\n{extra}\n",
+            store = self.folder.join("store"),
+            extra = self.extra,
+        )
+    }
+
+    /// The server writes the file of its ports when it listens.
+    async fn wait_ready(&mut self, ports: &Path) -> Result<()> {
+        let deadline = Instant::now() + READY_LIMIT;
+        loop {
+            if let Some(port) = read_port(ports) {
+                self.port = Some(port);
+                return Ok(());
+            }
+            let ended =
+                self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+            if ended || Instant::now() >= deadline {
+                let what = if ended { "ended at once" } else { "was not ready in time" };
+                let what = format!("nats-server {what}; its log ends with:\n{}", self.log());
+                return Err(Error::new(ErrorKind::Unavailable, what));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            eprintln!("--- the log of nats-server ends with ---\n{}", self.log());
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn read_port(ports: &Path) -> Option<u16> {
+    #[derive(Deserialize)]
+    struct Ports {
+        nats: Vec<String>,
+    }
+    let file = fs::read_dir(ports).ok()?.next()?.ok()?.path();
+    // Half written, it does not parse, and is looked at again.
+    let ports: Ports = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    ports.nats.first()?.rsplit(':').next()?.parse().ok()
+}
+
+fn failed(doing: &str, source: std::io::Error) -> Error {
+    Error::with_source(ErrorKind::Backend, format!("cannot {doing}: {source}"), source)
+}
+
+fn find_binary() -> Result<PathBuf> {
+    let mut tried = Vec::new();
+    for candidate in candidates() {
+        match version(&candidate) {
+            Some(version) if version >= OLDEST => return Ok(candidate),
+            Some((major, minor)) => {
+                tried.push(format!("{} is {major}.{minor}", candidate.display()));
+            }
+            None => {}
+        }
+    }
+    let tried = if tried.is_empty() { String::from("none found") } else { tried.join(", ") };
+    Err(Error::not_found(format!(
+        "no nats-server of version {}.{} or newer ({tried}): run `make tools`, or name one in \
+         LOCKGATE_NATS_SERVER",
+        OLDEST.0, OLDEST.1
+    )))
+}
+
+fn candidates() -> Vec<PathBuf> {
+    // A server that was named is meant: none other is tried in its place.
+    if let Some(named) = std::env::var_os("LOCKGATE_NATS_SERVER") {
+        return Vec::from([PathBuf::from(named)]);
+    }
+    let in_tools = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .map(|folder| folder.join("target/tools/nats-server"))
+        .filter(|path| path.is_file());
+    in_tools.chain([PathBuf::from("nats-server")]).collect()
+}
+
+fn version(binary: &Path) -> Option<(u32, u32)> {
+    let output = Command::new(binary).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let mut numbers = text.trim().rsplit('v').next()?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}

@@ -1,0 +1,229 @@
+//! `lockgate` and `lockgate run`: roles in this process, until told to stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bus::{Bus, ConnectOptions};
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failure;
+use crate::http::{Access, Health, ListenOptions, Server, app};
+use crate::limits::DRAIN;
+use crate::platform::Platform;
+use crate::roles::{Role, Roles};
+use crate::store::{Store, StoreOptions};
+
+/// Where the roles run and who may use them.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeOptions {
+    /// The bus: `embedded:` (in memory, nothing is kept) or `nats://host:port[,host:port...]`
+    #[arg(long, env = "LOCKGATE_BUS", default_value = "embedded:", value_name = "URL")]
+    pub(crate) bus: String,
+    /// A NATS credentials file; credentials never stand in the URL
+    #[arg(long, env = "LOCKGATE_NATS_CREDENTIALS", value_name = "FILE")]
+    nats_credentials: Option<PathBuf>,
+    /// The address to listen on; any other than a loopback address needs tokens
+    #[arg(long, env = "LOCKGATE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// A file of admin tokens, one a line, each of 16 characters or more
+    #[arg(long, env = "LOCKGATE_ADMIN_TOKENS", value_name = "FILE")]
+    admin_tokens: Option<PathBuf>,
+    /// A file of tokens that may publish and nothing else
+    #[arg(long, env = "LOCKGATE_PUBLISH_TOKENS", value_name = "FILE")]
+    publish_tokens: Option<PathBuf>,
+    /// A further host name to answer for, without its port; may be repeated
+    #[arg(long, env = "LOCKGATE_ALLOW_HOSTS", value_delimiter = ',', value_name = "HOST")]
+    allow_host: Vec<String>,
+    /// An origin whose pages may use the API, for example https://app.example.org; may be repeated
+    #[arg(long, env = "LOCKGATE_ALLOW_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+    /// Copies of every stream and bucket in a NATS cluster
+    #[arg(long, env = "LOCKGATE_REPLICAS", default_value_t = 1, value_name = "1|3|5",
+          value_parser = clap::value_parser!(u8).range(1..=5))]
+    replicas: u8,
+    /// The most bytes a realm's log may hold; then publishing is refused, so that no history is
+    /// lost in silence
+    #[arg(long, env = "LOCKGATE_LOG_MAX_BYTES", default_value_t = 8 << 30, value_name = "BYTES",
+          value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    log_max_bytes: u64,
+    /// The most bytes all prefill queues together may hold; then prefills fail
+    #[arg(long, env = "LOCKGATE_PREFILL_MAX_BYTES", default_value_t = 8 << 30, value_name = "BYTES",
+          value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    prefill_max_bytes: u64,
+    /// How long an event's id is remembered, so that a repeat is recognised
+    #[arg(long, env = "LOCKGATE_DUPLICATE_WINDOW", default_value = "2m", value_name = "TIME",
+          value_parser = humantime::parse_duration)]
+    duplicate_window: Duration,
+}
+
+/// Roles of this process, listening.
+pub(crate) struct Serving {
+    server: Server,
+    roles: Roles,
+    store: Store,
+    pub(crate) addr: SocketAddr,
+    open: bool,
+}
+
+impl ServeOptions {
+    /// On this bus, on a free port of this machine, with everything else as it is by default.
+    pub(crate) fn local(bus: String) -> Self {
+        let store = StoreOptions::default();
+        Self {
+            bus,
+            nats_credentials: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin_tokens: None,
+            publish_tokens: None,
+            allow_host: Vec::new(),
+            allow_origin: Vec::new(),
+            replicas: store.replicas,
+            log_max_bytes: store.log_max_bytes,
+            prefill_max_bytes: store.prefill_max_bytes,
+            duplicate_window: store.duplicate_window,
+        }
+    }
+
+    /// Connects, starts the roles and listens; they stop when `stop` is cancelled.
+    pub(crate) async fn start(
+        &self,
+        roles: &[Role],
+        stop: &CancellationToken,
+    ) -> Result<Serving, Failure> {
+        let access = self.access()?;
+        let server = Server::bind(&ListenOptions {
+            addr: self.listen,
+            access: access.clone(),
+            allowed_hosts: self.allow_host.clone(),
+            allowed_origins: self.allow_origin.clone(),
+        });
+        let server = server.await.map_err(|error| Failure::new(chain(&error)))?;
+        let bus = Bus::connect_with(&self.bus, self.connect_options()).await.map_err(|error| {
+            let way_out = "start a server: make nats-up      or use the embedded bus: --bus embedded:";
+            Failure::unavailable(format!("{}\n  {way_out}", chain(&error)))
+        })?;
+        let store = Store::open(Platform::new(bus), self.store_options()).await?;
+        let roles = Roles::start(&store, roles, &access, stop).await?;
+        Ok(Serving { addr: server.addr(), open: access.is_open(), server, roles, store })
+    }
+
+    fn access(&self) -> Result<Access, Failure> {
+        let read = |file: &Option<PathBuf>| file.as_deref().map_or(Ok(Vec::new()), tokens);
+        Access::new(&read(&self.admin_tokens)?, &read(&self.publish_tokens)?)
+            .map_err(|invalid| Failure::usage(invalid.to_string()))
+    }
+
+    fn connect_options(&self) -> ConnectOptions {
+        ConnectOptions {
+            credentials: self.nats_credentials.clone(),
+            client_name: Some(String::from("lockgate")),
+            ..ConnectOptions::default()
+        }
+    }
+
+    fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            replicas: self.replicas,
+            log_max_bytes: self.log_max_bytes,
+            prefill_max_bytes: self.prefill_max_bytes,
+            duplicate_window: self.duplicate_window,
+        }
+    }
+}
+
+impl Serving {
+    /// Serves until `stop` is cancelled, or until a role ends by itself, which is a failure.
+    /// Returns when requests have finished and what was on its way to the bus has arrived, after
+    /// ten seconds at the latest.
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
+        let Self { server, roles, store, .. } = self;
+        let health = Health::new(store.clone(), stop.clone());
+        let app = app(roles.router(), server.guard(), health);
+        let work = async {
+            let roles = async {
+                let ended = roles.join().await;
+                stop.cancel();
+                ended
+            };
+            let ((), ended) = tokio::join!(server.serve(app, stop.clone()), roles);
+            ended
+        };
+        let drained = async {
+            stop.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        let ended = tokio::select! { biased;
+            ended = work => ended,
+            () = drained => {
+                tracing::warn!("not drained within {} s, what is left comes again", DRAIN.as_secs());
+                return Ok(());
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(1), store.bus().close()).await {
+            Ok(Err(error)) => tracing::warn!(%error, "the bus was not closed in order"),
+            Ok(Ok(())) => {}
+            Err(_) => tracing::warn!("the bus did not close within 1 s"),
+        }
+        Ok(ended?)
+    }
+
+    /// What a person reads at the start.
+    pub(crate) fn banner(&self, options: &ServeOptions, roles: &[Role]) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        let (bus, addr) = (&options.bus, self.addr);
+        let kept = if bus == "embedded:" { " (memory, nothing is kept)" } else { "" };
+        let ready: Vec<String> = roles.iter().map(|role| format!("{role} ready")).collect();
+        let mut text = format!("Lockgate {version} · bus {bus}{kept} · http://{addr}\n");
+        text.push_str(&format!("  {}\n", ready.join(" · ")));
+        if self.open {
+            text.push_str("  no tokens: open to this machine alone, Host and Origin are checked\n");
+        }
+        if roles == Role::ALL {
+            text.push_str(&format!(
+                "  try   curl -s {addr}/v1/subscriptions -H 'content-type: application/json' \
+                 -d '{{\"name\":\"me\",\"topics\":[\"demo.*\"],\"prefill\":true}}'\n        \
+                 lockgate demo          prefill to live in one minute, verified\n        \
+                 lockgate --help\n"
+            ));
+        }
+        text
+    }
+}
+
+fn tokens(file: &Path) -> Result<Vec<String>, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::usage(format!("token file {} cannot be read: {error}", file.display()))
+    })?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let tokens: Vec<String> = lines.map(String::from).collect();
+    if tokens.is_empty() {
+        let file = file.display();
+        return Err(Failure::usage(format!("token file {file} is empty: write one token a line")));
+    }
+    Ok(tokens)
+}
+
+/// An error with everything that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(&format!(": {cause_text}"));
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<bus::Error> for Failure {
+    fn from(error: bus::Error) -> Self {
+        match error.is_retryable() {
+            true => Self::unavailable(chain(&error)),
+            false => Self::new(chain(&error)),
+        }
+    }
+}

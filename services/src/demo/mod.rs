@@ -1,0 +1,179 @@
+//! `lockgate demo`: prefill to live before your eyes, verified.
+
+mod directory;
+mod screen;
+mod verdict;
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use self::directory::{Directory, REALM};
+use self::screen::Screen;
+use self::verdict::{Books, Entry, Verdict};
+use crate::client::wire::NewSubscription;
+use crate::client::{Client, Error, ErrorKind, StreamItem};
+use crate::model::{Manifest, Realm, SubscriptionName};
+use crate::platform::Entropy;
+use crate::store::new_secret;
+
+const BATCH: usize = 25;
+const TOPICS: &str = "directory.*";
+
+/// Starts everything, publishes changes of a small directory while a subscription with prefill is
+/// registered in the middle, shows prefill and live, and verifies what arrived: no gap, no
+/// duplicate, never an older state after a newer one. Exits with 0 if every promise was kept, 1
+/// if not.
+#[derive(Debug, Args)]
+pub struct DemoOptions {
+    /// How many changes to publish
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u64).range(100..=200_000))]
+    pub changes: u64,
+    /// The same seed makes the same changes
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Give up after this long
+    #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
+    pub limit: Duration,
+    /// Print the verdict as one JSON object and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the demo against a server that listens at `server`; true when every promise was kept.
+pub(crate) async fn run(options: &DemoOptions, server: &str) -> Result<bool, Error> {
+    let played = tokio::time::timeout(options.limit, play(options, server)).await;
+    played.unwrap_or_else(|_| {
+        let limit = humantime::format_duration(options.limit);
+        let what = format!("the demo did not finish within {limit}");
+        Err(Error::new(ErrorKind::Unavailable, what).way_out("give it more time: --limit 10m"))
+    })
+}
+
+async fn play(options: &DemoOptions, server: &str) -> Result<bool, Error> {
+    let client = Client::new(server, None)?;
+    let entropy = Entropy::system();
+    let run = entropy.uid().map_err(internal)?;
+    let screen = Screen::new(options);
+    let mut directory = Directory::new(options.seed, run.clone());
+    let before = options.changes / 3;
+    let mut books = Books::default();
+    publish(&client, &mut directory, before, &screen, &mut books.published).await?;
+
+    // The rest is published while the subscription is registered, prefilled and read.
+    let publisher: JoinHandle<Result<Vec<Entry>, Error>> = {
+        let (client, screen, rest) = (client.clone(), screen.clone(), options.changes - before);
+        tokio::spawn(async move {
+            let mut published = Vec::new();
+            publish(&client, &mut directory, rest, &screen, &mut published).await?;
+            Ok(published)
+        })
+    };
+    let name = SubscriptionName::new(format!("demo-{run}")).map_err(internal)?;
+    let secret = new_secret(&entropy).map_err(internal)?;
+    let new = NewSubscription {
+        name: name.to_string(),
+        topics: vec![TOPICS.into()],
+        prefill: true,
+        secret: secret.clone(),
+        ack_wait: None,
+    };
+    let (status, _) = client.register(&new).await?;
+    books.fence = status.fence.get(REALM).copied().unwrap_or(0);
+    screen.registered(books.fence);
+    let read = read(&client, &name, secret, &screen, &mut books, publisher).await;
+    let deleted = client.delete(&name, None).await;
+    read?;
+    deleted?;
+    let realm = Realm::new(REALM).map_err(internal)?;
+    let verdict = books.audit(&realm);
+    screen.verdict(&verdict);
+    Ok(verdict.passed)
+}
+
+async fn publish(
+    client: &Client,
+    directory: &mut Directory,
+    count: u64,
+    screen: &Screen,
+    published: &mut Vec<Entry>,
+) -> Result<(), Error> {
+    let mut left = count;
+    while left > 0 {
+        let size = left.min(BATCH as u64);
+        let made: Result<Vec<Value>, _> = (0..size).map(|_| directory.change()).collect();
+        let events = made.map_err(internal)?;
+        let results = client.publish(&events).await?;
+        for (event, result) in events.iter().zip(results) {
+            published.extend(Entry::read(event, Some(result.sequence)));
+        }
+        left -= size;
+        screen.published(size);
+    }
+    Ok(())
+}
+
+/// Reads the subscription until everything that was published has come, or should have.
+async fn read(
+    client: &Client,
+    name: &SubscriptionName,
+    secret: String,
+    screen: &Screen,
+    books: &mut Books,
+    mut publisher: JoinHandle<Result<Vec<Entry>, Error>>,
+) -> Result<(), Error> {
+    let mut events = client.subscriber(name.clone(), secret).events(None);
+    let mut publishing = true;
+    let (mut last, mut caught_up) = (u64::MAX, 0);
+    let started = Instant::now();
+    while publishing || caught_up < last {
+        tokio::select! { biased;
+            done = &mut publisher, if publishing => {
+                books.published.extend(done.map_err(internal)??);
+                publishing = false;
+                last = books.published.iter().map(|entry| entry.sequence).max().unwrap_or(0);
+                caught_up = caught_up.max(newest(books));
+            }
+            item = events.next() => match item? {
+                Some(StreamItem::Event(event)) => {
+                    let data: Value = serde_json::from_str(&event.data).unwrap_or(Value::Null);
+                    if event.event == "prefill-end" {
+                        screen.prefilled(books.rows.len(), started.elapsed());
+                    }
+                    take(books, &event.event, data, screen);
+                    caught_up = caught_up.max(newest(books));
+                }
+                Some(StreamItem::Reconnecting { error, .. }) => screen.note(&error.to_string()),
+                None => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn newest(books: &Books) -> u64 {
+    books.live.last().map_or(books.fence, |entry| entry.sequence)
+}
+
+fn take(books: &mut Books, event: &str, data: Value, screen: &Screen) {
+    match event {
+        "message" => {
+            let Some(entry) = Entry::read(&data, None) else { return };
+            if books.manifest.is_none() {
+                books.rows.push(entry);
+                screen.row();
+            } else {
+                screen.live(&data);
+                books.live.push(entry);
+            }
+        }
+        "prefill-end" => books.manifest = serde_json::from_value::<Manifest>(data).ok(),
+        _ => {}
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Unavailable, error.to_string())
+}

@@ -1,0 +1,7 @@
+//! Events in: `POST /v1/events`, from HTTP to the log of their realm.
+
+mod api;
+mod ingest;
+
+pub use api::router;
+pub use ingest::Ingest;

@@ -1,0 +1,206 @@
+//! Reading a request: bodies and queries, with faults as problems that name the field.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::catalogue::ProblemKind;
+use super::problem::Problem;
+use crate::limits::MAX_BODY_BYTES;
+
+/// A JSON body of at most 4 MiB under a JSON media type.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let media_type = media_type(&parts.headers);
+        if media_type != "application/json" && !media_type.ends_with("+json") {
+            return Err(Problem::new(
+                ProblemKind::UnsupportedMediaType,
+                format!("the body is {media_type:?}: send it with content-type: application/json"),
+            ));
+        }
+        parse(&read_body(&parts.headers, body).await?).map(Self)
+    }
+}
+
+/// The query of a request.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
+        query.map(|query| Self(query.0)).map_err(|rejection| {
+            let text = rejection.body_text();
+            let sentence = text.split_once(": ").map_or(text.as_str(), |(_, rest)| rest);
+            let problem =
+                Problem::new(ProblemKind::InvalidInput, format!("the query is wrong: {sentence}"));
+            match named_field("", sentence) {
+                field if field.is_empty() => problem,
+                field => problem.field(field),
+            }
+        })
+    }
+}
+
+/// The body, of at most 4 MiB.
+pub(crate) async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let detail = format!("the body is larger than {MAX_BODY_BYTES} bytes: send less at once");
+        Problem::new(ProblemKind::BodyTooLarge, detail).with("limit", MAX_BODY_BYTES)
+    };
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
+        return Err(too_large());
+    }
+    axum::body::to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
+        if is_length_limit(&error) {
+            return too_large();
+        }
+        let detail = format!("the body ended before it was complete: {error}");
+        Problem::new(ProblemKind::MalformedBody, detail)
+    })
+}
+
+/// The media type of the body without its parameters, in lower case; empty when there is none.
+pub(crate) fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn is_length_limit(error: &axum::Error) -> bool {
+    std::error::Error::source(error)
+        .is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if body.is_empty() {
+        return Err(Problem::new(ProblemKind::MalformedBody, "the body is empty: send JSON"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        to_problem(&path, error.inner())
+    })?;
+    json.end().map_err(|error| to_problem(".", &error))?;
+    Ok(parsed)
+}
+
+fn to_problem(path: &str, error: &serde_json::Error) -> Problem {
+    if !error.is_data() {
+        let detail = format!("the body is not JSON: {error}");
+        return Problem::new(ProblemKind::MalformedBody, detail);
+    }
+    let sentence = error.to_string();
+    let sentence = sentence.rsplit_once(" at line ").map_or(sentence.as_str(), |(text, _)| text);
+    match named_field(if path == "." { "" } else { path }, sentence) {
+        field if field.is_empty() => Problem::new(ProblemKind::InvalidInput, sentence),
+        // Our own types begin their sentences with the field.
+        field if sentence.starts_with(&field) => {
+            Problem::new(ProblemKind::InvalidInput, sentence).field(field)
+        }
+        field => {
+            Problem::new(ProblemKind::InvalidInput, format!("{field}: {sentence}")).field(field)
+        }
+    }
+}
+
+/// The path of the field at fault: serde names a missing one in the sentence only.
+fn named_field(path: &str, sentence: &str) -> String {
+    let missing = sentence.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    match missing {
+        Some(name) if path.is_empty() => name.to_owned(),
+        Some(name) => format!("{path}.{name}"),
+        None => path.to_owned(),
+    }
+}
+
+/// A length of time as people write it: `"5s"`, `"2m"`, `"1m 30s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HumanDuration(pub(crate) Duration);
+
+impl<'de> Deserialize<'de> for HumanDuration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map(Self).map_err(|_| {
+            D::Error::custom(format!("{text:?} is not a length of time: write \"5s\" or \"2m\""))
+        })
+    }
+}
+
+impl Serialize for HumanDuration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SubscriptionName;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Input {
+        name: SubscriptionName,
+        wait: Option<HumanDuration>,
+        #[serde(default)]
+        inner: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code)]
+    struct Inner {
+        id: String,
+    }
+
+    fn fault(json: &str) -> (u16, Option<String>, String) {
+        let problem = parse::<Input>(json.as_bytes()).unwrap_err();
+        let json = problem.to_json();
+        let field = json.get("field").and_then(|field| field.as_str()).map(String::from);
+        (problem.kind().status().as_u16(), field, problem.detail().to_owned())
+    }
+
+    #[test]
+    fn faults_name_the_field() {
+        for (json, field) in [
+            ("{}", "name"),
+            (r#"{"name":"A"}"#, "name"),
+            (r#"{"name":7}"#, "name"),
+            (r#"{"name":"a","wait":"soon"}"#, "wait"),
+            (r#"{"name":"a","other":1}"#, "other"),
+            (r#"{"name":"a","inner":[{"id":"x"},{}]}"#, "inner[1].id"),
+        ] {
+            let (status, named, detail) = fault(json);
+            assert_eq!((status, named.as_deref()), (422, Some(field)), "{json}: {detail}");
+        }
+        assert!(fault(r#"{"name":"A"}"#).2.starts_with("name is \"A\": write 1 to 48"));
+    }
+
+    #[test]
+    fn what_is_not_json_is_malformed() {
+        for bad in ["", "{", "nonsense", r#"{"name":"a"} x"#] {
+            assert_eq!(fault(bad).0, 400, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_people_do() {
+        let read: HumanDuration = serde_json::from_str("\"1m 30s\"").unwrap();
+        assert_eq!(read, HumanDuration(Duration::from_secs(90)));
+        assert_eq!(serde_json::to_string(&read).unwrap(), "\"1m 30s\"");
+        assert!(serde_json::from_str::<HumanDuration>("5").is_err());
+    }
+}

@@ -1,0 +1,21 @@
+//! What every HTTP role stands on: problems, access, guards, bodies, health and the server.
+
+mod access;
+mod app;
+mod catalogue;
+mod extract;
+mod guard;
+mod health;
+mod problem;
+mod server;
+
+pub(crate) use access::bearer;
+pub use access::{Access, Principal};
+pub use app::app;
+pub(crate) use app::with_deadline;
+pub use catalogue::ProblemKind;
+pub(crate) use extract::{HumanDuration, JsonBody, Params, media_type, read_body};
+pub use guard::Guard;
+pub use health::Health;
+pub use problem::Problem;
+pub use server::{BindError, ListenOptions, Server};

@@ -1,0 +1,201 @@
+//! An event as a log or a prefill queue holds it, whoever published it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bus::{Headers, Message, StoredMessage};
+use bytes::Bytes;
+use data_encoding::BASE64;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::content::Content;
+use super::json::{self, Object};
+use super::{CONTENT_TYPE, PREFIX, attribute};
+use crate::model::{Incarnation, Key, Topic, names};
+
+/// On a prefill row: the sequence of the event in its log.
+const SEQUENCE: &str = "lockgate-sequence";
+/// On a prefill row: when the log took the event, milliseconds since 1970.
+const TIME: &str = "lockgate-time";
+/// What Lockgate itself writes: taken off what comes from a log.
+const OWN_HEADERS: [&str; 2] = [SEQUENCE, TIME];
+
+/// An event that is in a log. It reads the same from the log and from a prefill row made of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogEvent {
+    /// Where it belongs.
+    pub topic: Topic,
+    /// What it is about.
+    pub key: Key,
+    /// Its place in its realm's log.
+    pub sequence: u64,
+    /// When the log took it, in whole milliseconds.
+    pub time: SystemTime,
+    headers: Headers,
+    payload: Option<Bytes>,
+}
+
+impl LogEvent {
+    /// Reads a message of a realm's log; `None` when its subject is not that of an event.
+    pub fn from_log(message: &StoredMessage) -> Option<Self> {
+        let (topic, key) = names::parse_event_subject(&message.subject)?;
+        let mut headers = message.headers.clone();
+        for own in OWN_HEADERS {
+            headers.remove(own);
+        }
+        let time = UNIX_EPOCH + Duration::from_millis(millis(message.timestamp));
+        let (sequence, payload) = (message.sequence, message.payload.clone());
+        Some(Self { topic, key, sequence, time, headers, payload })
+    }
+
+    /// Reads a row of a prefill queue; `None` when it is not one, as the manifest is not.
+    pub fn from_row(message: &StoredMessage) -> Option<Self> {
+        let (topic, key) = names::parse_row_subject(&message.subject)?;
+        let mut headers = message.headers.clone();
+        let mut take = |name| {
+            let value = headers.remove(name)?;
+            std::str::from_utf8(&value).ok()?.parse::<u64>().ok()
+        };
+        let (sequence, time_ms) = (take(SEQUENCE)?, take(TIME)?);
+        let time = UNIX_EPOCH.checked_add(Duration::from_millis(time_ms))?;
+        Some(Self { topic, key, sequence, time, headers, payload: message.payload.clone() })
+    }
+
+    /// The row that carries this event in a prefill queue. It is stored only where there is none:
+    /// a second one is a [`bus::ErrorKind::Conflict`], which means that it is there already.
+    pub fn row_message(&self, of: &Incarnation) -> Result<Message, bus::Error> {
+        let mut message = Message::tombstone(names::row_subject(of, &self.topic, &self.key)?)?;
+        message.payload = self.payload.clone();
+        message.headers = self.headers.clone();
+        let message = message
+            .header(SEQUENCE, self.sequence.to_string())?
+            .header(TIME, millis(self.time).to_string())?;
+        Ok(message.key(self.key.as_str()).expect_last(0))
+    }
+
+    /// True when the event deletes its key.
+    pub fn is_tombstone(&self) -> bool {
+        self.payload.is_none()
+    }
+
+    /// The data; `None` for a tombstone.
+    pub fn data(&self) -> Option<&Bytes> {
+        self.payload.as_ref()
+    }
+
+    /// The event in the CloudEvents JSON format, on one line. It always works: what a foreign
+    /// publisher left out or got wrong is filled from the log, and data that is neither JSON nor
+    /// text is written in base64.
+    ///
+    /// Always present: `subject` (unless the key is empty), `time`, and the extensions `topic`
+    /// (`realm.topic`) and `logsequence` (decimal text). The same event gives the same bytes.
+    pub fn to_json(&self) -> Bytes {
+        let mut given = self.attributes();
+        let mut object = Object::with_capacity(512 + self.payload.as_ref().map_or(0, Bytes::len));
+        object.text("specversion", "1.0");
+        let filled = given.remove("id").unwrap_or_else(|| self.own_id());
+        object.text("id", &filled);
+        let filled = given.remove("source").unwrap_or_else(|| self.own_source());
+        object.text("source", &filled);
+        let filled = given.remove("type").unwrap_or_else(|| self.topic.to_string());
+        object.text("type", &filled);
+        if !self.key.as_str().is_empty() {
+            object.text("subject", self.key.as_str());
+        }
+        let filled = given.remove("time").filter(|time| is_time(time));
+        object.text("time", &filled.unwrap_or_else(|| self.log_time()));
+        let (media_type, data) = self.represented(given.remove("datacontenttype"));
+        if let Some(media_type) = media_type {
+            object.text("datacontenttype", &media_type);
+        }
+        given.insert("topic".into(), self.topic.to_string());
+        given.insert("logsequence".into(), self.sequence.to_string());
+        for (name, value) in &given {
+            object.text(name, value);
+        }
+        match data {
+            Data::None => {}
+            Data::Json(json) => object.json("data", &json),
+            Data::Text(text) => object.text("data", text),
+            Data::Binary(bytes) => object.text("data_base64", &BASE64.encode(bytes)),
+        }
+        Bytes::from(object.finish())
+    }
+
+    /// Every usable attribute that came with the message; of a repeated one, the first.
+    fn attributes(&self) -> BTreeMap<String, String> {
+        let mut attributes = BTreeMap::new();
+        for (header, value) in self.headers.iter() {
+            let header = header.to_ascii_lowercase();
+            let name = match header.strip_prefix(PREFIX) {
+                // Said by the message itself, or meaningless in this format.
+                Some("specversion" | "subject" | "topic" | "logsequence" | "data") => continue,
+                Some(name) if attribute::is_name(name) => name,
+                None if header == CONTENT_TYPE => "datacontenttype",
+                _ => continue,
+            };
+            let text = String::from_utf8_lossy(&attribute::read(name, value)).into_owned();
+            let needed = ["id", "source", "type", "time", "datacontenttype", "dataschema"];
+            if !(text.is_empty() && needed.contains(&name)) {
+                attributes.entry(name.to_owned()).or_insert(text);
+            }
+        }
+        attributes
+    }
+
+    /// How the data is written, and the media type to say with it.
+    fn represented(&self, declared: Option<String>) -> (Option<String>, Data<'_>) {
+        let Some(payload) = self.payload.as_deref() else {
+            return (declared, Data::None);
+        };
+        let text = || std::str::from_utf8(payload).map(Data::Text);
+        let json = || json::one_line(payload).map(Data::Json);
+        let Some(declared) = declared else {
+            let guess = |media_type: &str, data| (Some(media_type.to_owned()), data);
+            return match (json(), text()) {
+                (Some(json), _) => guess("application/json", json),
+                (None, Ok(text)) => guess("text/plain", text),
+                (None, Err(_)) => guess("application/octet-stream", Data::Binary(payload)),
+            };
+        };
+        let data = match Content::of(&declared) {
+            Content::Json => json(),
+            Content::Text => text().ok(),
+            Content::Binary => None,
+        };
+        (Some(declared), data.unwrap_or(Data::Binary(payload)))
+    }
+
+    fn own_id(&self) -> String {
+        format!("{}-{}-{}", names::EVENTS, self.topic.realm, self.sequence)
+    }
+
+    fn own_source(&self) -> String {
+        format!("/lockgate/{}", self.topic.realm)
+    }
+
+    fn log_time(&self) -> String {
+        let nanos = i128::from(millis(self.time)) * 1_000_000;
+        let time = OffsetDateTime::from_unix_timestamp_nanos(nanos);
+        let text = time.ok().and_then(|time| time.format(&Rfc3339).ok());
+        text.unwrap_or_else(|| String::from("1970-01-01T00:00:00Z"))
+    }
+}
+
+enum Data<'a> {
+    None,
+    Json(Cow<'a, str>),
+    Text(&'a str),
+    Binary(&'a [u8]),
+}
+
+fn is_time(text: &str) -> bool {
+    OffsetDateTime::parse(text, &Rfc3339).is_ok()
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

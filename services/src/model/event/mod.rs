@@ -1,0 +1,22 @@
+//! Events: what a publisher sends, what a log holds, and the JSON a consumer receives.
+
+mod attribute;
+mod binary;
+mod cloud_event;
+mod content;
+mod fault;
+mod json;
+mod log_event;
+mod structured;
+
+#[cfg(test)]
+mod tests;
+
+pub use cloud_event::CloudEvent;
+pub use fault::{EventFault, FaultKind};
+pub use log_event::LogEvent;
+
+/// The prefix of a CloudEvents attribute carried as a header.
+const PREFIX: &str = "ce-";
+/// The header that carries the attribute `datacontenttype`.
+const CONTENT_TYPE: &str = "content-type";

@@ -1,0 +1,11 @@
+//! The prefill worker: takes tasks from a durable queue and fills prefill queues.
+
+mod cursor;
+mod log_source;
+mod source;
+mod task;
+mod worker;
+
+pub(crate) use cursor::Cursor;
+pub(crate) use task::request_prefill;
+pub use worker::run;

@@ -1,0 +1,212 @@
+//! Registering, repeating, deleting and prefilling again: steps in an order in which each is
+//! idempotent and a crash leaves nothing that a retry or the dispatcher does not heal.
+
+use bus::{Error, ErrorKind};
+
+use super::queues::{capture_fence, create_final_queues, remove_incarnation};
+use super::request::Request;
+use crate::model::{Incarnation, Prefill, Subscription, SubscriptionName, names};
+use crate::prefill::request_prefill;
+use crate::store::{Kept, Store, new_secret};
+
+/// The registration API's core, without HTTP. Cheap to clone; any number may run at once.
+#[derive(Clone)]
+pub struct Registration {
+    pub(super) store: Store,
+}
+
+/// A registered subscription.
+pub struct Registered {
+    /// Its record.
+    pub kept: Kept,
+    /// The secret, if this call made it: shown once and never again.
+    pub secret: Option<String>,
+    /// False when the subscription stood there already and is the same.
+    pub created: bool,
+}
+
+/// Why a registration was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistrationError {
+    /// There is a different subscription of this name.
+    #[error("subscription {name} exists and differs in {}: delete it first or choose another name", differs.join(", "))]
+    Different {
+        /// The name.
+        name: SubscriptionName,
+        /// The fields that differ.
+        differs: Vec<&'static str>,
+    },
+    /// There is no subscription of this name.
+    #[error("there is no subscription {0}: register it with POST /v1/subscriptions")]
+    Unknown(SubscriptionName),
+    /// The record has changed since the client read it.
+    #[error("subscription {0} has changed since it was read: read it again")]
+    Changed(SubscriptionName),
+    /// The bus did not do its part.
+    #[error(transparent)]
+    Bus(#[from] Error),
+}
+
+impl Registration {
+    /// A registration API on this store.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// Registers a subscription, or recognises a repeat.
+    ///
+    /// On return the final queues and the record exist, and events from the fence on reach the
+    /// subscription. The steps: capture the fence, create the final queues under a name no one
+    /// else uses, create the record, request the prefill. A crash before the record leaves queues
+    /// without one, which the dispatcher removes; a crash after it leaves a pending prefill
+    /// without a task, which the dispatcher requests.
+    pub async fn register(&self, request: Request) -> Result<Registered, RegistrationError> {
+        if let Some(kept) = self.store.subscription(&request.name).await? {
+            return self.repeat(request, kept).await;
+        }
+        let secret = match &request.secret {
+            Some(own) => own.clone(),
+            None => new_secret(&self.store.platform.entropy)?,
+        };
+        let subscription = self.new_subscription(&request, &secret).await?;
+        create_final_queues(&self.store, &subscription).await?;
+        let kept = match self.keep(&subscription, 0).await? {
+            Ok(kept) => kept,
+            Err(theirs) => return self.repeat(request, theirs).await,
+        };
+        self.ask_for_prefill(&kept.subscription).await;
+        let secret = request.secret.is_none().then_some(secret);
+        Ok(Registered { kept, secret, created: true })
+    }
+
+    /// The record of a subscription.
+    pub async fn get(&self, name: &SubscriptionName) -> Result<Kept, RegistrationError> {
+        let kept = self.store.subscription(name).await?;
+        kept.ok_or_else(|| RegistrationError::Unknown(name.clone()))
+    }
+
+    /// The records after a name, sorted; from the first without one.
+    pub(super) async fn after(&self, name: Option<&SubscriptionName>) -> Result<Vec<Kept>, Error> {
+        let mut kept = self.store.all_subscriptions().await?;
+        kept.retain(|kept| name.is_none_or(|name| kept.subscription.name() > name));
+        Ok(kept)
+    }
+
+    /// Deletes a subscription with its queues, if it still has `revision` where one is given. The
+    /// record goes first, so that nobody repairs what is being removed. A record that cannot be
+    /// read is deleted whatever its revision.
+    pub async fn delete(
+        &self,
+        name: &SubscriptionName,
+        revision: Option<u64>,
+    ) -> Result<(), RegistrationError> {
+        let kept = match self.get(name).await {
+            // What it left behind has no record then, and the dispatcher removes it.
+            Err(RegistrationError::Bus(error)) if error.kind() == ErrorKind::Corrupt => {
+                return Ok(self.store.subscriptions.delete(name.as_str(), None).await?);
+            }
+            read => read?,
+        };
+        if revision.is_some_and(|read| read != kept.revision) {
+            return Err(RegistrationError::Changed(name.clone()));
+        }
+        match self.store.subscriptions.delete(name.as_str(), Some(kept.revision)).await {
+            Err(error) if error.is_conflict() => {
+                return Err(RegistrationError::Changed(name.clone()));
+            }
+            done => done?,
+        }
+        let gone = &kept.subscription;
+        remove_incarnation(&self.store, &gone.incarnation, gone.fence.keys()).await;
+        if let Err(error) = self.store.leases.delete(name.as_str(), None).await {
+            tracing::warn!(%name, %error, "the lease on the queue is left to run out");
+        }
+        Ok(())
+    }
+
+    /// Starts over with a new generation: a new fence, new final queues, a new prefill where one
+    /// was asked for. The consumer is told and replaces what it has built.
+    pub async fn prefill_again(&self, kept: Kept) -> Result<Kept, RegistrationError> {
+        let old = kept.subscription;
+        let fence = capture_fence(&self.store, &old.topics).await?;
+        let incarnation = Incarnation {
+            name: old.name().clone(),
+            uid: self.store.platform.entropy.uid()?,
+            generation: old.incarnation.generation + 1,
+        };
+        let prefill = if old.wants_prefill() { Prefill::Pending } else { Prefill::None };
+        let renewed = Subscription { incarnation, fence, prefill, ..old.clone() };
+        create_final_queues(&self.store, &renewed).await?;
+        let Ok(kept) = self.keep(&renewed, kept.revision).await? else {
+            return Err(RegistrationError::Changed(old.name().clone()));
+        };
+        self.ask_for_prefill(&kept.subscription).await;
+        remove_incarnation(&self.store, &old.incarnation, old.fence.keys()).await;
+        Ok(kept)
+    }
+
+    async fn new_subscription(
+        &self,
+        request: &Request,
+        secret: &str,
+    ) -> Result<Subscription, Error> {
+        let platform = &self.store.platform;
+        Ok(Subscription {
+            incarnation: Incarnation {
+                name: request.name.clone(),
+                uid: platform.entropy.uid()?,
+                generation: 1,
+            },
+            topics: request.topics.clone(),
+            prefill: if request.prefill { Prefill::Pending } else { Prefill::None },
+            fence: capture_fence(&self.store, &request.topics).await?,
+            ack_wait: request.ack_wait,
+            created_ms: platform.clock.now_ms(),
+            secret_hash: self.store.signer.hash_secret(secret),
+        })
+    }
+
+    /// Writes the record. `Ok(Err(theirs))` when someone else's stands there instead; then the
+    /// queues made for ours are removed. A lost answer is settled by reading the record back.
+    async fn keep(&self, ours: &Subscription, revision: u64) -> Result<Result<Kept, Kept>, Error> {
+        let failed = match self.store.keep_subscription(ours, revision).await {
+            Ok(revision) => return Ok(Ok(Kept { subscription: ours.clone(), revision })),
+            Err(failed) => failed,
+        };
+        let standing = self.store.subscription(ours.name()).await?;
+        match standing {
+            Some(kept) if kept.subscription.incarnation == ours.incarnation => Ok(Ok(kept)),
+            Some(kept) if failed.is_conflict() => {
+                remove_incarnation(&self.store, &ours.incarnation, ours.fence.keys()).await;
+                Ok(Err(kept))
+            }
+            _ => Err(failed),
+        }
+    }
+
+    async fn repeat(&self, request: Request, kept: Kept) -> Result<Registered, RegistrationError> {
+        let differs = request.differences(&kept.subscription, &self.store.signer);
+        if !differs.is_empty() {
+            return Err(RegistrationError::Different { name: request.name, differs });
+        }
+        self.ask_for_prefill(&kept.subscription).await;
+        Ok(Registered { kept, secret: None, created: false })
+    }
+
+    /// Requests the prefill of a subscription that waits for one. The record stands already, so a
+    /// failure is not the client's: the dispatcher asks again.
+    async fn ask_for_prefill(&self, subscription: &Subscription) {
+        if subscription.prefill != Prefill::Pending {
+            return;
+        }
+        if let Err(error) = request_prefill(&self.store, &subscription.incarnation).await {
+            let name = subscription.name();
+            tracing::warn!(%name, %error, "prefill not requested, the dispatcher will");
+        }
+    }
+}
+
+/// The name under which a report is recognised when it is sent twice.
+pub(super) fn report_id(of: &Incarnation, what: &str) -> String {
+    format!("{} {what}", names::cursor_key(of))
+}

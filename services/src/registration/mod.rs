@@ -1,0 +1,17 @@
+//! The registration API: it alone writes subscription records.
+
+mod core;
+mod queues;
+mod reports;
+mod request;
+mod status;
+
+pub use core::{Registered, Registration, RegistrationError};
+pub(crate) use queues::{final_queue, remove_prefill};
+pub use reports::run_reports;
+pub(crate) use reports::{Report, send_report};
+pub use request::Request;
+pub use status::Status;
+
+#[cfg(test)]
+mod tests;

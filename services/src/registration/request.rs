@@ -1,0 +1,70 @@
+//! What a client asks for, checked.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::http::{HumanDuration, Problem};
+use crate::limits::MAX_ACK_WAIT;
+use crate::model::{Invalid, Subscription, SubscriptionName, TopicSet};
+use crate::store::{Signer, check_secret};
+
+const DEFAULT_ACK_WAIT: Duration = Duration::from_secs(30);
+const MIN_ACK_WAIT: Duration = Duration::from_secs(1);
+
+/// The body of `POST /v1/subscriptions`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    name: SubscriptionName,
+    topics: TopicSet,
+    #[serde(default)]
+    prefill: bool,
+    secret: Option<String>,
+    ack_wait: Option<HumanDuration>,
+}
+
+/// A subscription to register.
+#[derive(Clone)]
+pub struct Request {
+    /// Its name.
+    pub name: SubscriptionName,
+    /// What it wants.
+    pub topics: TopicSet,
+    /// Whether the current state comes first.
+    pub prefill: bool,
+    /// The client's own secret; without one it gets one.
+    pub secret: Option<String>,
+    /// How long a delivery is leased in queue mode.
+    pub ack_wait: Duration,
+}
+
+impl Request {
+    /// Checks a body. The problem names the field.
+    pub(super) fn parse(body: Body) -> Result<Self, Problem> {
+        let ack_wait = body.ack_wait.map_or(DEFAULT_ACK_WAIT, |wait| wait.0);
+        if !(MIN_ACK_WAIT..=MAX_ACK_WAIT).contains(&ack_wait) {
+            let (least, most) = (MIN_ACK_WAIT.as_secs(), MAX_ACK_WAIT.as_secs());
+            let why = Invalid::new(format!("ack_wait must be between {least}s and {most}s"));
+            return Err(Problem::invalid("ack_wait", &why));
+        }
+        if let Some(secret) = &body.secret {
+            check_secret(secret).map_err(|why| Problem::invalid("secret", &why))?;
+        }
+        let Body { name, topics, prefill, secret, .. } = body;
+        Ok(Self { name, topics, prefill, secret, ack_wait })
+    }
+
+    /// The fields in which an existing subscription differs from this request; none means that
+    /// the request is a repeat. A secret counts only if the client brings one.
+    pub(super) fn differences(&self, kept: &Subscription, signer: &Signer) -> Vec<&'static str> {
+        let other_secret = |own: &String| !signer.secret_matches(own, &kept.secret_hash);
+        let compared = [
+            ("topics", self.topics != kept.topics),
+            ("prefill", self.prefill != kept.wants_prefill()),
+            ("ack_wait", self.ack_wait != kept.ack_wait),
+            ("secret", self.secret.as_ref().is_some_and(other_secret)),
+        ];
+        compared.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+    }
+}
