@@ -37,8 +37,12 @@ pub(super) fn parse_server(server: &str) -> Result<Url> {
     Ok(url)
 }
 
-/// An HTTP client without proxies, redirects or pooled surprises.
+/// An HTTP client without proxies and redirects. A process without a TLS provider gets ring.
 pub(super) fn http(server: &Url) -> Result<reqwest::Client> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Lost only to another thread that installs one at the same time, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
     let builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
