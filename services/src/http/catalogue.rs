@@ -7,6 +7,8 @@ use axum::http::StatusCode;
 pub enum ProblemKind {
     /// The body is not what its media type says.
     MalformedBody,
+    /// A resume token that was never given out.
+    InvalidToken,
     /// A field of the input breaks a rule; `field` names it.
     InvalidInput,
     /// An event breaks a rule; `field` names the part of it.
@@ -43,6 +45,8 @@ pub enum ProblemKind {
     Busy,
     /// The bus is away.
     Unavailable,
+    /// Another process serves this now: ask again, and reach it or its successor.
+    ServedElsewhere,
     /// No answer in time: it may have happened.
     Timeout,
     /// Some events of a batch were stored and some were not.
@@ -55,8 +59,9 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::MalformedBody,
+        Self::InvalidToken,
         Self::InvalidInput,
         Self::InvalidEvent,
         Self::Unauthorized,
@@ -75,6 +80,7 @@ impl ProblemKind {
         Self::UnsupportedMediaType,
         Self::Busy,
         Self::Unavailable,
+        Self::ServedElsewhere,
         Self::Timeout,
         Self::PartlyPublished,
         Self::Full,
@@ -105,6 +111,7 @@ impl ProblemKind {
         use StatusCode as S;
         match self {
             Self::MalformedBody => ("malformed-body", "malformed body", S::BAD_REQUEST),
+            Self::InvalidToken => ("invalid-token", "invalid resume token", S::BAD_REQUEST),
             Self::InvalidInput => ("invalid-input", "invalid input", S::UNPROCESSABLE_ENTITY),
             Self::InvalidEvent => ("invalid-event", "invalid event", S::UNPROCESSABLE_ENTITY),
             Self::Unauthorized => ("unauthorized", "credentials needed", S::UNAUTHORIZED),
@@ -129,6 +136,9 @@ impl ProblemKind {
             }
             Self::Busy => ("busy", "too many requests at work", S::SERVICE_UNAVAILABLE),
             Self::Unavailable => ("unavailable", "the bus is away", S::SERVICE_UNAVAILABLE),
+            Self::ServedElsewhere => {
+                ("served-elsewhere", "served by another process", S::SERVICE_UNAVAILABLE)
+            }
             Self::Timeout => ("timeout", "no answer in time", S::SERVICE_UNAVAILABLE),
             Self::PartlyPublished => {
                 ("partly-published", "not every event was stored", S::SERVICE_UNAVAILABLE)

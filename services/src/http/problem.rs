@@ -14,6 +14,8 @@ use crate::model::{EventFault, FaultKind, Invalid};
 const TYPE_BASE: &str = "https://lockgate.dev/problems/";
 /// What `Retry-After` says, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+/// The same where another process may answer at once.
+const RETRY_ELSEWHERE: HeaderValue = HeaderValue::from_static("1");
 
 /// What went wrong with a request: `application/problem+json` once it is a response.
 ///
@@ -84,7 +86,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, problem_json);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.kind.is_retryable() {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+            let elsewhere = self.kind == ProblemKind::ServedElsewhere;
+            let after = if elsewhere { RETRY_ELSEWHERE } else { RETRY_AFTER };
+            headers.insert(header::RETRY_AFTER, after);
         }
         if self.kind == ProblemKind::Unauthorized {
             let bearer = HeaderValue::from_static("Bearer realm=\"lockgate\"");

@@ -1,0 +1,76 @@
+//! The messages API over HTTP: parse, one call, convert.
+
+mod events;
+mod queue;
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+
+use super::directory::Followed;
+use super::{Messages, tickets};
+use crate::http::{HumanDuration, Problem, ProblemKind, bearer, with_deadline};
+use crate::limits::REQUEST_DEADLINE;
+use crate::model::SubscriptionName;
+
+/// The routes of the messages role. Each takes the subscription's secret as bearer token.
+pub fn router(messages: Messages) -> Router {
+    let waiting = Router::new()
+        .route("/v1/subscriptions/{name}/events", get(events::events))
+        .route("/v1/subscriptions/{name}/pull", post(queue::pull))
+        .with_state(messages.clone());
+    let prompt = Router::new()
+        .route("/v1/subscriptions/{name}/acks", post(queue::acks))
+        .route("/v1/subscriptions/{name}/tickets", post(issue_ticket))
+        .with_state(messages);
+    waiting.merge(with_deadline(prompt, REQUEST_DEADLINE))
+}
+
+async fn issue_ticket(
+    State(messages): State<Messages>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let followed = messages.authorised(&name, &headers).await?;
+    let ticket = messages.0.tickets.issue(&followed.kept().subscription)?;
+    let expires_in = HumanDuration(tickets::TTL);
+    Ok(Json(json!({ "ticket": ticket, "expires_in": expires_in })).into_response())
+}
+
+impl Messages {
+    /// The subscription, if the request brings its secret.
+    async fn authorised(&self, name: &str, headers: &HeaderMap) -> Result<Followed, Problem> {
+        let followed = self.find(name).await?;
+        if self.knows_secret(&followed, headers) {
+            return Ok(followed);
+        }
+        Err(secret_needed(name))
+    }
+
+    async fn find(&self, name: &str) -> Result<Followed, Problem> {
+        let unknown = || {
+            let detail = format!(
+                "there is no subscription {name:?}: register it with POST /v1/subscriptions"
+            );
+            Problem::new(ProblemKind::NotFound, detail)
+        };
+        let name = SubscriptionName::new(name).map_err(|_| unknown())?;
+        self.0.directory.follow(&name).await?.ok_or_else(unknown)
+    }
+
+    fn knows_secret(&self, followed: &Followed, headers: &HeaderMap) -> bool {
+        let hash = &followed.kept().subscription.secret_hash;
+        bearer(headers).is_some_and(|secret| self.0.store.signer.secret_matches(secret, hash))
+    }
+}
+
+fn secret_needed(name: &str) -> Problem {
+    let detail = format!(
+        "the secret of subscription {name} is missing or wrong: send the one that registering it \
+         showed, as Authorization: Bearer lg_..."
+    );
+    Problem::new(ProblemKind::Unauthorized, detail)
+}

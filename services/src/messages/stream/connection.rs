@@ -1,0 +1,359 @@
+//! One client's event stream: prefill, then live, with control events in between.
+//!
+//! The body is pulled: a chunk is made when the client has taken the one before, so a slow client
+//! holds one page and no queue. Reads from the bus are never cut off by a timer, because a read
+//! that is dropped may have taken messages with it; only the end of the connection drops one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{Error, Reader, Start};
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::feed::{Feeds, PAGE};
+use super::frame::{self, Frame};
+use super::live::{Live, Step};
+use crate::messages::directory::Followed;
+use crate::messages::position::{Phase, Position};
+use crate::messages::progress::Progress;
+use crate::messages::token;
+use crate::model::{LogEvent, Manifest, Prefill, Subscription, names};
+use crate::store::{Kept, Store};
+
+/// A comment is sent when nothing else was for this long.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often the progress of a prefill is looked at.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// After a read that failed or gave nothing where something must be.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How long a read of prefill rows waits; they are there.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// What a connection is made of.
+pub(in crate::messages) struct Opening {
+    pub(in crate::messages) followed: Followed,
+    /// Where the client resumes; from the start if it does not.
+    pub(in crate::messages) position: Option<Position>,
+    /// Why a token that it brought is no good any more.
+    pub(in crate::messages) expired: Option<String>,
+    pub(in crate::messages) retry_ms: u64,
+    pub(in crate::messages) max_age: Duration,
+    pub(in crate::messages) permit: OwnedSemaphorePermit,
+}
+
+/// See the module's documentation.
+pub(in crate::messages) struct Connection {
+    store: Store,
+    feeds: Feeds,
+    followed: Followed,
+    /// The record that `position` and `stage` go by.
+    kept: Arc<Kept>,
+    position: Position,
+    stage: Stage,
+    outbox: VecDeque<Frame>,
+    sent: Instant,
+    ends: Instant,
+    shutdown: CancellationToken,
+    _permit: OwnedSemaphorePermit,
+}
+
+enum Stage {
+    /// Not served yet: the prefill is not complete.
+    Closed { shown: Option<Progress>, told: Option<String> },
+    /// Serving rows.
+    Prefill(Option<Reader>),
+    /// Serving live events; `behind` until the client has been told that it is up to date.
+    Live { live: Live, behind: bool },
+    /// Waiting for another generation, because the log lost what comes next.
+    Lost,
+    /// Nothing more will come.
+    Ended,
+}
+
+/// What is to be done after a look.
+enum Next {
+    /// Look again: there may be more.
+    More,
+    /// Wait for this long at most, or until something changes.
+    Wait(Duration),
+}
+
+impl Connection {
+    pub(in crate::messages) fn new(
+        feeds: Feeds,
+        opening: Opening,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let Opening { followed, position, expired, retry_ms, max_age, permit } = opening;
+        let kept = followed.kept().clone();
+        let position = position.unwrap_or_else(|| Position::start(&kept.subscription));
+        let now = Instant::now();
+        let mut connection = Self {
+            store: feeds.store.clone(),
+            feeds,
+            followed,
+            kept,
+            position,
+            stage: Stage::Closed { shown: None, told: None },
+            outbox: VecDeque::new(),
+            sent: now,
+            ends: now + max_age,
+            shutdown,
+            _permit: permit,
+        };
+        connection.outbox.push_back(Frame::opening(retry_ms, connection.token()));
+        if let Some(reason) = expired {
+            connection.control("expired", &json!({ "reason": reason }));
+        }
+        connection
+    }
+
+    /// The next part of the body; `None` at its end.
+    pub(in crate::messages) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if self.shutdown.is_cancelled() || self.ends <= Instant::now() {
+                return None;
+            }
+            self.follow();
+            if self.outbox.is_empty() && self.sent + HEARTBEAT <= Instant::now() {
+                self.outbox.push_back(Frame::heartbeat());
+            }
+            if let Some(chunk) = frame::chunk(&mut self.outbox) {
+                self.sent = Instant::now();
+                return Some(chunk);
+            }
+            if matches!(self.stage, Stage::Ended) {
+                return None;
+            }
+            let (shutdown, ends) = (self.shutdown.clone(), self.ends);
+            let step = tokio::select! { biased;
+                () = shutdown.cancelled() => return None,
+                () = tokio::time::sleep_until(ends) => return None,
+                step = self.step() => step,
+            };
+            match step {
+                Ok(Next::More) => {}
+                Ok(Next::Wait(longest)) if self.outbox.is_empty() => self.wait(longest).await,
+                Ok(Next::Wait(_)) => {}
+                Err(error) => {
+                    tracing::debug!(name = %self.kept.subscription.name(), %error, "reads again");
+                    self.wait(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn wait(&mut self, longest: Duration) {
+        let heartbeat = self.sent + HEARTBEAT;
+        let until = heartbeat.min(self.ends).min(Instant::now() + longest);
+        let Self { shutdown, followed, stage, .. } = self;
+        tokio::select! { biased;
+            () = shutdown.cancelled() => {}
+            () = followed.changed() => {}
+            () = stage.changed() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+
+    /// Takes in what became of the record.
+    fn follow(&mut self) {
+        let of = &self.kept.subscription.incarnation;
+        let current = self.followed.current();
+        let Some(kept) = current.filter(|kept| kept.subscription.incarnation.uid == of.uid) else {
+            if !matches!(self.stage, Stage::Ended) {
+                self.control("deleted", &json!({}));
+                self.stage = Stage::Ended;
+            }
+            return;
+        };
+        if kept.revision != self.kept.revision {
+            self.kept = kept;
+        }
+        let subscription = &self.kept.subscription;
+        if subscription.incarnation.generation != self.position.generation {
+            let reason = format!(
+                "prefilled again: generation {} follows {}",
+                subscription.incarnation.generation, self.position.generation
+            );
+            self.position = Position::start(subscription);
+            self.stage = Stage::Closed { shown: None, told: None };
+            self.control("expired", &json!({ "reason": reason }));
+        }
+        if let Stage::Live { live, .. } = &mut self.stage {
+            live.follow(&self.kept.subscription);
+        }
+        if matches!(self.stage, Stage::Closed { .. }) && self.kept.subscription.is_open() {
+            self.open();
+        }
+    }
+
+    /// Begins to serve, from the position.
+    fn open(&mut self) {
+        let subscription = &self.kept.subscription;
+        match &self.position.phase {
+            Phase::Live(_) => {
+                self.stage =
+                    Stage::Live { live: Live::new(&self.feeds, subscription), behind: true };
+            }
+            Phase::Prefill { sequence } => {
+                if *sequence == 0
+                    && let Prefill::Done { manifest } = &subscription.prefill
+                {
+                    let Manifest { generation, fence, rows, .. } = manifest;
+                    let start = json!({ "generation": generation, "fence": fence, "rows": rows });
+                    self.control_with_id("prefill-start", &start);
+                }
+                self.stage = Stage::Prefill(None);
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<Next, Error> {
+        match &self.stage {
+            Stage::Closed { .. } => self.report().await,
+            Stage::Prefill(_) => self.rows().await,
+            Stage::Live { .. } => self.events().await,
+            Stage::Lost | Stage::Ended => Ok(Next::Wait(HEARTBEAT)),
+        }
+    }
+
+    /// Tells how a prefill comes along, when that has changed.
+    async fn report(&mut self) -> Result<Next, Error> {
+        let subscription = self.kept.subscription.clone();
+        let failure = match &subscription.prefill {
+            Prefill::Failed { reason } => Some(reason.clone()),
+            Prefill::Cancelled => Some(String::from("the prefill was cancelled")),
+            Prefill::None | Prefill::Pending | Prefill::Done { .. } => None,
+        };
+        let now = Progress::read(&self.store, &subscription.incarnation).await?;
+        let Stage::Closed { shown, told } = &mut self.stage else { return Ok(Next::More) };
+        let (has_failed, has_moved) = (failure != *told, failure.is_none() && now != *shown);
+        *shown = now;
+        told.clone_from(&failure);
+        if let Some(reason) = failure.filter(|_| has_failed) {
+            self.control("prefill-failed", &json!({ "reason": reason }));
+        }
+        if let Some(progress) = now.filter(|_| has_moved) {
+            self.control("progress", &json!(progress));
+        }
+        Ok(Next::Wait(PROGRESS))
+    }
+
+    /// Sends the next rows, and goes live behind the manifest.
+    async fn rows(&mut self) -> Result<Next, Error> {
+        let (of, Phase::Prefill { sequence }) =
+            (&self.kept.subscription.incarnation, &self.position.phase)
+        else {
+            return Ok(Next::More);
+        };
+        let Stage::Prefill(reader) = &mut self.stage else { return Ok(Next::More) };
+        let reader = match reader {
+            Some(reader) => reader,
+            none => {
+                let (filter, start) = (names::prefill_filter(of)?, Start::Sequence(sequence + 1));
+                none.insert(self.store.prefill.reader(&[filter], start).await?)
+            }
+        };
+        let end = names::manifest_subject(of)?;
+        let messages = reader.next(PAGE, WAIT).await?;
+        if messages.is_empty() {
+            return Ok(Next::Wait(AGAIN));
+        }
+        for message in messages {
+            if message.subject == end {
+                self.complete();
+                break;
+            }
+            let generation = self.position.generation;
+            let phase = Phase::Prefill { sequence: message.sequence };
+            self.position = Position { generation, phase };
+            if let Some(row) = LogEvent::from_row(&message) {
+                let frame = Frame::message(frame::message(&row.to_json()), self.token());
+                self.outbox.push_back(frame);
+            }
+        }
+        Ok(Next::More)
+    }
+
+    fn complete(&mut self) {
+        let subscription = &self.kept.subscription;
+        self.position = Position::fence(subscription);
+        if let Prefill::Done { manifest } = &subscription.prefill {
+            let manifest = manifest.clone();
+            self.control_with_id("prefill-end", &json!(manifest));
+        }
+        let live = Live::new(&self.feeds, &self.kept.subscription);
+        self.stage = Stage::Live { live, behind: true };
+    }
+
+    async fn events(&mut self) -> Result<Next, Error> {
+        let Stage::Live { live, behind } = &mut self.stage else { return Ok(Next::More) };
+        match live.step(&self.position).await {
+            Ok(Step::Events { realm, entries, up_to, more }) => {
+                *behind |= more;
+                for entry in entries {
+                    self.position.advance(&realm, entry.sequence);
+                    let frame = Frame::message(entry.frame.clone(), self.token());
+                    self.outbox.push_back(frame);
+                }
+                self.position.advance(&realm, up_to);
+                Ok(Next::More)
+            }
+            Ok(Step::UpToDate) => {
+                if std::mem::take(behind)
+                    && let Phase::Live(realms) = &self.position.phase
+                {
+                    let realms = json!({ "sequences": realms });
+                    self.control_with_id("up-to-date", &realms);
+                }
+                Ok(Next::Wait(HEARTBEAT))
+            }
+            Ok(Step::NotReady) => Ok(Next::Wait(HEARTBEAT)),
+            Ok(Step::Lost { realm, first_sequence }) => {
+                let reason = format!(
+                    "the log of {realm} begins at {first_sequence} now, and what comes before it \
+                     was not read: request another prefill"
+                );
+                self.control("expired", &json!({ "reason": reason }));
+                self.stage = Stage::Lost;
+                Ok(Next::More)
+            }
+            Err(error) => {
+                *behind = true;
+                Err(error)
+            }
+        }
+    }
+
+    fn token(&self) -> String {
+        token::seal(&self.store.signer, self.subscription(), &self.position)
+    }
+
+    fn subscription(&self) -> &Subscription {
+        &self.kept.subscription
+    }
+
+    fn control(&mut self, event: &str, data: &serde_json::Value) {
+        self.outbox.push_back(Frame::control(event, None, data));
+    }
+
+    fn control_with_id(&mut self, event: &str, data: &serde_json::Value) {
+        let id = self.token();
+        self.outbox.push_back(Frame::control(event, Some(id), data));
+    }
+}
+
+impl Stage {
+    /// Waits until a look may find something new.
+    async fn changed(&mut self) {
+        match self {
+            Self::Live { live, .. } => live.changed().await,
+            _ => std::future::pending().await,
+        }
+    }
+}

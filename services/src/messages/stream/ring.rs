@@ -1,0 +1,181 @@
+//! The newest events of a realm, in memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bus::StoredMessage;
+use bytes::Bytes;
+
+use super::frame;
+use crate::model::{LogEvent, Topic, TopicSet};
+
+/// How many events one look goes over.
+const SCAN: usize = 1024;
+
+/// An event as every stream reader of the process sends it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Entry {
+    pub(super) sequence: u64,
+    pub(super) topic: Topic,
+    /// Its lines on the wire, encoded once.
+    pub(super) frame: Bytes,
+}
+
+impl Entry {
+    /// `None` for a message whose subject is not that of an event.
+    pub(super) fn of(message: &StoredMessage) -> Option<Self> {
+        LogEvent::from_log(message).map(Self::new)
+    }
+
+    /// The same, for those who want it only if it matches.
+    pub(super) fn matching(message: &StoredMessage, topics: &TopicSet) -> Option<Self> {
+        let event = LogEvent::from_log(message)?;
+        topics.matches(&event.topic).then(|| Self::new(event))
+    }
+
+    fn new(event: LogEvent) -> Self {
+        let frame = frame::message(&event.to_json());
+        Self { sequence: event.sequence, topic: event.topic, frame }
+    }
+}
+
+/// How much a ring holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingSize {
+    /// Events.
+    pub entries: usize,
+    /// Bytes of encoded events.
+    pub bytes: usize,
+}
+
+impl Default for RingSize {
+    /// 4096 events, 8 MiB.
+    fn default() -> Self {
+        Self { entries: 4096, bytes: 8 << 20 }
+    }
+}
+
+/// Every event after `from` up to `head`.
+#[derive(Debug)]
+pub(super) struct Ring {
+    size: RingSize,
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    from: u64,
+    head: u64,
+}
+
+/// What a reader finds behind its position.
+#[derive(Debug, PartialEq)]
+pub(super) enum Found {
+    /// What matches, and the sequence up to which everything has been looked at.
+    Here { entries: Vec<Arc<Entry>>, up_to: u64 },
+    /// The ring begins later: catch up from the log.
+    Older,
+}
+
+impl Ring {
+    /// An empty ring: what comes after `head` will be here.
+    pub(super) fn new(size: RingSize, head: u64) -> Self {
+        Self { size, entries: VecDeque::new(), bytes: 0, from: head, head }
+    }
+
+    pub(super) fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Adds the next message of the log.
+    pub(super) fn push(&mut self, message: &StoredMessage) {
+        if message.sequence != self.head + 1 {
+            // The log dropped something before it was read: whoever stands before the hole must
+            // look at the log, which tells whether anything is lost.
+            *self = Self::new(self.size, message.sequence - 1);
+        }
+        self.head = message.sequence;
+        if let Some(entry) = Entry::of(message) {
+            self.bytes += entry.frame.len();
+            self.entries.push_back(Arc::new(entry));
+        }
+        while (self.entries.len() > self.size.entries || self.bytes > self.size.bytes)
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.bytes -= oldest.frame.len();
+            self.from = oldest.sequence;
+        }
+    }
+
+    /// Up to `max` events after `position` that match.
+    pub(super) fn after(&self, position: u64, topics: &TopicSet, max: usize) -> Found {
+        if position < self.from {
+            return Found::Older;
+        }
+        let first = self.entries.partition_point(|entry| entry.sequence <= position);
+        let (mut entries, mut scanned) = (Vec::new(), 0);
+        let mut up_to = self.head.max(position);
+        for entry in self.entries.range(first..) {
+            if entries.len() >= max || scanned >= SCAN {
+                up_to = entry.sequence - 1;
+                break;
+            }
+            scanned += 1;
+            if topics.matches(&entry.topic) {
+                entries.push(entry.clone());
+            }
+        }
+        Found::Here { entries, up_to }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bus::{Headers, Subject};
+
+    use super::*;
+
+    fn message(sequence: u64, topic: &str) -> StoredMessage {
+        StoredMessage {
+            sequence,
+            timestamp: SystemTime::UNIX_EPOCH,
+            subject: Subject::new(format!("events.{topic}.k")).unwrap(),
+            key: None,
+            headers: Headers::new(),
+            payload: Some(Bytes::from_static(b"1")),
+        }
+    }
+
+    fn here(ring: &Ring, position: u64, topics: &str, max: usize) -> Option<(Vec<u64>, u64)> {
+        match ring.after(position, &TopicSet::parse(&[topics]).unwrap(), max) {
+            Found::Older => None,
+            Found::Here { entries, up_to } => {
+                Some((entries.iter().map(|entry| entry.sequence).collect(), up_to))
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_gets_what_matches_and_moves_over_the_rest() {
+        let mut ring = Ring::new(RingSize::default(), 10);
+        for sequence in 11..=16 {
+            ring.push(&message(sequence, if sequence % 2 == 0 { "a.even" } else { "a.odd" }));
+        }
+        assert_eq!(here(&ring, 10, "a.*", 100), Some((vec![11, 12, 13, 14, 15, 16], 16)));
+        assert_eq!(here(&ring, 10, "a.even", 2), Some((vec![12, 14], 14)));
+        assert_eq!(here(&ring, 14, "a.even", 2), Some((vec![16], 16)));
+        assert_eq!(here(&ring, 10, "b.*", 2), Some((vec![], 16)));
+        assert_eq!(here(&ring, 16, "a.*", 2), Some((vec![], 16)));
+        assert_eq!(here(&ring, 9, "a.*", 2), None);
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_a_hole_begins_anew() {
+        let mut ring = Ring::new(RingSize { entries: 2, bytes: 1 << 20 }, 0);
+        (1..=3).for_each(|sequence| ring.push(&message(sequence, "a.b")));
+        assert_eq!(here(&ring, 0, "a.*", 9), None);
+        assert_eq!(here(&ring, 1, "a.*", 9), Some((vec![2, 3], 3)));
+        ring.push(&message(7, "a.b"));
+        assert_eq!(here(&ring, 3, "a.*", 9), None);
+        assert_eq!(here(&ring, 6, "a.*", 9), Some((vec![7], 7)));
+    }
+}
