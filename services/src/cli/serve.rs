@@ -93,13 +93,13 @@ impl ServeOptions {
         stop: &CancellationToken,
     ) -> Result<Serving, Failure> {
         let access = self.access()?;
-        let server = Server::bind(&ListenOptions {
+        let listen = ListenOptions {
             addr: self.listen,
             access: access.clone(),
             allowed_hosts: self.allow_host.clone(),
             allowed_origins: self.allow_origin.clone(),
-        });
-        let server = server.await.map_err(|error| Failure::new(chain(&error)))?;
+        };
+        let server = Server::bind(&listen).await.map_err(|error| Failure::new(chain(&error)))?;
         let bus = Bus::connect_with(&self.bus, self.connect_options()).await.map_err(|error| {
             let way_out = "start a server: make nats-up      or use the embedded bus: --bus embedded:";
             Failure::unavailable(format!("{}\n  {way_out}", chain(&error)))

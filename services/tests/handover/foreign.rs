@@ -59,9 +59,10 @@ async fn what_nats_py_publishes_arrives_as_events() {
 
     let events = pull(wire.as_ref(), 3).await;
     let of = |key: &str| {
-        events.iter().find(|event| event["subject"] == key).unwrap_or_else(|| {
-            panic!("nothing about {key} in {events:#?}")
-        })
+        events
+            .iter()
+            .find(|event| event["subject"] == key)
+            .unwrap_or_else(|| panic!("nothing about {key} in {events:#?}"))
     };
     let plain = of("zoe");
     assert_eq!(plain["id"], "events-dir-2");
@@ -69,7 +70,10 @@ async fn what_nats_py_publishes_arrives_as_events() {
     assert_eq!(plain["data"], json!({"mail": "zoe@example.org"}));
     let event = of("yann");
     assert_eq!((&event["id"], &event["source"]), (&json!("from-python"), &json!("/hr")));
-    assert_eq!((&event["type"], &event["topic"]), (&json!("org.example.joined"), &json!("dir.user")));
+    assert_eq!(
+        (&event["type"], &event["topic"]),
+        (&json!("org.example.joined"), &json!("dir.user"))
+    );
     assert_eq!(of("n1")["data"], "grüß Gott");
     assert_eq!(events.len(), 3, "the repeated id came twice: {events:#?}");
 }
