@@ -5,6 +5,7 @@ use tracing_subscriber::EnvFilter;
 
 /// How to log.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log")]
 pub(crate) struct LogOptions {
     /// What to log, as `level` or `target=level,...`, for example `info` or `lockgate=debug`
     /// [default: warn for client commands, info for servers]

@@ -19,6 +19,7 @@ use crate::client::{Client, Error};
 const BATCH_EVENTS: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
 const ATTEMPTS: u32 = 6;
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -114,21 +115,22 @@ async fn read_stdin() -> Result<String, Failure> {
         .map_err(|_| Failure::new("standard input is not UTF-8\n  encode it, or wrap it in JSON"))
 }
 
-/// Publishes a batch; while the server is away it tries again with the same ids, for half a minute.
+/// Publishes a batch. Where the server may have seen it or is busy, it is sent again with the same
+/// ids for half a minute; a server that cannot be reached at all is not waited for.
 async fn send(client: &Client, screen: &Screen, events: &[Value]) -> Result<Vec<Published>, Error> {
     let mut failures = 0;
     loop {
-        match client.publish(events).await {
-            Err(error) if error.is_retryable() && failures + 1 < ATTEMPTS => {
-                let delay = pause(failures).min(Duration::from_secs(10));
-                let delay = delay.max(error.retry_after().unwrap_or_default().min(delay * 3));
-                failures += 1;
-                // The first failure of a command that never reached the server is worth a word.
-                screen.note(&format!("{error}\n  trying again in {delay:?}"));
-                tokio::time::sleep(delay).await;
-            }
+        let error = match client.publish(events).await {
+            Err(error) if error.is_retryable() => error,
             outcome => return outcome,
+        };
+        if failures + 1 >= ATTEMPTS || (failures == 0 && error.is_never_sent()) {
+            return Err(error);
         }
+        let delay = pause(failures).max(error.retry_after().unwrap_or_default()).min(LONGEST_PAUSE);
+        failures += 1;
+        screen.note(&format!("{error}\n  trying again in {delay:?}"));
+        tokio::time::sleep(delay).await;
     }
 }
 

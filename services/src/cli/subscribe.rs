@@ -22,7 +22,7 @@ Examples:
       the current state of the directory, then every change
   lockgate subscribe people
       goes on where it stopped
-  lockgate subscribe people --topics 'directory.*' --prefill --until-up-to-date --json > state.ndjson
+  lockgate subscribe people --topics 'directory.*' --prefill --until-up-to-date --json
       a snapshot for a script
   lockgate subscribe jobs --topics orders.created --queue
       takes deliveries from the queue, beside others who do the same, and acknowledges them

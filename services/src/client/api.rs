@@ -30,7 +30,7 @@ pub struct Client {
 
 impl Client {
     /// A client of the server at `server`, with the admin or publish token where it wants one.
-    /// Connects with the first request. The process must have a rustls provider for `https://`.
+    /// Connects with the first request. A process without a default rustls provider gets ring's.
     pub fn new(server: &str, token: Option<String>) -> Result<Self> {
         let server = parse_server(server)?;
         Ok(Self { http: http(&server)?, server, token })

@@ -17,6 +17,7 @@ pub struct Error {
     what: String,
     way_out: Option<String>,
     retry_after: Option<Duration>,
+    never_sent: bool,
 }
 
 /// The kinds of failure a caller can act on.
@@ -45,7 +46,7 @@ pub enum ErrorKind {
 impl Error {
     /// An error of `kind` that says `what` (lower case, no full stop).
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), way_out: None, retry_after: None }
+        Self { kind, what: what.into(), way_out: None, retry_after: None, never_sent: false }
     }
 
     /// Adds what to do next, one line.
@@ -65,6 +66,17 @@ impl Error {
         matches!(self.kind, ErrorKind::Unreachable | ErrorKind::Unavailable)
     }
 
+    /// True when no connection was made, so that the server saw nothing of the request.
+    pub fn is_never_sent(&self) -> bool {
+        self.never_sent
+    }
+
+    /// Says that no connection was made.
+    pub(super) fn never_sent(mut self) -> Self {
+        self.never_sent = true;
+        self
+    }
+
     /// How long the server asked to wait before the next attempt, where it did.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -78,7 +90,7 @@ impl Error {
             format!("the server answered {status} {}", text.trim()).trim_end().to_owned()
         });
         let (kind, way_out) = judge(status, retry_after, problem.retryable);
-        Self { kind, what, way_out, retry_after }
+        Self { kind, what, way_out, retry_after, never_sent: false }
     }
 }
 

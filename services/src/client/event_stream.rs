@@ -191,7 +191,6 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        crate::cli::install_tls();
         let client = Client::new(&server, None).unwrap();
         let name = SubscriptionName::new("people").unwrap();
         (client.subscriber(name, "s".into()).events(None), script, serving)

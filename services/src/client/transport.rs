@@ -37,8 +37,12 @@ pub(super) fn parse_server(server: &str) -> Result<Url> {
     Ok(url)
 }
 
-/// An HTTP client without proxies, redirects or pooled surprises.
+/// An HTTP client without proxies and redirects. A process without a TLS provider gets ring.
 pub(super) fn http(server: &Url) -> Result<reqwest::Client> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Lost only to another thread that installs one at the same time, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
     let builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -64,7 +68,11 @@ pub(super) async fn send(request: RequestBuilder, limit: Duration) -> Result<Res
     })?;
     let server = request.url().origin().ascii_serialization();
     let response = match tokio::time::timeout(limit, client.execute(request)).await {
-        Ok(answered) => answered.map_err(|error| unreachable(&server, &cause(&error)))?,
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) if error.is_connect() => {
+            return Err(unreachable(&server, &cause(&error)).never_sent());
+        }
+        Ok(Err(error)) => return Err(unreachable(&server, &cause(&error))),
         Err(_) => return Err(unreachable(&server, &format!("no answer within {limit:?}"))),
     };
     if response.status().is_success() {
