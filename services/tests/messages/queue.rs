@@ -110,11 +110,11 @@ async fn an_ack_is_done_twice_and_a_late_one_is_stale() {
     world.publish("dir.user", "b", 2).await;
     let first = process.pull("people", 10, "5s").await;
     let (a, b) = (first.ids()[0].clone(), first.ids()[1].clone());
-    assert_eq!(process.ack("people", &[a.clone()]).await, (200, vec!["done".into()]));
+    assert_eq!(process.ack("people", std::slice::from_ref(&a)).await, (200, vec!["done".into()]));
     sleep(Duration::from_secs(30)).await;
     let late = process.ack("people", &[a.clone(), b.clone(), "rubbish".into()]).await;
     assert_eq!(late, (200, vec!["done".into(), "stale".into(), "unknown".into()]));
-    assert_eq!(process.ack("people", &[b.clone()]).await, (409, vec!["stale".into()]));
+    assert_eq!(process.ack("people", std::slice::from_ref(&b)).await, (409, vec!["stale".into()]));
     let again = process.pull("people", 10, "5s").await;
     assert_eq!(again.shown(), ["b=2#2"]);
     assert_eq!(process.ack("people", &[b]).await, (409, vec!["stale".into()]), "superseded");
@@ -134,7 +134,7 @@ async fn an_extension_moves_the_deadline_and_gives_a_fresh_id() {
     // Any replica goes by the fresh id's own deadline.
     let mut world = world;
     let other = world.process().await;
-    assert_eq!(other.ack("people", &[id.clone()]).await, (409, vec!["stale".into()]));
+    assert_eq!(other.ack("people", std::slice::from_ref(&id)).await, (409, vec!["stale".into()]));
     assert_eq!(other.ack("people", &[fresh]).await, (200, vec!["done".into()]));
     assert_eq!(process.pull("people", 10, "40s").await.shown(), NOTHING);
 }
