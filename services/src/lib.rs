@@ -1,5 +1,8 @@
 //! Lockgate's roles: registration, events, messages, dispatcher and prefill.
 
+pub mod cli;
+pub mod client;
+mod demo;
 pub mod dispatcher;
 pub mod events;
 pub mod http;
@@ -9,4 +12,5 @@ pub mod model;
 pub mod platform;
 pub mod prefill;
 pub mod registration;
+pub mod roles;
 pub mod store;

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The one binary: see `lockgate --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lockgate::cli::main()
+}

@@ -90,6 +90,8 @@ impl Roles {
             self.stop.cancel();
             outcome = outcome.and(Err(failed));
         }
+        // A role that only answers requests has no task: it ends when it is told to.
+        self.stop.cancelled().await;
         outcome
     }
 
@@ -105,7 +107,8 @@ impl Roles {
                 self.serve(events::router(Ingest::new(store), access.clone()));
             }
             Role::Messages => {
-                let messages = Messages::start(store, MessagesOptions::default(), stop.clone()).await?;
+                let messages =
+                    Messages::start(store, MessagesOptions::default(), stop.clone()).await?;
                 self.serve(messages::router(messages.clone()));
                 self.spawn(role, async move {
                     stop.cancelled().await;

@@ -45,7 +45,14 @@ impl Comparison {
         let verdict = if ratio >= self.goal { "reached" } else { "MISSED" };
         format!(
             "{:<34} {:>11.0} {:>11.0} {:>7.2} {:>6.2} {:<8} {:>8.2} {:>8.2}",
-            self.name, ours, raw, ratio, self.goal, verdict, cpu(&self.ours), cpu(&self.raw),
+            self.name,
+            ours,
+            raw,
+            ratio,
+            self.goal,
+            verdict,
+            cpu(&self.ours),
+            cpu(&self.raw),
         )
     }
 }

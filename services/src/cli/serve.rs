@@ -68,6 +68,24 @@ pub(crate) struct Serving {
 }
 
 impl ServeOptions {
+    /// On this bus, on a free port of this machine, with everything else as it is by default.
+    pub(crate) fn local(bus: String) -> Self {
+        let store = StoreOptions::default();
+        Self {
+            bus,
+            nats_credentials: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin_tokens: None,
+            publish_tokens: None,
+            allow_host: Vec::new(),
+            allow_origin: Vec::new(),
+            replicas: store.replicas,
+            log_max_bytes: store.log_max_bytes,
+            prefill_max_bytes: store.prefill_max_bytes,
+            duplicate_window: store.duplicate_window,
+        }
+    }
+
     /// Connects, starts the roles and listens; they stop when `stop` is cancelled.
     pub(crate) async fn start(
         &self,
@@ -75,15 +93,16 @@ impl ServeOptions {
         stop: &CancellationToken,
     ) -> Result<Serving, Failure> {
         let access = self.access()?;
-        let server = Server::bind(&ListenOptions {
+        let listen = ListenOptions {
             addr: self.listen,
             access: access.clone(),
             allowed_hosts: self.allow_host.clone(),
             allowed_origins: self.allow_origin.clone(),
-        });
-        let server = server.await.map_err(|error| Failure::new(chain(&error)))?;
+        };
+        let server = Server::bind(&listen).await.map_err(|error| Failure::new(chain(&error)))?;
         let bus = Bus::connect_with(&self.bus, self.connect_options()).await.map_err(|error| {
-            let way_out = "start a server: make nats-up      or use the embedded bus: --bus embedded:";
+            let way_out =
+                "start a server: make nats-up      or use the embedded bus: --bus embedded:";
             Failure::unavailable(format!("{}\n  {way_out}", chain(&error)))
         })?;
         let store = Store::open(Platform::new(bus), self.store_options()).await?;

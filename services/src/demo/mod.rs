@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use self::directory::{Directory, REALM};
 use self::screen::Screen;
-use self::verdict::{Books, Entry, Verdict};
+use self::verdict::{Books, Entry};
 use crate::client::wire::NewSubscription;
 use crate::client::{Client, Error, ErrorKind, StreamItem};
 use crate::model::{Manifest, Realm, SubscriptionName};
@@ -27,28 +27,24 @@ const TOPICS: &str = "directory.*";
 /// duplicate, never an older state after a newer one. Exits with 0 if every promise was kept, 1
 /// if not.
 #[derive(Debug, Args)]
-pub struct DemoOptions {
+pub(crate) struct DemoOptions {
     /// How many changes to publish
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u64).range(100..=200_000))]
-    pub changes: u64,
+    changes: u64,
     /// The same seed makes the same changes
     #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    seed: u64,
     /// Give up after this long
     #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
-    pub limit: Duration,
+    limit: Duration,
     /// Print the verdict as one JSON object and nothing else
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 /// Runs the demo against a server that listens at `server`; true when every promise was kept.
-pub(crate) async fn run(
-    options: &DemoOptions,
-    server: &str,
-    token: Option<String>,
-) -> Result<bool, Error> {
-    let played = tokio::time::timeout(options.limit, play(options, server, token)).await;
+pub(crate) async fn run(options: &DemoOptions, server: &str) -> Result<bool, Error> {
+    let played = tokio::time::timeout(options.limit, play(options, server)).await;
     played.unwrap_or_else(|_| {
         let limit = humantime::format_duration(options.limit);
         let what = format!("the demo did not finish within {limit}");
@@ -56,8 +52,8 @@ pub(crate) async fn run(
     })
 }
 
-async fn play(options: &DemoOptions, server: &str, token: Option<String>) -> Result<bool, Error> {
-    let client = Client::new(server, token)?;
+async fn play(options: &DemoOptions, server: &str) -> Result<bool, Error> {
+    let client = Client::new(server, None)?;
     let entropy = Entropy::system();
     let run = entropy.uid().map_err(internal)?;
     let screen = Screen::new(options);

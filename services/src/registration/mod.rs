@@ -1,11 +1,13 @@
 //! The registration API: it alone writes subscription records.
 
+mod api;
 mod core;
 mod queues;
 mod reports;
 mod request;
 mod status;
 
+pub use api::router;
 pub use core::{Registered, Registration, RegistrationError};
 pub(crate) use queues::{final_queue, remove_prefill};
 pub use reports::run_reports;

@@ -11,6 +11,9 @@ use crate::platform::Platform;
 /// Used tickets are remembered for longer than a ticket is good for.
 pub(super) const TICKET_AGE: Duration = Duration::from_secs(120);
 
+/// Room for what a prefill row has beyond its event.
+const ROW_HEADERS_BYTES: u32 = 16 * 1024;
+
 /// How the store lays out its streams.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreOptions {
@@ -48,7 +51,9 @@ impl StoreOptions {
 
     pub(super) fn prefill_stream(&self) -> Result<StreamConfig, bus::Error> {
         let base = self.stream(names::PREFILL_STREAM, "prefill.>")?;
-        Ok(StreamConfig { max_bytes: Some(self.prefill_max_bytes), ..base })
+        // A row is the event and two headers more: whatever a log took must fit here.
+        let max_message_bytes = base.max_message_bytes + ROW_HEADERS_BYTES;
+        Ok(StreamConfig { max_bytes: Some(self.prefill_max_bytes), max_message_bytes, ..base })
     }
 
     pub(super) fn tasks_stream(&self) -> Result<StreamConfig, bus::Error> {

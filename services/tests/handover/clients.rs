@@ -117,7 +117,7 @@ pub async fn read_stream(
     stop: CancellationToken,
 ) {
     let dice = Dice::new(seed);
-    let mut last_id = None;
+    let mut last_id: Option<String> = None;
     while !stop.is_cancelled() {
         let path = format!("/v1/subscriptions/{name}/events");
         let mut request = request("GET", &path, Some(&secret), &Value::Null);

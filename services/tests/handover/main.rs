@@ -5,6 +5,7 @@
 
 mod checker;
 mod clients;
+mod foreign;
 mod naive;
 mod processes;
 mod simulation;

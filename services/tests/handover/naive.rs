@@ -28,9 +28,7 @@ async fn story(seed: u64) -> Vec<Violation> {
                     r#"{{"specversion":"1.0","id":"e{at}","source":"/t","type":"dir.user","subject":"k{key}"{data}}}"#
                 );
                 let event = CloudEvent::from_json(json.as_bytes()).expect("an event");
-                let topic: Topic = "dir.user".parse().expect("a topic");
-                let key = Key::new(format!("k{key}")).expect("a key");
-                log.publish(event.to_message(&topic, &key).expect("a message")).await.expect("ok");
+                log.publish(event.to_message().expect("a message")).await.expect("ok");
                 tokio::time::sleep(Duration::from_millis(dice.roll(20))).await;
             }
         }

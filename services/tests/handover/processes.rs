@@ -33,7 +33,7 @@ const BOUND: u32 = 120;
 const AFTERMATH: Duration = Duration::from_secs(7);
 
 /// The roles as processes, each at a fixed address, restarted by a keeper whenever they end.
-struct Fleet {
+pub struct Fleet {
     ports: BTreeMap<Role, u16>,
     url: String,
     client: reqwest::Client,
@@ -41,13 +41,14 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn new(url: String) -> Self {
+    pub fn new(url: String) -> Self {
         // All ports are held at once, so that no two roles get the same.
         let listeners = Role::ALL
             .map(|role| (role, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")));
         let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();
         let ports = listeners.iter().map(|(role, listener)| (*role, port(listener))).collect();
-        lockgate::client::install_crypto();
+        // reqwest wants a TLS provider even for plain HTTP; a second installation is refused.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(Duration::from_secs(2))
@@ -58,7 +59,7 @@ impl Fleet {
     }
 
     /// Starts every role that is not running.
-    fn keep(&self) {
+    pub fn keep(&self) {
         let mut running = self.running.lock().expect("running");
         for (role, port) in &self.ports {
             let alive =
@@ -113,7 +114,7 @@ async fn storm(fleet: &Fleet, server: &mut NatsServer, seed: u64, calm: &Cancell
         tokio::time::sleep(Duration::from_millis(100 + dice.roll(700))).await;
         match dice.roll(8) {
             0 => {
-                server.kill9().expect("kill nats-server");
+                server.kill9();
                 tokio::time::sleep(Duration::from_millis(dice.roll(1500))).await;
                 server.restart().await.expect("restart nats-server");
             }

@@ -1,0 +1,101 @@
+//! Runs every example on either bus and holds what it prints against what it should.
+
+use std::process::Command;
+use std::time::Duration;
+
+use bus::testkit::NatsServer;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+const PUBLISH_AND_CONSUME: (&str, &str) = (
+    env!("CARGO_BIN_EXE_1_publish_and_consume"),
+    "\
+order 41 is published
+order 42 is published
+order 42 is there already
+order 43 is published
+order 41 fails at its first attempt
+order 42 is billed: 4200 cents, attempt 1
+order 43 is billed: 4300 cents, attempt 1
+order 41 is billed: 4100 cents, attempt 2
+",
+);
+
+const KV_WATCH: (&str, &str) = (
+    env!("CARGO_BIN_EXE_2_kv_watch"),
+    "\
+patient.7 = Anna, Berlin
+patient.8 = Ben, Oslo
+in step
+someone was faster: nothing was written
+patient.7 = Anna, Paris
+patient.8 is deleted
+",
+);
+
+const SUBSCRIBE: (&str, &str) = (
+    env!("CARGO_BIN_EXE_3_subscribe"),
+    "\
+the state:
+  anna {\"city\":\"Paris\"}
+from here on, every change:
+  cleo {\"city\":\"Rome\"}
+  anna {\"city\":\"Vienna\"}
+  cleo is deleted
+",
+);
+
+async fn prints((program, expected): (&str, &str), arguments: &[&str]) {
+    let mut command = tokio::process::Command::from(Command::new(program));
+    let output = command.args(arguments).kill_on_drop(true).output();
+    let output = tokio::time::timeout(LIMIT, output).await.expect("it ends").unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {arguments:?}: {stderr}\n{stdout}");
+    assert_eq!(stdout, expected, "{program} {arguments:?}: {stderr}");
+}
+
+/// Twice, because a server remembers the first run.
+async fn prints_on_nats(example: (&str, &str)) {
+    let server = NatsServer::start().await.unwrap();
+    for _ in 0..2 {
+        prints(example, &["--bus", &server.url()]).await;
+    }
+}
+
+#[tokio::test]
+async fn publish_and_consume_on_the_embedded_bus() {
+    prints(PUBLISH_AND_CONSUME, &[]).await;
+}
+
+#[tokio::test]
+async fn publish_and_consume_on_nats() {
+    prints_on_nats(PUBLISH_AND_CONSUME).await;
+}
+
+#[tokio::test]
+async fn kv_watch_on_the_embedded_bus() {
+    prints(KV_WATCH, &["--bus", "embedded:"]).await;
+}
+
+#[tokio::test]
+async fn kv_watch_on_nats() {
+    prints_on_nats(KV_WATCH).await;
+}
+
+#[tokio::test]
+async fn subscribe_on_the_embedded_bus() {
+    prints(SUBSCRIBE, &[]).await;
+}
+
+#[tokio::test]
+async fn subscribe_on_nats() {
+    prints_on_nats(SUBSCRIBE).await;
+}
+
+#[tokio::test]
+async fn a_wrong_argument_is_answered_with_the_usage() {
+    let output = Command::new(KV_WATCH.0).arg("nats://127.0.0.1:4222").output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("usage: [--bus"));
+}

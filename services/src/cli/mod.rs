@@ -1,0 +1,212 @@
+//! The terminal side: what is typed, what is printed, what is exited with.
+
+mod delivery;
+mod failure;
+mod follow;
+mod lines;
+mod logging;
+mod new_event;
+mod publish;
+mod pull;
+mod screen;
+mod serve;
+mod server;
+mod state;
+mod subscribe;
+mod subscriptions;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use failure::Failure;
+use logging::LogOptions;
+use serve::ServeOptions;
+
+use crate::demo::{self, DemoOptions};
+use crate::roles::Role;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused or failed: the error says what to change
+  2  wrong usage
+  3  the server did not answer or is busy: repeat it later
+130  interrupted before it could end well";
+
+/// Prefill first, then every later change: no gap, no duplicate, per key never an older state
+/// after a newer one.
+#[derive(Debug, Parser)]
+///
+/// Without a command every role runs in this process: `lockgate` alone is a whole Lockgate on the
+/// embedded bus, open to this machine.
+#[command(name = "lockgate", version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    log: LogOptions,
+    #[command(flatten)]
+    serve: ServeOptions,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run roles in this process, for example one process for each on a NATS cluster
+    Run(Run),
+    /// See prefill and live in your terminal, verified
+    Demo(Demo),
+    Publish(publish::Publish),
+    Subscribe(subscribe::Subscribe),
+    Subscriptions(subscriptions::Subscriptions),
+}
+
+/// `lockgate run`
+#[derive(Debug, Args)]
+struct Run {
+    /// The roles to run
+    #[arg(required = true, value_name = "ROLE")]
+    roles: Vec<Role>,
+    #[command(flatten)]
+    serve: ServeOptions,
+}
+
+/// `lockgate demo`
+#[derive(Debug, Args)]
+struct Demo {
+    #[command(flatten)]
+    demo: DemoOptions,
+    /// The bus to run on: `embedded:` or `nats://host:port`
+    #[arg(long, env = "LOCKGATE_BUS", default_value = "embedded:", value_name = "URL")]
+    bus: String,
+}
+
+/// Runs the program on this process' arguments, environment and terminal, and returns what it
+/// exits with. Errors are printed before it returns.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let command = cli
+        .command
+        .unwrap_or_else(|| Command::Run(Run { roles: Role::ALL.to_vec(), serve: cli.serve }));
+    let serves = matches!(command, Command::Run(_));
+    cli.log.start(if serves { "info" } else { "warn" });
+    install_tls();
+    let mut runtime = match command {
+        Command::Run(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let outcome = match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(command)),
+        Err(error) => Err(Failure::from(error)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(Run { roles, serve }) => {
+            until_asked(|stop| run_roles(roles, serve, stop)).await
+        }
+        Command::Demo(Demo { demo, bus }) => until_asked(|stop| run_demo(demo, bus, stop)).await,
+        Command::Publish(publish) => publish.run().await,
+        Command::Subscribe(subscribe) => until_asked(|stop| subscribe.run(stop)).await,
+        Command::Subscriptions(subscriptions) => subscriptions.run().await,
+    }
+}
+
+async fn run_roles(
+    mut roles: Vec<Role>,
+    options: ServeOptions,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    roles.sort();
+    roles.dedup();
+    let serving = options.start(&roles, &stop).await?;
+    print!("{}", serving.banner(&options, &roles));
+    serving.run(stop).await
+}
+
+/// The whole of Lockgate on a free port, and the demo against it over HTTP.
+async fn run_demo(demo: DemoOptions, bus: String, stop: CancellationToken) -> Result<(), Failure> {
+    let options = ServeOptions::local(bus);
+    let serving = options.start(&Role::ALL, &stop).await?;
+    let server = format!("http://{}", serving.addr);
+    let played = async {
+        let played = tokio::select! { biased;
+            () = stop.cancelled() => Err(Failure::interrupted()),
+            played = demo::run(&demo, &server) => played.map_err(Failure::from),
+        };
+        stop.cancel();
+        played
+    };
+    let (played, served) = tokio::join!(played, serving.run(stop.clone()));
+    served?;
+    match played? {
+        true => Ok(()),
+        false => Err(Failure::new("a promise was broken: please report the seed and the verdict")),
+    }
+}
+
+/// Runs `work`; the first SIGINT or SIGTERM cancels its token, so that it can end well, and the
+/// second leaves it where it is.
+async fn until_asked<F>(work: impl FnOnce(CancellationToken) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let stop = CancellationToken::new();
+    let mut work = std::pin::pin!(work(stop.clone()));
+    tokio::select! { biased;
+        outcome = &mut work => return outcome,
+        asked = asked_to_stop() => asked?,
+    }
+    stop.cancel();
+    tokio::select! { biased;
+        outcome = work => outcome,
+        asked = asked_to_stop() => Err(asked.map_or_else(Failure::from, |()| Failure::interrupted())),
+    }
+}
+
+/// Resolves at the first SIGINT (^C) or SIGTERM from now on.
+async fn asked_to_stop() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! { biased;
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Makes ring the process' TLS provider. A second call changes nothing.
+pub(crate) fn install_tls() {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("this process has a TLS provider already");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_option_is_described() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut commands = vec![cli];
+        while let Some(command) = commands.pop() {
+            let name = command.get_name().to_owned();
+            assert!(command.get_about().is_some(), "{name} says nothing of itself");
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{name}: {}", argument.get_id());
+            }
+            commands.extend(command.get_subcommands().filter(|c| c.get_name() != "help").cloned());
+        }
+        Cli::command().debug_assert();
+    }
+}

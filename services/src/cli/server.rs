@@ -1,0 +1,31 @@
+//! Which server a client command speaks to.
+
+use clap::Args;
+
+use super::failure::Failure;
+use crate::client::Client;
+
+/// The server and the right to use it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    /// The server's address
+    #[arg(
+        long,
+        env = "LOCKGATE_SERVER",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
+    server: String,
+    /// An admin or publish token, where the server asks for one; better given by the environment,
+    /// because a process' arguments are no secret
+    #[arg(long, env = "LOCKGATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+impl ServerArgs {
+    /// A client of that server; connects with its first request.
+    pub(crate) fn client(self) -> Result<Client, Failure> {
+        let Self { server, token } = self;
+        Ok(Client::new(&server, token)?)
+    }
+}

@@ -1,0 +1,143 @@
+//! The requests, one method each.
+
+use std::time::Duration;
+
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::error::Result;
+use super::event_stream::EventStream;
+use super::transport::{http, json, parse_server, required_json, send};
+use super::wire::{
+    NewSubscription, PublishAnswer, Published, Pulled, Settled, SubscriptionPage,
+    SubscriptionStatus,
+};
+use crate::model::SubscriptionName;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// What the server may need beyond the wait that a pull asked for.
+const PULL_MARGIN: Duration = Duration::from_secs(10);
+
+/// A Lockgate server. Cheap to clone; every request is safe to repeat.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    server: Url,
+    token: Option<String>,
+}
+
+impl Client {
+    /// A client of the server at `server`, with the admin or publish token where it wants one.
+    /// Connects with the first request. A process without a default rustls provider gets ring's.
+    pub fn new(server: &str, token: Option<String>) -> Result<Self> {
+        let server = parse_server(server)?;
+        Ok(Self { http: http(&server)?, server, token })
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> &Url {
+        &self.server
+    }
+
+    /// Publishes structured CloudEvents as one batch, in order; one result each. An event whose
+    /// source and id the log knows is not stored twice.
+    pub async fn publish(&self, events: &[Value]) -> Result<Vec<Published>> {
+        let body = serde_json::to_vec(events).unwrap_or_default();
+        let request = self
+            .request(Method::POST, "v1/events", None)
+            .header(CONTENT_TYPE, "application/cloudevents-batch+json")
+            .body(body);
+        let answer: PublishAnswer =
+            required_json(send(request, REQUEST_TIMEOUT).await?, REQUEST_TIMEOUT).await?;
+        Ok(answer.results)
+    }
+
+    /// Registers a subscription; true when this request made it, false when an identical one was
+    /// there. A different one is [`super::ErrorKind::Conflict`].
+    pub async fn register(&self, new: &NewSubscription) -> Result<(SubscriptionStatus, bool)> {
+        let request = self.request(Method::POST, "v1/subscriptions", None).json(new);
+        let response = send(request, REQUEST_TIMEOUT).await?;
+        let created = response.status() == StatusCode::CREATED;
+        Ok((required_json(response, REQUEST_TIMEOUT).await?, created))
+    }
+
+    /// One page of subscriptions; `page_token` is that of the page before.
+    pub async fn subscriptions(&self, page_token: Option<&str>) -> Result<SubscriptionPage> {
+        let query = page_token.map(|token| [("page_token", token)]);
+        let request = self.request(Method::GET, "v1/subscriptions", None).query(&query);
+        required_json(send(request, REQUEST_TIMEOUT).await?, REQUEST_TIMEOUT).await
+    }
+
+    /// One subscription; its own secret serves where no admin token is at hand.
+    pub async fn subscription(
+        &self,
+        name: &SubscriptionName,
+        secret: Option<&str>,
+    ) -> Result<SubscriptionStatus> {
+        let bearer = self.token.as_deref().or(secret);
+        let request = self.request(Method::GET, &format!("v1/subscriptions/{name}"), bearer);
+        required_json(send(request, REQUEST_TIMEOUT).await?, REQUEST_TIMEOUT).await
+    }
+
+    /// Deletes a subscription with its position; a missing one is [`super::ErrorKind::NotFound`].
+    pub async fn delete(&self, name: &SubscriptionName, secret: Option<&str>) -> Result<()> {
+        let bearer = self.token.as_deref().or(secret);
+        let request = self.request(Method::DELETE, &format!("v1/subscriptions/{name}"), bearer);
+        send(request, REQUEST_TIMEOUT).await.map(drop)
+    }
+
+    /// The consuming side of a subscription, under its secret.
+    pub fn subscriber(&self, name: SubscriptionName, secret: String) -> Subscriber {
+        Subscriber { client: self.clone(), name, secret }
+    }
+
+    fn request(&self, method: Method, path: &str, bearer: Option<&str>) -> RequestBuilder {
+        let mut url = self.server.clone();
+        let path = format!("{}{path}", url.path());
+        url.set_path(&path);
+        let request = self.http.request(method, url);
+        match bearer.or(self.token.as_deref()) {
+            Some(bearer) => request.bearer_auth(bearer),
+            None => request,
+        }
+    }
+}
+
+/// A subscription, consumed. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    client: Client,
+    name: SubscriptionName,
+    secret: String,
+}
+
+impl Subscriber {
+    /// The event stream, after `resume` (the id of an event of this stream) or from its start.
+    pub fn events(&self, resume: Option<String>) -> EventStream {
+        EventStream::new(self.clone(), resume)
+    }
+
+    /// Up to `max` deliveries, leased; waits up to `wait` for the first. Empty when none came.
+    pub async fn pull(&self, max: usize, wait: Duration) -> Result<Pulled> {
+        let body = json!({ "max": max, "wait": humantime::format_duration(wait).to_string() });
+        let request = self.request(Method::POST, "pull").json(&body);
+        json(send(request, wait + PULL_MARGIN).await?, REQUEST_TIMEOUT).await
+    }
+
+    /// Settles deliveries by their `ack`: done, never again. One result each.
+    pub async fn ack(&self, ids: &[String]) -> Result<Settled> {
+        let request = self.request(Method::POST, "acks").json(&json!({ "ack": ids }));
+        required_json(send(request, REQUEST_TIMEOUT).await?, REQUEST_TIMEOUT).await
+    }
+
+    pub(super) fn request(&self, method: Method, what: &str) -> RequestBuilder {
+        let path = format!("v1/subscriptions/{}/{what}", self.name);
+        self.client.request(method, &path, Some(&self.secret))
+    }
+
+    pub(super) fn server(&self) -> &Url {
+        &self.client.server
+    }
+}

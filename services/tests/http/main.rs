@@ -1,0 +1,10 @@
+//! The HTTP side, in process on the embedded bus.
+
+// Clippy allows it in test functions only; here the helpers are tests too.
+#![allow(clippy::unwrap_used)]
+
+mod events;
+mod guard;
+mod health;
+mod server;
+mod support;

@@ -1,0 +1,102 @@
+//! A world to send requests to.
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request};
+use bus::Bus;
+use bus::fault::Faults;
+use http_body_util::BodyExt;
+use lockgate::events::{Ingest, router};
+use lockgate::http::{Access, Guard, Health, app};
+use lockgate::platform::Platform;
+use lockgate::store::{Store, StoreOptions};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+pub(crate) const ADMIN: &str = "admin-token-0123456789";
+pub(crate) const PUBLISH: &str = "publish-token-0123456789";
+
+/// The events role on an embedded bus that can be disturbed.
+pub(crate) struct World {
+    /// Undisturbed.
+    pub(crate) bus: Bus,
+    pub(crate) faults: Faults,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) app: Router,
+}
+
+impl World {
+    pub(crate) async fn open() -> Self {
+        Self::with(Access::open(), StoreOptions::default(), 1).await
+    }
+
+    pub(crate) async fn with(access: Access, options: StoreOptions, seed: u64) -> Self {
+        let bus = Bus::connect("embedded:").await.unwrap();
+        let faults = Faults::new(seed);
+        let platform = Platform::new(faults.wrap(&bus));
+        let store = Store::open(platform, options).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let health = Health::new(store.clone(), shutdown.clone());
+        let guard = Guard::new(access.is_open(), &[], &["https://app.example.org".into()]);
+        let app = app(router(Ingest::new(store), access), guard, health);
+        Self { bus, faults, shutdown, app }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        send(&self.app, request).await
+    }
+
+    /// Posts a body as this media type.
+    pub(crate) async fn post(&self, media_type: &str, body: impl Into<Body>) -> Answer {
+        let request = to("POST", "/v1/events").header("content-type", media_type);
+        self.send(request.body(body.into()).unwrap()).await
+    }
+}
+
+/// A request to `localhost`.
+pub(crate) fn to(method: &str, path: &str) -> axum::http::request::Builder {
+    Request::builder().method(method).uri(path).header("host", "localhost:8080")
+}
+
+pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
+    let response = app.clone().oneshot(request).await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    Answer { status, headers, json: serde_json::from_slice(&body).unwrap_or_default() }
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) json: Value,
+}
+
+impl Answer {
+    /// Checks that it is a whole problem of this status and slug.
+    #[track_caller]
+    pub(crate) fn is_problem(&self, status: u16, slug: &str) -> &Self {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        let kind = self.json["type"].as_str().unwrap();
+        assert_eq!(kind, format!("https://lockgate.dev/problems/{slug}"), "{self:?}");
+        assert_eq!(self.json["status"], status);
+        let detail = self.json["detail"].as_str().unwrap();
+        assert!(!detail.is_empty() && !detail.ends_with('.'), "{detail}");
+        assert_eq!(self.json["retryable"], status == 503);
+        assert_eq!(self.headers.contains_key("retry-after"), status == 503);
+        self
+    }
+
+    /// Checks the field that is at fault.
+    #[track_caller]
+    pub(crate) fn names(&self, field: &str) -> &Self {
+        assert_eq!(self.json["field"], field, "{self:?}");
+        self
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        self.json["detail"].as_str().unwrap_or_default()
+    }
+}
