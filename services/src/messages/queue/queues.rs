@@ -188,18 +188,19 @@ impl Queues {
 
     /// A lane is withheld while someone else may hold leases on it: an earlier session that
     /// crashed, or a fetch whose answer was lost. Then an older message of a key may come again
-    /// after a newer one is here, so nothing goes out until the bus counts as many unsettled
-    /// deliveries as the ledger does, which means that every one of them is here.
+    /// after a newer one is here, so nothing goes out until every delivery that the bus counts as
+    /// unsettled is held here.
+    ///
+    /// What clients have is not counted in: a settlement whose answer was lost, or that another
+    /// replica took, would make up for a delivery that has yet to come.
     fn settle_doubt(&mut self, lane: &Lane, unsettled: u64) {
         let mut ledger = self.desk.ledger();
-        let ours = ledger.count(lane) as u64;
-        if ledger.is_withheld(lane) && unsettled == ours {
+        let held = ledger.held_in(lane) as u64;
+        if ledger.is_withheld(lane) && unsettled == held {
             ledger.release(lane);
         }
         if let Some(state) = self.lanes.get_mut(lane) {
-            // Not against all that the ledger counts: that may hold one whose settlement was
-            // recorded and its answer lost, and which would hide one that has yet to come.
-            state.missing = unsettled.saturating_sub(ledger.held_in(lane) as u64);
+            state.missing = unsettled.saturating_sub(held);
         }
     }
 
