@@ -105,7 +105,8 @@ impl Roles {
                 self.serve(events::router(Ingest::new(store), access.clone()));
             }
             Role::Messages => {
-                let messages = Messages::start(store, MessagesOptions::default(), stop.clone()).await?;
+                let messages =
+                    Messages::start(store, MessagesOptions::default(), stop.clone()).await?;
                 self.serve(messages::router(messages.clone()));
                 self.spawn(role, async move {
                     stop.cancelled().await;

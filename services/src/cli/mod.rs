@@ -86,9 +86,9 @@ struct Demo {
 /// exits with. Errors are printed before it returns.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let command = cli.command.unwrap_or_else(|| {
-        Command::Run(Run { roles: Role::ALL.to_vec(), serve: cli.serve })
-    });
+    let command = cli
+        .command
+        .unwrap_or_else(|| Command::Run(Run { roles: Role::ALL.to_vec(), serve: cli.serve }));
     let serves = matches!(command, Command::Run(_));
     cli.log.start(if serves { "info" } else { "warn" });
     install_tls();
@@ -108,7 +108,9 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run(Run { roles, serve }) => until_asked(|stop| run_roles(roles, serve, stop)).await,
+        Command::Run(Run { roles, serve }) => {
+            until_asked(|stop| run_roles(roles, serve, stop)).await
+        }
         Command::Demo(Demo { demo, bus }) => until_asked(|stop| run_demo(demo, bus, stop)).await,
         Command::Publish(publish) => publish.run().await,
         Command::Subscribe(subscribe) => until_asked(|stop| subscribe.run(stop)).await,

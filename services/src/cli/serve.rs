@@ -101,7 +101,8 @@ impl ServeOptions {
         };
         let server = Server::bind(&listen).await.map_err(|error| Failure::new(chain(&error)))?;
         let bus = Bus::connect_with(&self.bus, self.connect_options()).await.map_err(|error| {
-            let way_out = "start a server: make nats-up      or use the embedded bus: --bus embedded:";
+            let way_out =
+                "start a server: make nats-up      or use the embedded bus: --bus embedded:";
             Failure::unavailable(format!("{}\n  {way_out}", chain(&error)))
         })?;
         let store = Store::open(Platform::new(bus), self.store_options()).await?;
