@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::consumer::{Consumer, ConsumerBuilder};
+use crate::consumer::{Consumer, ConsumerBuilder, Opening};
 use crate::delivery::Delivery;
 use crate::error::{Error, Result};
 use crate::message::StoredMessage;
@@ -78,10 +78,12 @@ impl ConsumerBuilder {
     /// Delivery is at least once: a handler's effect may be repeated after a crash. At most
     /// `max_in_flight` handlers run at once; while one works its lease is extended, so that slow
     /// work is not delivered twice. A handler that fails or panics has its message retried after
-    /// the backoff. When the backend is away the loop waits and goes on.
+    /// the backoff. When the backend is away the loop waits and goes on, and a consumer that was
+    /// deleted meanwhile is made anew from its description, at its start.
     ///
     /// On shutdown it stops fetching, waits for the handlers at work, settles, and returns `Ok`.
-    /// It returns early only when the consumer cannot be opened or is gone for good.
+    /// It returns early only when the consumer cannot be had: an unmet requirement, a mismatch, a
+    /// stream that does not exist.
     pub async fn run<T, H, F>(self, shutdown: CancellationToken, handler: H) -> Result<()>
     where
         T: FromMessage,
@@ -89,21 +91,21 @@ impl ConsumerBuilder {
         F: Future<Output = Result<Outcome, HandlerError>> + Send + 'static,
     {
         let (limit, backoff) = (self.max_in_flight, self.backoff);
-        let consumer = self.open().await?;
+        let opening = self.validate()?;
         let handler = Arc::new(move |received: Received| match T::from_message(received) {
             Ok(argument) => handler(argument).boxed(),
             Err(malformed) => {
                 std::future::ready(Ok(Outcome::Reject(malformed.to_string()))).boxed()
             }
         });
-        Loop { consumer, handler, limit, backoff, at_work: JoinSet::new() }.run(shutdown).await
+        Loop { opening, handler, limit, backoff, at_work: JoinSet::new() }.run(shutdown).await
     }
 }
 
 type Handler = dyn Fn(Received) -> BoxFuture<'static, Result<Outcome, HandlerError>> + Send + Sync;
 
 struct Loop {
-    consumer: Consumer,
+    opening: Opening,
     handler: Arc<Handler>,
     limit: usize,
     backoff: Backoff,
@@ -113,43 +115,74 @@ struct Loop {
 impl Loop {
     async fn run(mut self, shutdown: CancellationToken) -> Result<()> {
         let ended = loop {
-            let room = self.limit.saturating_sub(self.at_work.len());
-            if room == 0 {
-                tokio::select! { biased;
-                    () = shutdown.cancelled() => break Ok(()),
-                    _ = self.at_work.join_next() => continue,
-                }
-            }
-            // Cancelled by shutdown only: what was fetched by then comes again by its lease.
-            let fetched = tokio::select! { biased;
+            let opened = tokio::select! { biased;
                 () = shutdown.cancelled() => break Ok(()),
-                fetched = self.consumer.fetch(room, FETCH_WAIT) => fetched,
+                opened = self.opening.open() => opened,
             };
-            match fetched {
-                Ok(deliveries) => deliveries.into_iter().for_each(|d| self.start(d)),
-                Err(error) if error.is_retryable() => {
-                    tracing::warn!(consumer = %self.consumer.name(), %error, "fetch failed, trying again");
-                    tokio::time::sleep(BACKEND_AWAY_PAUSE).await;
-                }
+            let failed = match opened {
+                Ok(consumer) => match self.consume(&consumer, &shutdown).await {
+                    Ok(()) => break Ok(()),
+                    // Deleted under us: made anew from its description, if its stream is there.
+                    Err(error) if error.is_not_found() => error,
+                    Err(error) => break Err(error),
+                },
+                Err(error) if error.is_retryable() => error,
                 Err(error) => break Err(error),
-            }
-            while self.at_work.try_join_next().is_some() {}
+            };
+            tracing::warn!(error = %failed, "opening the consumer again");
+            pause(&shutdown).await;
         };
         while self.at_work.join_next().await.is_some() {}
         ended
     }
 
-    fn start(&mut self, delivery: Delivery) {
+    /// Consumes until `shutdown`, which is `Ok`, or until the consumer is of no use any more.
+    async fn consume(&mut self, consumer: &Consumer, shutdown: &CancellationToken) -> Result<()> {
+        loop {
+            let room = self.limit.saturating_sub(self.at_work.len());
+            if room == 0 {
+                tokio::select! { biased;
+                    () = shutdown.cancelled() => return Ok(()),
+                    _ = self.at_work.join_next() => continue,
+                }
+            }
+            // Cancelled by shutdown only: what was fetched by then comes again by its lease.
+            let fetched = tokio::select! { biased;
+                () = shutdown.cancelled() => return Ok(()),
+                fetched = consumer.fetch(room, FETCH_WAIT) => fetched,
+            };
+            match fetched {
+                Ok(deliveries) => {
+                    deliveries.into_iter().for_each(|delivery| self.start(delivery, consumer));
+                }
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(consumer = %consumer.name(), %error, "fetch failed, trying again");
+                    pause(shutdown).await;
+                }
+                Err(error) => return Err(error),
+            }
+            while self.at_work.try_join_next().is_some() {}
+        }
+    }
+
+    fn start(&mut self, delivery: Delivery, consumer: &Consumer) {
         let received =
             Received { message: delivery.message().clone(), attempt: delivery.attempt() };
         let (work, backoff) = ((self.handler)(received), self.backoff);
-        let lease = self.consumer.ack_wait();
+        let lease = consumer.ack_wait();
         self.at_work.spawn(async move {
             let sequence = delivery.message().sequence;
             if let Err(error) = work_and_settle(delivery, work, lease, backoff).await {
                 tracing::warn!(sequence, %error, "not settled, it will be delivered again");
             }
         });
+    }
+}
+
+async fn pause(shutdown: &CancellationToken) {
+    tokio::select! { biased;
+        () = shutdown.cancelled() => {}
+        () = tokio::time::sleep(BACKEND_AWAY_PAUSE) => {}
     }
 }
 

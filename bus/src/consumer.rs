@@ -105,14 +105,18 @@ impl ConsumerBuilder {
     /// and binds it. An immutable difference is [`crate::ErrorKind::Mismatch`], an unmet
     /// requirement [`crate::ErrorKind::Unsupported`]; nothing is silently downgraded.
     pub async fn open(self) -> Result<Consumer> {
+        self.validate()?.open().await
+    }
+
+    /// What can be checked without the backend.
+    pub(crate) fn validate(self) -> Result<Opening> {
+        let Self { driver, prefetch, .. } = self;
         let (stream, config) = (self.stream?, self.config?);
         for capability in self.required {
-            let support = self.driver.support(capability);
             let who = format!("consumer {} on stream {stream}", config.name);
-            require(self.driver.name(), capability, support, who)?;
+            require(driver.name(), capability, driver.support(capability), who)?;
         }
-        self.driver.ensure_consumer(&stream, &config).await?;
-        Consumer::bind(self.driver, stream, &config.name, self.prefetch).await
+        Ok(Opening { driver, stream, config, prefetch })
     }
 
     fn change(mut self, change: impl FnOnce(&mut ConsumerConfig)) -> Self {
@@ -120,6 +124,22 @@ impl ConsumerBuilder {
             change(config);
         }
         self
+    }
+}
+
+/// A description that holds; opening it may be tried again.
+pub(crate) struct Opening {
+    driver: Arc<dyn Driver>,
+    stream: StreamName,
+    config: ConsumerConfig,
+    prefetch: usize,
+}
+
+impl Opening {
+    pub(crate) async fn open(&self) -> Result<Consumer> {
+        self.driver.ensure_consumer(&self.stream, &self.config).await?;
+        let (driver, stream) = (self.driver.clone(), self.stream.clone());
+        Consumer::bind(driver, stream, &self.config.name, self.prefetch).await
     }
 }
 

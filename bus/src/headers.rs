@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 ///
 /// Order between *different* names is kept by the embedded backend and Kafka; NATS keeps only the
 /// order of the values of one name.
+///
+/// A value that a backend cannot carry (NATS: one that is not UTF-8, or has white space at an end)
+/// makes the publish fail with [`crate::ErrorKind::Invalid`]; it is never changed.
 #[derive(Debug, Clone, Default, Eq)]
 pub struct Headers(Vec<(String, Bytes)>);
 

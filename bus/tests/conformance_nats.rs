@@ -30,7 +30,7 @@ impl Nats {
     }
 
     async fn alone() -> Self {
-        let server = NatsServer::start().await.unwrap();
+        let server = NatsServer::start().await.unwrap_or_else(|error| panic!("{error}"));
         let url = server.url();
         Self { server: Arc::new(Mutex::new(server)), url }
     }

@@ -90,6 +90,8 @@ impl Roles {
             self.stop.cancel();
             outcome = outcome.and(Err(failed));
         }
+        // A role that only answers requests has no task: it ends when it is told to.
+        self.stop.cancelled().await;
         outcome
     }
 

@@ -3,14 +3,29 @@
 //! A backend is done when it passes; a third party's too. In its tests, with `tokio` among its
 //! dependencies:
 //!
-//! ```ignore
+//! ```
+//! use std::sync::Arc;
+//!
 //! use bus::conformance::Target;
+//! use bus::embedded::Embedded;
+//! use bus::{Bus, Result};
 //!
-//! struct Mine { /* a broker that this test started */ }
+//! /// A broker that this test started.
+//! struct Mine(Embedded);
+//!
 //! #[async_trait::async_trait]
-//! impl Target for Mine { /* connect, restart */ }
+//! impl Target for Mine {
+//!     async fn bus(&self) -> Result<Bus> {
+//!         Ok(Bus::with_driver(Arc::new(self.0.another())))
+//!     }
 //!
-//! bus::conformance_tests!(Mine::start().await);
+//!     async fn restart_broker(&self) -> Result<()> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! bus::conformance_tests!(Mine(Embedded::new()));
+//! # fn main() {}
 //! ```
 //!
 //! A behaviour fails by panicking, and nothing is skipped: where a backend cannot do a thing, the
@@ -67,10 +82,8 @@ pub trait Target: Send + Sync {
 /// second one is used by the behaviours that restart the broker, so that the others can share
 /// one. A test attribute may stand in front; the default is `#[tokio::test]`.
 ///
-/// ```ignore
-/// bus::conformance_tests!(#[tokio::test(start_paused = true)] Mine::new());
-/// bus::conformance_tests!(Mine::shared().await, Mine::alone().await);
-/// ```
+/// `conformance_tests!(#[tokio::test(start_paused = true)] Mine::new())` runs on paused time;
+/// `conformance_tests!(Mine::shared().await, Mine::alone().await)` shares a broker.
 #[macro_export]
 macro_rules! conformance_tests {
     (#[$test:meta] $target:expr) => {
@@ -97,6 +110,7 @@ macro_rules! conformance_tests {
             extend_keeps_lease
             fanout_groups
             graceful_drain
+            header_values_unchanged
             kv_cas
             kv_create_after_delete
             max_attempts_end

@@ -21,6 +21,10 @@ const STORE_FAILED: u64 = 10077;
 const STREAM_OFFLINE: u64 = 10118;
 const TWIN_IN_PROCESS: u64 = 10158;
 const SUBJECT_OVERLAP: u64 = 10065;
+const MAX_CONSUMERS: u64 = 10026;
+const FILTERS_OVERLAP: u64 = 10138;
+const FILTERS_OVERLAP_AMONG_CONSUMERS: u64 = 10100;
+const WORK_QUEUE_START: u64 = 10101;
 
 /// Why a request got no useful answer.
 #[derive(Debug)]
@@ -106,10 +110,15 @@ impl Failure {
                     ErrorKind::Conflict { current: self.current() }
                 }
                 MESSAGE_TOO_LARGE => ErrorKind::TooLarge,
-                INSUFFICIENT_RESOURCES | STORAGE_EXCEEDED | MEMORY_EXCEEDED => ErrorKind::Full,
+                INSUFFICIENT_RESOURCES | STORAGE_EXCEEDED | MEMORY_EXCEEDED | MAX_CONSUMERS => {
+                    ErrorKind::Full
+                }
                 STORE_FAILED if text.contains("maximum") => ErrorKind::Full,
                 CLUSTER_NOT_AVAILABLE | STREAM_OFFLINE | TWIN_IN_PROCESS => ErrorKind::Unavailable,
-                SUBJECT_OVERLAP => ErrorKind::Invalid,
+                SUBJECT_OVERLAP
+                | FILTERS_OVERLAP
+                | FILTERS_OVERLAP_AMONG_CONSUMERS
+                | WORK_QUEUE_START => ErrorKind::Invalid,
                 _ => ErrorKind::Backend,
             },
         }

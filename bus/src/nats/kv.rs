@@ -124,15 +124,12 @@ impl Bucket {
         SubjectFilter::new(format!("{}{filter}", self.prefix))
     }
 
-    /// A conflict that says what stands there now: nothing, where a deletion does.
+    /// A conflict that says what stands there now: revision 0 where nothing or a deletion does.
     async fn conflict(&self, key: &Subject) -> Result<Error> {
         let current = self.last(key).await?.filter(|raw| !is_deletion(raw.headers.as_ref()));
-        let current = current.map(|raw| raw.sequence);
-        let what = match current {
-            Some(revision) => format!("key {key} is at revision {revision}: read it and try again"),
-            None => format!("key {key} has no value any more: read it and try again"),
-        };
-        Ok(Error::new(ErrorKind::Conflict { current }, what))
+        let current = current.map_or(0, |raw| raw.sequence);
+        let what = format!("key {key} is at revision {current}: read it and try again");
+        Ok(Error::new(ErrorKind::Conflict { current: Some(current) }, what))
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream;
-use async_nats::{Client, HeaderMap, Message, Request};
+use async_nats::{Client, HeaderMap, Message, Request, Subscriber};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -115,6 +116,25 @@ impl Link {
         Ok(answer.map_err(|_elapsed| Failure::Lost)??)
     }
 
+    /// Sends a request that may get many answers.
+    pub(super) async fn ask(&self, subject: String, payload: Bytes) -> Result<Subscriber, Failure> {
+        if self.is_closed() {
+            return Err(Failure::Closed);
+        }
+        let ask = async {
+            let inbox = self.client.new_inbox();
+            let answers =
+                self.client.subscribe(inbox.clone()).await.map_err(|_| Failure::Closed)?;
+            self.client.publish_with_reply(subject, inbox, payload).await?;
+            Ok(answers)
+        };
+        match tokio::time::timeout(REQUEST_LIMIT, ask).await {
+            Ok(answers) => answers,
+            // Nothing was sent: the client's queue is full because the server is away.
+            Err(_) => Err(Failure::NoResponders),
+        }
+    }
+
     /// Calls the JetStream API once.
     pub(super) async fn api<R: DeserializeOwned>(
         &self,
@@ -178,6 +198,21 @@ impl Link {
             return None;
         }
         Some(Error::invalid(format!("stream {stream} does not capture subject {subject}")))
+    }
+}
+
+/// Waits for room in the client's own queue, but not for ever: it fills while the server is away.
+pub(super) async fn limited(
+    publish: impl Future<Output = Result<(), async_nats::PublishError>>,
+) -> Result<(), Failure> {
+    let mut publish = std::pin::pin!(publish);
+    // Most often there is room, and a timer would cost more than the publish.
+    if let Some(done) = publish.as_mut().now_or_never() {
+        return Ok(done?);
+    }
+    match tokio::time::timeout(REQUEST_LIMIT, publish).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Failure::NoResponders),
     }
 }
 

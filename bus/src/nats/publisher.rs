@@ -17,8 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::convert::headers_out;
 use super::failure::Failure;
-use super::link::{Link, REQUEST_LIMIT};
-use super::recover::recover;
+use super::link::{Link, REQUEST_LIMIT, limited};
+use super::recover::{recover, send};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
 use crate::name::StreamName;
@@ -48,6 +48,11 @@ pub(super) struct Job {
     /// The id was made here, so a duplicate of it is this very message.
     pub(super) own_id: bool,
     pub(super) submitted: Instant,
+}
+
+/// A job in the window, with its place and whoever waits for it.
+struct Outstanding {
+    job: Job,
     receipt: oneshot::Sender<Result<Receipt>>,
     _place: OwnedSemaphorePermit,
 }
@@ -69,22 +74,15 @@ impl Publisher {
     pub(super) async fn submit(
         &self,
         stream: &StreamName,
-        mut message: Message,
+        message: Message,
     ) -> Result<PendingReceipt> {
-        // A conditional message is retried safely only if the server can recognise it.
-        let own_id = message.expect.is_some() && message.id.is_none();
-        if own_id {
-            message.id = Some(self.link.unique());
-        }
-        let headers = headers_out(&message, message.id.as_deref())?;
-        let closed = |_| Failure::Closed.into_error(format!("publish to {}", message.subject));
-        let place = self.places.clone().acquire_owned().await.map_err(closed)?;
-
-        let subject = async_nats::Subject::from(message.subject.as_str());
-        let payload = message.payload.clone().unwrap_or_default();
+        let job = self.job(stream, message);
+        let headers = headers_out(&job.message, job.message.id.as_deref())?;
+        let place = self.place().await?;
+        let subject = async_nats::Subject::from(job.message.subject.as_str());
+        let payload = job.message.payload.clone().unwrap_or_default();
         let (sender, receiver) = oneshot::channel();
-        let (submitted, stream) = (Instant::now(), stream.clone());
-        let job = Job { stream, message, own_id, submitted, receipt: sender, _place: place };
+        let job = Outstanding { job, receipt: sender, _place: place };
         let entry =
             Reserved { window: &self.window, ticket: Some(self.window.add(job, &self.link)) };
         let reply = entry.reply(&self.prefix);
@@ -106,9 +104,29 @@ impl Publisher {
         }))
     }
 
-    /// Publishes and waits for the receipt.
+    /// Publishes one message and waits until it is durable: quicker than the window for one that
+    /// is waited for anyway, since its answer passes through no other task.
     pub(super) async fn publish(&self, stream: &StreamName, message: Message) -> Result<Receipt> {
-        self.submit(stream, message).await?.await
+        let job = self.job(stream, message);
+        let _place = self.place().await?;
+        match send(&self.link, &job).await {
+            Ok(result) => result,
+            Err(failure) => recover(&self.link, &job, failure).await,
+        }
+    }
+
+    fn job(&self, stream: &StreamName, mut message: Message) -> Job {
+        // A conditional message is retried safely only if the server can recognise it.
+        let own_id = message.expect.is_some() && message.id.is_none();
+        if own_id {
+            message.id = Some(self.link.unique());
+        }
+        Job { stream: stream.clone(), message, own_id, submitted: Instant::now() }
+    }
+
+    async fn place(&self) -> Result<OwnedSemaphorePermit> {
+        let place = self.places.clone().acquire_owned().await;
+        place.map_err(|_| Failure::Closed.into_error("publish"))
     }
 
     /// Waits until every receipt is resolved, then stops.
@@ -133,30 +151,17 @@ impl Drop for Publisher {
     }
 }
 
-impl Job {
-    pub(super) fn resolve(self, result: Result<Receipt>) {
+impl Outstanding {
+    fn resolve(self, result: Result<Receipt>) {
         // The caller may have dropped the receipt: then nobody wants to know.
         let _ = self.receipt.send(result);
     }
+}
 
+impl Job {
     /// True when sending it again cannot store it twice.
     pub(super) fn may_repeat(&self) -> bool {
         self.message.id.is_some()
-    }
-}
-
-/// Waits for room in the client's own queue, but not for ever: it fills while the server is away.
-async fn limited(
-    publish: impl Future<Output = Result<(), async_nats::PublishError>>,
-) -> Result<(), Failure> {
-    let mut publish = std::pin::pin!(publish);
-    // Most often there is room, and a timer would cost more than the publish.
-    if let Some(done) = publish.as_mut().now_or_never() {
-        return Ok(done?);
-    }
-    match tokio::time::timeout(REQUEST_LIMIT, publish).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(Failure::NoResponders),
     }
 }
 
@@ -231,17 +236,17 @@ impl AnswerReader {
     fn take(&self, answer: &async_nats::Message, recovering: &mut JoinSet<()>) {
         let ticket = answer.subject.as_str().get(self.at..).and_then(|t| t.parse().ok());
         let Some(job) = ticket.and_then(|ticket| self.window.take(ticket)) else { return };
-        match read_answer(&job, answer) {
+        match read_answer(&job.job, answer) {
             Ok(result) => job.resolve(result),
             Err(failure) => self.fail(job, failure, recovering),
         }
     }
 
     /// The tasks are bounded by the window, whose places they hold.
-    fn fail(&self, job: Job, failure: Failure, recovering: &mut JoinSet<()>) {
+    fn fail(&self, job: Outstanding, failure: Failure, recovering: &mut JoinSet<()>) {
         let link = self.link.clone();
         recovering.spawn(async move {
-            let result = recover(&link, &job, failure).await;
+            let result = recover(&link, &job.job, failure).await;
             job.resolve(result);
         });
     }
@@ -264,7 +269,7 @@ struct Place {
 }
 
 struct Entry {
-    job: Job,
+    job: Outstanding,
     order: u64,
     connects: u64,
 }
@@ -280,7 +285,7 @@ impl Window {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, job: Job, link: &Link) -> u64 {
+    fn add(&self, job: Outstanding, link: &Link) -> u64 {
         let connects = link.connect_count();
         let mut all = self.lock();
         all.added += 1;
@@ -292,7 +297,7 @@ impl Window {
         u64::from(slot.used) << 32 | u64::from(place)
     }
 
-    fn take(&self, ticket: u64) -> Option<Job> {
+    fn take(&self, ticket: u64) -> Option<Outstanding> {
         let (used, place) = ((ticket >> 32) as u32, ticket as u32);
         let mut all = self.lock();
         let slot = all.places.get_mut(place as usize).filter(|slot| slot.used == used)?;
@@ -303,12 +308,12 @@ impl Window {
     }
 
     /// Takes out what waited too long, or was sent over a connection that is gone.
-    fn overdue(&self, link: &Link) -> Vec<Job> {
+    fn overdue(&self, link: &Link) -> Vec<Outstanding> {
         let (now, connects, since) = (Instant::now(), link.connect_count(), link.connected_since());
         let settled = since.is_some_and(|since| now >= since + RECONNECT_GRACE);
         let late = |entry: &Entry| {
-            let cut_off = settled && entry.connects != connects && entry.job.may_repeat();
-            cut_off || now >= entry.job.submitted + REQUEST_LIMIT
+            let cut_off = settled && entry.connects != connects && entry.job.job.may_repeat();
+            cut_off || now >= entry.job.job.submitted + REQUEST_LIMIT
         };
         let mut tickets = Vec::new();
         for (place, slot) in self.lock().places.iter().enumerate() {

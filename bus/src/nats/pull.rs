@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::consumers;
 use super::convert::{parse_ack_subject, stored};
 use super::failure::Failure;
-use super::link::{Link, REQUEST_LIMIT};
+use super::link::{Link, limited};
 use super::puller::{Pulled, Puller, Trouble, nanos};
 use super::settle;
 use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
@@ -32,6 +32,8 @@ pub(super) struct Pull {
     stream: StreamName,
     name: ConsumerName,
     ack_wait: Duration,
+    /// What the tokens of this consumer begin with, in the usual form.
+    tokens: String,
     prefetch: Option<Prefetch>,
 }
 
@@ -50,28 +52,24 @@ impl Pull {
         let ack_wait = consumers::info(&link, stream, name).await?.config.ack_wait;
         let prefetch =
             (prefetch > 0).then(|| Prefetch { deliveries: prefetch, puller: Mutex::new(None) });
-        Ok(Self { link, stream: stream.clone(), name: name.clone(), ack_wait, prefetch })
+        let tokens = format!("$JS.ACK.{stream}.{name}.");
+        let (stream, name) = (stream.clone(), name.clone());
+        Ok(Self { link, stream, name, ack_wait, tokens, prefetch })
     }
 
     /// One request for up to `max` that the server ends as soon as it has sent something.
     async fn fetch_once(&self, max: usize, until: Instant) -> Result<Vec<RawDelivery>, Trouble> {
-        let client = &self.link.client;
-        let inbox = client.new_inbox();
-        let sent_by = Instant::now() + REQUEST_LIMIT;
-        let subscribe = tokio::time::timeout_at(sent_by, client.subscribe(inbox.clone())).await;
-        let Ok(Ok(mut answers)) = subscribe else { return Err(Trouble::NoResponders) };
         let wait = until.saturating_duration_since(Instant::now());
         let mut request = json!({ "batch": max, "no_wait": true });
         if !wait.is_zero() {
             request["expires"] = nanos(wait).into();
         }
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.name);
-        let publish = client.publish_with_reply(subject, inbox, request.to_string().into());
-        match tokio::time::timeout_at(sent_by, publish).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(Trouble::Closed),
+        let mut answers = match self.link.ask(subject, request.to_string().into()).await {
+            Ok(answers) => answers,
+            Err(Failure::Closed) => return Err(Trouble::Closed),
             Err(_) => return Err(Trouble::NoResponders),
-        }
+        };
         let mut connects = self.link.connects();
         let mut found = Vec::new();
         while found.len() < max {
@@ -188,7 +186,11 @@ impl Pull {
     }
 
     fn doing(&self) -> String {
-        format!("fetch from consumer {} on stream {}", self.name, self.stream)
+        format!("fetch from {}", self.place())
+    }
+
+    fn place(&self) -> String {
+        format!("consumer {} on stream {}", self.name, self.stream)
     }
 
     fn error(&self, trouble: Trouble) -> Error {
@@ -223,7 +225,21 @@ impl ConsumerDriver for Pull {
     }
 
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
-        settle::settle(&self.link, &self.stream, &self.name, token, how, confirm).await
+        let doing = || format!("settle a delivery of {}", self.place());
+        // The usual form is told by its beginning; the rest are numbers that only the server knows.
+        let usual = token.0.strip_prefix(self.tokens.as_str());
+        if !usual.is_some_and(|rest| rest.bytes().all(|b| b == b'.' || b.is_ascii_digit())) {
+            settle::check(&self.stream, &self.name, token)?;
+        }
+        if self.link.is_closed() {
+            return Err(Failure::Closed.into_error(doing()));
+        }
+        if confirm {
+            return settle::confirmed(&self.link, &self.stream, &self.name, token, how).await;
+        }
+        let subject = async_nats::Subject::from(&*token.0);
+        let sent = limited(self.link.client.publish(subject, settle::payload(how))).await;
+        sent.map_err(|failure| failure.into_error(doing()))
     }
 }
 

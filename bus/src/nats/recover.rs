@@ -57,7 +57,8 @@ pub(super) async fn recover(link: &Link, job: &Job, failure: Failure) -> Result<
     Err(if unsure { Error::new(ErrorKind::Timeout, error.to_string()) } else { error })
 }
 
-async fn send(link: &Link, job: &Job) -> Result<Result<Receipt>, Failure> {
+/// Sends a message once and waits for the answer.
+pub(super) async fn send(link: &Link, job: &Job) -> Result<Result<Receipt>, Failure> {
     let message = &job.message;
     let headers = match headers_out(message, message.id.as_deref()) {
         Ok(headers) => headers,

@@ -18,28 +18,16 @@ use crate::name::{ConsumerName, StreamName};
 const CONFIRM_FOR: Duration = Duration::from_secs(5);
 const CONFIRM_PAUSE: Duration = Duration::from_millis(100);
 
-/// See [`crate::driver::ConsumerDriver::settle`].
-pub(super) async fn settle(
+/// Settles, and returns when the server says that it has recorded it.
+pub(super) async fn confirmed(
     link: &Link,
     stream: &StreamName,
     consumer: &ConsumerName,
     token: &LeaseToken,
     how: &Settlement,
-    confirm: bool,
 ) -> Result<()> {
-    check(stream, consumer, token)?;
     let doing = || format!("settle a delivery of consumer {consumer} on stream {stream}");
-    if link.is_closed() {
-        return Err(Failure::Closed.into_error(doing()));
-    }
     let (subject, payload) = (token.0.to_string(), payload(how));
-    if !confirm {
-        let sent = link.client.publish(subject, payload);
-        return match tokio::time::timeout(REQUEST_LIMIT, sent).await {
-            Ok(sent) => sent.map_err(|e| Failure::from(e).into_error(doing())),
-            Err(_) => Err(Failure::NoResponders.into_error(doing())),
-        };
-    }
     let deadline = Instant::now() + CONFIRM_FOR;
     loop {
         // Settling twice is as good as once, so a lost answer is asked for again too.
@@ -69,7 +57,11 @@ pub(super) async fn settle(
 
 /// A token may come from another process: it must name a delivery of this very consumer, or it
 /// would publish to whatever subject it says.
-fn check(stream: &StreamName, consumer: &ConsumerName, token: &LeaseToken) -> Result<()> {
+pub(super) fn check(
+    stream: &StreamName,
+    consumer: &ConsumerName,
+    token: &LeaseToken,
+) -> Result<()> {
     let ack = parse_ack_subject(&token.0);
     if ack.is_some_and(|ack| ack.stream == stream.as_str() && ack.consumer == consumer.as_str()) {
         return Ok(());
@@ -78,7 +70,7 @@ fn check(stream: &StreamName, consumer: &ConsumerName, token: &LeaseToken) -> Re
     Err(Error::invalid(what))
 }
 
-fn payload(how: &Settlement) -> Bytes {
+pub(super) fn payload(how: &Settlement) -> Bytes {
     match how {
         Settlement::Ack => Bytes::from_static(b"+ACK"),
         Settlement::Extend => Bytes::from_static(b"+WPI"),

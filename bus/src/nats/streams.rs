@@ -26,6 +26,11 @@ pub(super) struct Removed {}
 
 /// See [`crate::driver::Driver::ensure_stream`].
 pub(super) async fn ensure(link: &Link, config: &StreamConfig) -> Result<StreamInfo> {
+    if config.subjects.is_empty() {
+        // The server would take the stream's name for one.
+        let what = format!("stream {} captures nothing: give it a subject", config.name);
+        return Err(Error::invalid(what));
+    }
     ensure_raw(link, &config.name, &wanted(config))
         .await
         .and_then(|info| observed(&config.name, info))
@@ -35,24 +40,26 @@ pub(super) async fn ensure(link: &Link, config: &StreamConfig) -> Result<StreamI
 pub(super) async fn ensure_raw(link: &Link, name: &StreamName, wanted: &Config) -> Result<Info> {
     let doing = || format!("ensure stream {name}");
     for _ in 0..ENSURE_ATTEMPTS {
-        let (operation, config) = match raw_info(link, name).await {
+        let (creates, config) = match raw_info(link, name).await {
             Ok(existing) => {
                 let update = merged(name, &existing.config, wanted)?;
                 if update == existing.config {
                     return Ok(existing);
                 }
-                (format!("STREAM.UPDATE.{name}"), update)
+                (false, update)
             }
-            Err(error) if error.is_not_found() => (format!("STREAM.CREATE.{name}"), wanted.clone()),
+            Err(error) if error.is_not_found() => (true, wanted.clone()),
             Err(error) => return Err(error.context(doing())),
         };
-        match link.api_repeated(&operation, &config).await {
+        let operation = if creates { "CREATE" } else { "UPDATE" };
+        match link.api_repeated(&format!("STREAM.{operation}.{name}"), &config).await {
             Ok(info) => return Ok(info),
             Err(Failure::Api(code, _)) if code.0 == NAME_IN_USE => {}
             Err(failure) if failure.is_stream_missing() => {}
             Err(Failure::Api(code, why)) if code.0 == INVALID_CONFIG => {
+                let kind = if creates { ErrorKind::Invalid } else { ErrorKind::Mismatch };
                 let what = format!("stream {name} cannot become what was asked for: {why}");
-                return Err(Error::new(ErrorKind::Mismatch, what));
+                return Err(Error::new(kind, what));
             }
             Err(failure) => return Err(failure.into_error(doing())),
         }

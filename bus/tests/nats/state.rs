@@ -36,6 +36,10 @@ async fn newer_messages_hide_nothing_on_ten_thousand_subjects() {
             (n as u64 + 1, Some(&b"before"[..]))
         );
     }
+    // In the middle: half of the subjects are born behind it, in the block that holds it.
+    let half = stream.last_at(&subjects, fence / 2).await.unwrap();
+    assert_eq!(half.len(), SUBJECTS / 2);
+    assert!(half.iter().all(|message| message.sequence <= fence / 2));
     assert!(stream.last_at(&subjects[..10], 0).await.unwrap().is_empty());
     let none = [Subject::new("s.never").unwrap()];
     assert!(stream.last_at(&none, fence).await.unwrap().is_empty());

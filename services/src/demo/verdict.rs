@@ -190,10 +190,17 @@ mod tests {
     #[test]
     fn sound_books_pass_and_each_fault_is_named() {
         assert!(broken(|_| {}).is_empty());
-        assert!(broken(|b| { b.live.remove(0); }).contains(&"no gap"));
+        assert!(
+            broken(|b| {
+                b.live.remove(0);
+            })
+            .contains(&"no gap")
+        );
         assert!(broken(|b| b.live.push(b.live[1].clone())).contains(&"no duplicate"));
         assert!(broken(|b| b.live.swap(0, 1)).is_empty(), "other keys may be interleaved");
-        assert!(broken(|b| b.live.insert(0, entry(2, "a", None))).contains(&"never older after newer"));
+        assert!(
+            broken(|b| b.live.insert(0, entry(2, "a", None))).contains(&"never older after newer")
+        );
         assert!(broken(|b| b.rows.clear()).contains(&"prefill is the state at the fence"));
         assert!(broken(|b| b.manifest = None).contains(&"the manifest's digest fits"));
     }

@@ -78,7 +78,7 @@ fn read(subscription: &Subscription, payload: &[u8]) -> Option<Resumed> {
         return Some(Resumed::Expired("the token is of another version of Lockgate".to_owned()));
     }
     if payload.raw()? != uid_hash(subscription) {
-        let reason = "the subscription was deleted and registered again since";
+        let reason = "the subscription was prefilled or registered again since";
         return Some(Resumed::Expired(reason.to_owned()));
     }
     let generation = u32::try_from(payload.number()?).ok()?;

@@ -190,7 +190,8 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     }
     let revision = value.trim_matches('"').parse().ok();
     revision.map(Some).ok_or_else(|| {
-        let detail = format!("if-match is {value}: send the etag of the subscription as it was read");
+        let detail =
+            format!("if-match is {value}: send the etag of the subscription as it was read");
         Problem::new(ProblemKind::PreconditionFailed, detail)
     })
 }

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use bus::Bus;
+use bus::embedded::Embedded;
 use bus::fault::{CrashSide, FaultRates, Faults};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use lockgate::http::Access;
-use lockgate::platform::{Entropy, Platform};
+use lockgate::platform::{Clock, Entropy, Platform};
 use lockgate::roles::{Role, Roles};
 use lockgate::store::{Store, StoreOptions};
 use tokio::task::JoinSet;
@@ -45,6 +46,7 @@ impl Plan {
 /// Five roles on one embedded bus, each a process of its own as far as faults are concerned.
 pub struct World {
     pub bus: Bus,
+    clock: Clock,
     plan: Plan,
     calm: CancellationToken,
     alive: Mutex<BTreeMap<Role, Alive>>,
@@ -61,9 +63,11 @@ struct Alive {
 impl World {
     /// Starts every role; the tasks end when `stop` is cancelled.
     pub async fn start(plan: Plan, stop: &CancellationToken) -> (Arc<Self>, JoinSet<()>) {
-        let bus = Bus::connect("embedded:").await.expect("embedded bus");
+        // One clock for the bus and all roles, the same in every run.
+        let noon = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let world = Arc::new(Self {
-            bus,
+            bus: Bus::with_driver(Arc::new(Embedded::starting_at(noon))),
+            clock: Clock::starting_at(noon),
             plan,
             calm: CancellationToken::new(),
             alive: Mutex::default(),
@@ -128,17 +132,17 @@ impl World {
     async fn live(&self, role: Role, life: u64, faults: &Faults, stop: &CancellationToken) {
         let platform = Platform {
             bus: faults.wrap(&self.bus),
+            clock: self.clock,
             entropy: Entropy::seeded(self.mix(role, life)),
-            ..Platform::new(self.bus.clone())
         };
         let Ok(store) = Store::open(platform, StoreOptions::default()).await else { return };
         let Ok(roles) = Roles::start(&store, &[role], &Access::open(), stop).await else { return };
         let alive = Alive { router: roles.router(), faults: faults.clone() };
         self.alive.lock().expect("alive").insert(role, alive);
         if let Err(error) = roles.join().await {
+            // It ends as its process would, and is started again.
             assert!(error.is_retryable(), "{role} ended: {error:?}");
         }
-        stop.cancelled().await;
     }
 
     fn faults(&self, role: Role, life: u64) -> Faults {

@@ -29,6 +29,7 @@ pub(super) use settling::{Outcome, Status, Wish};
 
 use super::directory::Followed;
 use super::tasks::Spawner;
+use crate::model::Incarnation;
 use crate::store::{Kept, Store};
 
 /// Queue mode of one process. Cheap to clone.
@@ -77,10 +78,9 @@ impl QueueMode {
         max: usize,
         wait: Duration,
     ) -> Result<Pulled, Refused> {
-        let pull::Pulled { batch, phase, generation } =
-            self.sessions.pull(followed, max, wait).await?;
-        let messages = batch.take().into_iter().map(|out| self.delivery(followed, out)).collect();
-        Ok(Pulled { messages, phase, generation })
+        let pull::Pulled { batch, phase, of } = self.sessions.pull(followed, max, wait).await?;
+        let messages = batch.take().into_iter().map(|out| self.delivery(&of, out)).collect();
+        Ok(Pulled { messages, phase, generation: of.generation })
     }
 
     /// One outcome for each wish, in their order.
@@ -89,11 +89,10 @@ impl QueueMode {
         Settling { store, sessions, remembered, kept }.all(wishes).await
     }
 
-    fn delivery(&self, followed: &Followed, out: HandedOut) -> Delivery {
+    fn delivery(&self, of: &Incarnation, out: HandedOut) -> Delivery {
         let left = out.lease.expires.saturating_duration_since(tokio::time::Instant::now());
         let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let deadline_ms = self.store.platform.clock.now_ms().saturating_add(left_ms);
-        let of = &followed.kept().subscription.incarnation;
         Delivery {
             ack: AckId::new(&out, deadline_ms).seal(&self.store.signer, of),
             attempt: out.lease.attempt,

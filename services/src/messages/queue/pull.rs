@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::desk::Batch;
-use crate::model::{Prefill, Subscription};
+use crate::model::{Incarnation, Prefill, Subscription};
 
 /// A waiting request.
 pub(super) struct Pull {
@@ -19,7 +19,7 @@ pub(super) struct Pull {
 pub(super) struct Pulled {
     pub(super) batch: Batch,
     pub(super) phase: Phase,
-    pub(super) generation: u32,
+    pub(super) of: Incarnation,
 }
 
 /// Why there is nothing to get at all.

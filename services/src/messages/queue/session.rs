@@ -116,11 +116,13 @@ impl Session {
 
     /// Does what is due: follows the record, renews the lease, looks, binds, extends.
     async fn keep_up(&mut self) -> Option<End> {
-        let Some(kept) = self.followed.current() else { return Some(End::Gone) };
-        if kept.subscription.incarnation.uid != self.queues.subscription().incarnation.uid {
-            // The name was registered anew: the next session begins from its record.
+        let secret = &self.queues.subscription().secret_hash;
+        let current = self.followed.current();
+        // Registered anew under the same name it has another secret, which those who wait here
+        // have not shown.
+        let Some(kept) = current.filter(|kept| kept.subscription.secret_hash == *secret) else {
             return Some(End::Gone);
-        }
+        };
         self.queues.follow(kept);
         let now = Instant::now();
         if self.renew_at <= now {
@@ -191,8 +193,8 @@ impl Session {
 
     /// A reply that nobody waits for drops its batch, which goes back to the ledger.
     fn reply(&self, pull: Pull, batch: Batch) {
-        let generation = self.queues.subscription().incarnation.generation;
-        let pulled = Pulled { batch, phase: self.queues.phase(), generation };
+        let of = self.queues.subscription().incarnation.clone();
+        let pulled = Pulled { batch, phase: self.queues.phase(), of };
         let _ = pull.reply.send(Ok(pulled));
     }
 

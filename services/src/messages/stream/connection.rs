@@ -162,26 +162,24 @@ impl Connection {
 
     /// Takes in what became of the record.
     fn follow(&mut self) {
-        let of = &self.kept.subscription.incarnation;
+        // Registered anew under the same name it has another secret, which this client has not
+        // shown.
+        let secret = &self.kept.subscription.secret_hash;
         let current = self.followed.current();
-        let Some(kept) = current.filter(|kept| kept.subscription.incarnation.uid == of.uid) else {
+        let Some(kept) = current.filter(|kept| kept.subscription.secret_hash == *secret) else {
             if !matches!(self.stage, Stage::Ended) {
                 self.control("deleted", &json!({}));
                 self.stage = Stage::Ended;
             }
             return;
         };
-        if kept.revision != self.kept.revision {
-            self.kept = kept;
-        }
-        let subscription = &self.kept.subscription;
-        if subscription.incarnation.generation != self.position.generation {
-            let reason = format!(
-                "prefilled again: generation {} follows {}",
-                subscription.incarnation.generation, self.position.generation
-            );
-            self.position = Position::start(subscription);
+        let before = std::mem::replace(&mut self.kept, kept);
+        let now = &self.kept.subscription.incarnation;
+        if before.subscription.incarnation != *now {
+            let reason = format!("prefilled again: this is generation {} now", now.generation);
+            self.position = Position::start(&self.kept.subscription);
             self.stage = Stage::Closed { shown: None, told: None };
+            self.outbox.clear();
             self.control("expired", &json!({ "reason": reason }));
         }
         if let Stage::Live { live, .. } = &mut self.stage {
