@@ -38,7 +38,7 @@ pub(super) struct Queues {
 /// A lane that belongs to the phase, bound (then its queue is on the desk) or to be bound.
 struct LaneState {
     fetching: bool,
-    /// Deliveries that someone has and we have not; see [`Queues::settle_doubt`].
+    /// Unsettled deliveries that are not here; see [`Queues::settle_doubt`].
     missing: u64,
     try_at: Instant,
 }
@@ -197,7 +197,9 @@ impl Queues {
             ledger.release(lane);
         }
         if let Some(state) = self.lanes.get_mut(lane) {
-            state.missing = unsettled.saturating_sub(ours);
+            // Not against all that the ledger counts: that may hold one whose settlement was
+            // recorded and its answer lost, and which would hide one that has yet to come.
+            state.missing = unsettled.saturating_sub(ledger.held_in(lane) as u64);
         }
     }
 

@@ -68,7 +68,7 @@ enum Stage {
     /// Serving rows.
     Prefill(Option<Reader>),
     /// Serving live events; `behind` until the client has been told that it is up to date.
-    Live { live: Live, behind: bool },
+    Live { live: Box<Live>, behind: bool },
     /// Waiting for another generation, because the log lost what comes next.
     Lost,
     /// Nothing more will come.
@@ -195,8 +195,10 @@ impl Connection {
         let subscription = &self.kept.subscription;
         match &self.position.phase {
             Phase::Live(_) => {
-                self.stage =
-                    Stage::Live { live: Live::new(&self.feeds, subscription), behind: true };
+                self.stage = Stage::Live {
+                    live: Box::new(Live::new(&self.feeds, subscription)),
+                    behind: true,
+                };
             }
             Phase::Prefill { sequence } => {
                 if *sequence == 0
@@ -285,7 +287,7 @@ impl Connection {
             let manifest = manifest.clone();
             self.control_with_id("prefill-end", &json!(manifest));
         }
-        let live = Live::new(&self.feeds, &self.kept.subscription);
+        let live = Box::new(Live::new(&self.feeds, &self.kept.subscription));
         self.stage = Stage::Live { live, behind: true };
     }
 

@@ -1,0 +1,109 @@
+//! Who is let in, and what is refused.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, Response};
+use serde_json::json;
+
+use super::support::{Process, Stream, World, read};
+
+async fn open(process: &Process, query: &str, last_id: Option<&str>) -> Response<Body> {
+    let mut request = Request::get(format!("/v1/subscriptions/people/events{query}"));
+    if let Some(id) = last_id {
+        request = request.header("last-event-id", id);
+    }
+    process.send(request.body(Body::empty()).unwrap()).await
+}
+
+async fn people() -> (World, Process) {
+    let mut world = World::new().await;
+    world.publish("dir.user", "anna", 1).await;
+    let process = world.process().await;
+    world.subscribe("people", &["dir.*"], false).await;
+    (world, process)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_secret_and_an_unknown_name_are_told_apart() {
+    let (_world, process) = people().await;
+    for path in ["pull", "acks", "tickets"] {
+        let path = format!("/v1/subscriptions/people/{path}");
+        for secret in [None, Some("Bearer lg_wrong"), Some("Basic x")] {
+            let mut request = Request::post(&path).header("content-type", "application/json");
+            if let Some(secret) = secret {
+                request = request.header("authorization", secret);
+            }
+            let response = process.send(request.body(Body::from("{}")).unwrap()).await;
+            assert!(response.headers().contains_key("www-authenticate"));
+            assert_eq!(read(response).await.0, 401, "{path}");
+        }
+    }
+    assert_eq!(open(&process, "", None).await.status(), 401);
+    for nobody in ["nobody", "NOT%20A%20NAME"] {
+        let path = format!("/v1/subscriptions/{nobody}/pull");
+        let (status, body) = process.post(&path, json!({})).await;
+        assert_eq!(
+            (status, body["type"].as_str().unwrap()),
+            (404, "https://lockgate.dev/problems/not-found")
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_input_names_the_field() {
+    let (_world, process) = people().await;
+    let pull = "/v1/subscriptions/people/pull";
+    for (body, field) in [
+        (json!({"max": 0}), "max"),
+        (json!({"max": 1001}), "max"),
+        (json!({"wait": "2m"}), "wait"),
+        (json!({"wait": "soon"}), "wait"),
+        (json!({"other": 1}), "other"),
+    ] {
+        let (status, problem) = process.post(pull, body).await;
+        assert_eq!((status, problem["field"].as_str()), (422, Some(field)), "{problem}");
+    }
+    let acks = "/v1/subscriptions/people/acks";
+    let (status, problem) = process.post(acks, json!({"nack": [{"delay": "1s"}]})).await;
+    assert_eq!((status, problem["field"].as_str()), (422, Some("nack[0].id")), "{problem}");
+    let many: Vec<String> = (0..1001).map(|n| n.to_string()).collect();
+    assert_eq!(process.post(acks, json!({"ack": many})).await.0, 422);
+
+    let mut request = Request::get("/v1/subscriptions/people/events?after=rubbish");
+    request = request.header("authorization", format!("Bearer {}", super::support::SECRET));
+    let (status, problem) = read(process.send(request.body(Body::empty()).unwrap()).await).await;
+    assert_eq!(
+        (status, problem["type"].as_str().unwrap()),
+        (400, "https://lockgate.dev/problems/invalid-token")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_opens_one_stream_once_and_lets_it_reconnect() {
+    let (world, process) = people().await;
+    let tickets = "/v1/subscriptions/people/tickets";
+    let (status, issued) = process.post(tickets, json!(null)).await;
+    assert_eq!((status, issued["expires_in"].as_str().unwrap()), (200, "1m"));
+    let query = format!("?ticket={}", issued["ticket"].as_str().unwrap());
+
+    let first = open(&process, &query, None).await;
+    assert_eq!(first.status(), 200);
+    let mut stream = Stream::new(first);
+    assert_eq!(stream.take_shown(1).await, ["up-to-date"]);
+    assert_eq!(open(&process, &query, None).await.status(), 401, "used");
+    assert_eq!(open(&process, &query, Some("rubbish")).await.status(), 401);
+
+    world.publish("dir.user", "anna", 2).await;
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    let mut resumed = Stream::new(open(&process, &query, Some(&stream.id)).await);
+    assert_eq!(resumed.take_shown(1).await, ["anna=2"]);
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    assert_eq!(open(&process, &query, Some(&stream.id)).await.status(), 401, "an hour is over");
+
+    let (_, issued) = process.post(tickets, json!(null)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let query = format!("?ticket={}", issued["ticket"].as_str().unwrap());
+    assert_eq!(open(&process, &query, None).await.status(), 401, "never used in time");
+    assert_eq!(open(&process, "?ticket=rubbish", None).await.status(), 401);
+}

@@ -1,0 +1,10 @@
+//! The messages role in process: streams and queues over HTTP on the embedded bus, with virtual
+//! time.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+mod access;
+mod queue;
+mod stream;
+mod support;
+mod takeover;
