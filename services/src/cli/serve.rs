@@ -45,11 +45,11 @@ pub(crate) struct ServeOptions {
     replicas: u8,
     /// The most bytes a realm's log may hold; then publishing is refused, so that no history is
     /// lost in silence
-    #[arg(long, env = "LOCKGATE_LOG_MAX_BYTES", default_value_t = 8 << 30, value_name = "BYTES",
+    #[arg(long, env = "LOCKGATE_LOG_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES",
           value_parser = clap::value_parser!(u64).range(1 << 20..))]
     log_max_bytes: u64,
     /// The most bytes all prefill queues together may hold; then prefills fail
-    #[arg(long, env = "LOCKGATE_PREFILL_MAX_BYTES", default_value_t = 8 << 30, value_name = "BYTES",
+    #[arg(long, env = "LOCKGATE_PREFILL_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES",
           value_parser = clap::value_parser!(u64).range(1 << 20..))]
     prefill_max_bytes: u64,
     /// How long an event's id is remembered, so that a repeat is recognised

@@ -29,12 +29,13 @@ pub struct StoreOptions {
 }
 
 impl Default for StoreOptions {
-    /// One replica, 8 GiB a log, 8 GiB for prefill queues, ids remembered for two minutes.
+    /// One replica, 1 GiB a log, 1 GiB for prefill queues, ids remembered for two minutes. A NATS
+    /// server sets the bytes of every stream aside, so that generous limits need a large disk.
     fn default() -> Self {
         Self {
             replicas: 1,
-            log_max_bytes: 8 << 30,
-            prefill_max_bytes: 8 << 30,
+            log_max_bytes: 1 << 30,
+            prefill_max_bytes: 1 << 30,
             duplicate_window: Duration::from_secs(120),
         }
     }
@@ -58,7 +59,7 @@ impl StoreOptions {
 
     pub(super) fn tasks_stream(&self) -> Result<StreamConfig, bus::Error> {
         let base = self.stream(names::TASKS_STREAM, "lockgate.tasks.*")?;
-        Ok(StreamConfig { retention: Retention::WorkQueue, max_bytes: Some(1 << 30), ..base })
+        Ok(StreamConfig { retention: Retention::WorkQueue, max_bytes: Some(64 << 20), ..base })
     }
 
     pub(super) fn bucket_config(&self, name: &str) -> Result<BucketConfig, bus::Error> {

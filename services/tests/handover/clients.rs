@@ -42,7 +42,7 @@ async fn insist(
     for _ in 0..TRIES {
         let answer = tokio::time::timeout(PATIENCE, call(wire, role, make())).await;
         match answer {
-            Ok(Some((status, body))) if status < 500 => return (status, body),
+            Ok(Some((status, body))) if !matches!(status, 500..=504) => return (status, body),
             _ => tokio::time::sleep(PAUSE).await,
         }
     }
