@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus::{Error, KvChange, Watch};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::watched::{Follower, Watched};
 use crate::model::SubscriptionName;
 use crate::store::{Kept, Store};
 
@@ -26,7 +26,7 @@ pub(super) struct Directory {
 
 #[derive(Default)]
 struct Known {
-    records: BTreeMap<SubscriptionName, watch::Sender<Option<Arc<Kept>>>>,
+    records: BTreeMap<SubscriptionName, Watched<Option<Arc<Kept>>>>,
     /// The watch has reported everything up to this revision, so a record that is not here and
     /// not newer was deleted.
     reported: u64,
@@ -36,7 +36,7 @@ struct Known {
 #[derive(Clone)]
 pub(super) struct Followed {
     kept: Arc<Kept>,
-    changes: watch::Receiver<Option<Arc<Kept>>>,
+    changes: Follower<Option<Arc<Kept>>>,
 }
 
 impl Followed {
@@ -47,15 +47,12 @@ impl Followed {
 
     /// The record now; `None` when it was deleted.
     pub(super) fn current(&self) -> Option<Arc<Kept>> {
-        self.changes.borrow().clone()
+        self.changes.get()
     }
 
     /// Waits for a change that this has not returned for yet.
     pub(super) async fn changed(&mut self) {
-        if self.changes.changed().await.is_err() {
-            // Deleted, which `current` has said; nothing more will come.
-            std::future::pending::<()>().await;
-        }
+        self.changes.changed().await;
     }
 }
 
@@ -78,12 +75,12 @@ impl Directory {
             if kept.revision <= known.reported {
                 return None;
             }
-            known.records.insert(name.clone(), watch::Sender::new(None));
+            known.records.insert(name.clone(), Watched::new(None));
         }
         let record = known.records.get(&name)?;
         advance(record, &kept);
-        let changes = record.subscribe();
-        let kept = changes.borrow().clone()?;
+        let changes = record.follow();
+        let kept = changes.get()?;
         Some(Followed { kept, changes })
     }
 
@@ -154,7 +151,7 @@ impl Directory {
                 let name = kept.subscription.name().clone();
                 let mut known = self.known();
                 let record =
-                    known.records.entry(name.clone()).or_insert_with(|| watch::Sender::new(None));
+                    known.records.entry(name.clone()).or_insert_with(|| Watched::new(None));
                 advance(record, &Arc::new(kept));
                 Some(name)
             }
@@ -167,13 +164,13 @@ impl Directory {
 
     fn deleted(&self, name: &SubscriptionName, revision: u64) {
         let mut known = self.known();
-        let older = |record: &watch::Sender<Option<Arc<Kept>>>| {
-            record.borrow().as_ref().is_none_or(|kept| kept.revision < revision)
+        let older = |record: &Watched<Option<Arc<Kept>>>| {
+            record.get().is_none_or(|kept| kept.revision < revision)
         };
         if known.records.get(name).is_some_and(older)
             && let Some(record) = known.records.remove(name)
         {
-            record.send_replace(None);
+            record.update(|kept| kept.take().is_some());
         }
     }
 
@@ -187,8 +184,8 @@ impl Directory {
     }
 }
 
-fn advance(record: &watch::Sender<Option<Arc<Kept>>>, kept: &Arc<Kept>) {
-    record.send_if_modified(|known| {
+fn advance(record: &Watched<Option<Arc<Kept>>>, kept: &Arc<Kept>) {
+    record.update(|known| {
         let newer = known.as_ref().is_none_or(|known| known.revision < kept.revision);
         if newer {
             *known = Some(kept.clone());

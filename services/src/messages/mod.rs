@@ -11,6 +11,7 @@ mod tasks;
 mod tickets;
 mod token;
 mod varint;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,7 +19,7 @@ use crate::model::{LogEvent, Subscription, names};
 
 use crate::store::{Kept, Store};
 
-/// How long a lane is left alone after it failed.
+/// How long a lane is left alone after it failed, or gave something that must wait.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// What a fetch gave.
@@ -212,8 +212,11 @@ impl Queues {
             let Some(queue) = self.desk.queue(lane) else { continue };
             let mut wanted = demand.saturating_sub(ledger.ready());
             if ledger.is_withheld(lane) {
+                // What is not here may come again at any time, and ends the doubt.
                 let missing = usize::try_from(state.missing).unwrap_or(usize::MAX);
-                wanted = demand.saturating_sub(ledger.held_in(lane)).max(missing);
+                let held = ledger.held_in(lane);
+                let elsewhere = missing.saturating_add(ledger.count(lane) - held);
+                wanted = demand.saturating_sub(held).max(elsewhere).max(1);
             }
             if state.fetching || state.try_at > now || wanted == 0 {
                 continue;
@@ -244,6 +247,10 @@ impl Queues {
             Ok(deliveries) => {
                 for delivery in deliveries {
                     self.take_in_one(&lane, delivery).await;
+                }
+                if self.desk.ledger().is_withheld(&lane) {
+                    // Waiting for what comes again must not draw in the whole backlog.
+                    self.put_off(&lane);
                 }
             }
             Err(error) if error.is_not_found() => self.unbind(&lane),

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus::{Error, Start};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ring::{Found, Ring, RingSize};
 use crate::messages::tasks::Spawner;
+use crate::messages::watched::{Follower, Watched};
 use crate::model::{Realm, TopicSet};
 use crate::store::Store;
 
@@ -44,7 +45,7 @@ pub(super) struct Feed {
     /// `None` until the log was found.
     ring: Mutex<Option<Ring>>,
     /// Rung when the ring has changed.
-    changed: watch::Sender<()>,
+    changed: Watched<()>,
 }
 
 impl Feeds {
@@ -129,7 +130,7 @@ const OWN_HOLDS: usize = 2;
 
 impl Feed {
     fn new(realm: Realm, size: RingSize) -> Self {
-        Self { realm, size, ring: Mutex::new(None), changed: watch::Sender::new(()) }
+        Self { realm, size, ring: Mutex::new(None), changed: Watched::new(()) }
     }
 
     /// Up to `max` events after `position` that match; `None` while the log was not found.
@@ -138,8 +139,8 @@ impl Feed {
     }
 
     /// Tells of every change from now on.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    pub(super) fn changes(&self) -> Follower<()> {
+        self.changed.follow()
     }
 
     fn head(&self) -> Option<u64> {
@@ -148,7 +149,7 @@ impl Feed {
 
     fn begin(&self, head: u64) -> u64 {
         *self.ring() = Some(Ring::new(self.size, head));
-        self.changed.send_replace(());
+        self.changed.update(|()| true);
         head
     }
 
@@ -159,7 +160,7 @@ impl Feed {
         if let Some(ring) = self.ring().as_mut() {
             messages.iter().for_each(|message| ring.push(message));
         }
-        self.changed.send_replace(());
+        self.changed.update(|()| true);
     }
 
     fn ring(&self) -> MutexGuard<'_, Option<Ring>> {

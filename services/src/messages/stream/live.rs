@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bus::Error;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
-use tokio::sync::watch;
 
 use super::catch_up::{CatchUp, Page};
 use super::feed::{Feed, Feeds};
 use super::ring::{Entry, Found};
 use crate::messages::position::Position;
+use crate::messages::watched::Follower;
 use crate::model::{Realm, Subscription, TopicSet};
 
 /// Events taken from the ring at once.
@@ -28,7 +28,7 @@ pub(super) struct Live {
 
 struct Strand {
     feed: Arc<Feed>,
-    changes: watch::Receiver<()>,
+    changes: Follower<()>,
     catch_up: Option<CatchUp>,
 }
 
@@ -78,7 +78,7 @@ impl Live {
             let Some(strand) = self.strands.get_mut(&realm) else { continue };
             let at = position.of(&realm).unwrap_or(0);
             // Marked as seen before the look, so that a change after it is not missed.
-            strand.changes.borrow_and_update();
+            strand.changes.see();
             match strand.feed.after(at, &self.topics, BATCH) {
                 None => all_ready = false,
                 Some(Found::Here { up_to, .. }) if up_to <= at => strand.catch_up = None,
@@ -105,8 +105,7 @@ impl Live {
         if changes.is_empty() {
             std::future::pending::<()>().await;
         }
-        // A feed lives as long as a strand holds it, so this is a change and never an end.
-        let _ = select_all(changes).await;
+        select_all(changes).await;
     }
 
     fn turns(&self) -> Vec<Realm> {
