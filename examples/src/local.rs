@@ -31,7 +31,11 @@ impl LocalLockgate {
         })
         .await?;
         let bus = Bus::connect(bus).await?;
-        let store = Store::open(Platform::new(bus), StoreOptions::default()).await?;
+        // JetStream sets aside what a stream may grow to, and this is a small one.
+        let small = 64 << 20;
+        let options =
+            StoreOptions { log_max_bytes: small, prefill_max_bytes: small, ..Default::default() };
+        let store = Store::open(Platform::new(bus), options).await?;
         let roles = Roles::start(&store, &Role::ALL, &access, &stop).await?;
         let app = app(roles.router(), server.guard(), Health::new(store, stop.clone()));
         let url = format!("http://{}", server.addr());

@@ -1,5 +1,7 @@
 //! Runs every example on either bus and holds what it prints against what it should.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::process::Command;
 use std::time::Duration;
 

@@ -22,6 +22,7 @@ mod settle;
 mod streams;
 mod subjects;
 mod watch;
+mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

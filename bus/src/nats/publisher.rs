@@ -5,7 +5,7 @@
 //! plainly leaves the fast path for [`super::recover`], and keeps its place until it is resolved.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{StatusCode, Subscriber};
@@ -17,18 +17,15 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::convert::headers_out;
 use super::failure::Failure;
-use super::link::{Link, REQUEST_LIMIT, limited};
+use super::link::{Link, limited};
 use super::recover::{recover, send};
+use super::window::{Outstanding, Reserved, WINDOW, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
 use crate::name::StreamName;
 use crate::publish::PendingReceipt;
 
-/// How many messages may be on their way: more buys latency only (measured).
-const WINDOW: usize = 1000;
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
-/// After a reconnect, how long the answers of what was sent before are still waited for.
-const RECONNECT_GRACE: Duration = Duration::from_millis(300);
 /// How many answers are read before the timers get their turn.
 const ANSWERS_AT_ONCE: usize = 256;
 
@@ -48,13 +45,6 @@ pub(super) struct Job {
     /// The id was made here, so a duplicate of it is this very message.
     pub(super) own_id: bool,
     pub(super) submitted: Instant,
-}
-
-/// A job in the window, with its place and whoever waits for it.
-struct Outstanding {
-    job: Job,
-    receipt: oneshot::Sender<Result<Receipt>>,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Publisher {
@@ -151,13 +141,6 @@ impl Drop for Publisher {
     }
 }
 
-impl Outstanding {
-    fn resolve(self, result: Result<Receipt>) {
-        // The caller may have dropped the receipt: then nobody wants to know.
-        let _ = self.receipt.send(result);
-    }
-}
-
 impl Job {
     /// True when sending it again cannot store it twice.
     pub(super) fn may_repeat(&self) -> bool {
@@ -249,108 +232,5 @@ impl AnswerReader {
             let result = recover(&link, &job.job, failure).await;
             job.resolve(result);
         });
-    }
-}
-
-/// What is on its way, by place. A ticket is a place and how often it was used before.
-struct Window(Mutex<Places>);
-
-struct Places {
-    places: Vec<Place>,
-    free: Vec<u32>,
-    /// Numbers the entries, so that a sweep finds them in the order they were sent.
-    added: u64,
-}
-
-#[derive(Default)]
-struct Place {
-    used: u32,
-    entry: Option<Entry>,
-}
-
-struct Entry {
-    job: Outstanding,
-    order: u64,
-    connects: u64,
-}
-
-impl Window {
-    fn new() -> Self {
-        let free = (0..WINDOW).rev().filter_map(|place| u32::try_from(place).ok()).collect();
-        let places = std::iter::repeat_with(Place::default).take(WINDOW).collect();
-        Self(Mutex::new(Places { places, free, added: 0 }))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Places> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self, job: Outstanding, link: &Link) -> u64 {
-        let connects = link.connect_count();
-        let mut all = self.lock();
-        all.added += 1;
-        let order = all.added;
-        // The job holds one of as many permits as there are places: one is free.
-        let place = all.free.pop().unwrap_or_default();
-        let Some(slot) = all.places.get_mut(place as usize) else { return u64::MAX };
-        slot.entry = Some(Entry { job, order, connects });
-        u64::from(slot.used) << 32 | u64::from(place)
-    }
-
-    fn take(&self, ticket: u64) -> Option<Outstanding> {
-        let (used, place) = ((ticket >> 32) as u32, ticket as u32);
-        let mut all = self.lock();
-        let slot = all.places.get_mut(place as usize).filter(|slot| slot.used == used)?;
-        let entry = slot.entry.take()?;
-        slot.used = slot.used.wrapping_add(1);
-        all.free.push(place);
-        Some(entry.job)
-    }
-
-    /// Takes out what waited too long, or was sent over a connection that is gone.
-    fn overdue(&self, link: &Link) -> Vec<Outstanding> {
-        let (now, connects, since) = (Instant::now(), link.connect_count(), link.connected_since());
-        let settled = since.is_some_and(|since| now >= since + RECONNECT_GRACE);
-        let late = |entry: &Entry| {
-            let cut_off = settled && entry.connects != connects && entry.job.job.may_repeat();
-            cut_off || now >= entry.job.job.submitted + REQUEST_LIMIT
-        };
-        let mut tickets = Vec::new();
-        for (place, slot) in self.lock().places.iter().enumerate() {
-            if let Some(entry) = slot.entry.as_ref().filter(|entry| late(entry)) {
-                tickets.push((entry.order, u64::from(slot.used) << 32 | place as u64));
-            }
-        }
-        tickets.sort_unstable();
-        tickets.into_iter().filter_map(|(_, ticket)| self.take(ticket)).collect()
-    }
-}
-
-/// A place that is given back if the message was not handed to the client after all.
-struct Reserved<'a> {
-    window: &'a Window,
-    ticket: Option<u64>,
-}
-
-impl Reserved<'_> {
-    fn reply(&self, prefix: &str) -> String {
-        use std::fmt::Write;
-        let mut reply = String::with_capacity(prefix.len() + 20);
-        reply.push_str(prefix);
-        // Writing to a string cannot fail.
-        let _ = write!(reply, "{}", self.ticket.unwrap_or(u64::MAX));
-        reply
-    }
-
-    fn keep(mut self) {
-        self.ticket = None;
-    }
-}
-
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            self.window.take(ticket);
-        }
     }
 }

@@ -4,8 +4,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use lockgate::client::sse::SseEvent;
 use lockgate::client::wire::NewSubscription;
-use lockgate::client::{Client, EventStream, StreamItem};
+use lockgate::client::{Client, StreamItem};
 use lockgate::model::SubscriptionName;
 use lockgate_examples::{Failure, LocalLockgate, bus_url};
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ async fn main() -> Result<(), Failure> {
         events.user(3, "anna", json!({ "city": "Paris" })),
         events.deleted(4, "ben"),
     ];
-    client.publish(&before).await?;
+    client.publish(&before).await?; // a batch keeps the order of each key
 
     let name = SubscriptionName::new(NAME)?;
     let new = NewSubscription {
@@ -43,13 +44,32 @@ async fn main() -> Result<(), Failure> {
         events.user(6, "anna", json!({ "city": "Vienna" })),
         events.deleted(7, "cleo"),
     ];
-    client.publish(&after).await?;
+    for event in &after {
+        client.publish(std::slice::from_ref(event)).await?;
+    }
     client.publish(&after).await?; // known ids: nothing is stored, nothing is delivered twice
 
     let mut stream = client.subscriber(name.clone(), SECRET.into()).events(None);
-    let mut live = 0;
-    while live < after.len() {
-        live += show(&mut stream).await?;
+    let (mut prefilled, mut missing) = (false, after.len());
+    while missing > 0 {
+        let event = match stream.next().await? {
+            Some(StreamItem::Event(event)) => event,
+            // It goes on by itself, after the last event that was given.
+            Some(StreamItem::Reconnecting { .. }) => continue,
+            None => return Err("the stream ended".into()),
+        };
+        match event.event.as_str() {
+            "prefill-start" => println!("the state:"),
+            "message" => {
+                show(&event)?;
+                missing -= usize::from(prefilled);
+            }
+            "prefill-end" => {
+                println!("from here on, every change:");
+                prefilled = true;
+            }
+            _ => {}
+        }
     }
 
     client.delete(&name, Some(SECRET)).await?;
@@ -57,30 +77,14 @@ async fn main() -> Result<(), Failure> {
     lockgate.stop().await
 }
 
-/// Prints the next event; 1 for a live one.
-async fn show(stream: &mut EventStream) -> Result<usize, Failure> {
-    let event = match stream.next().await? {
-        Some(StreamItem::Event(event)) => event,
-        // It goes on by itself, after the last event that was given.
-        Some(StreamItem::Reconnecting { .. }) => return Ok(0),
-        None => return Err("the stream ended".into()),
-    };
-    match event.event.as_str() {
-        "prefill-start" => println!("the state:"),
-        "prefill-end" => println!("from here on, every change:"),
-        "message" => {
-            let change: Value = serde_json::from_str(&event.data)?;
-            let key = change["subject"].as_str().unwrap_or_default();
-            match change.get("data") {
-                Some(data) => println!("  {key} {data}"),
-                None => println!("  {key} is deleted"),
-            }
-            // Set by the publisher: which of its events this is.
-            return Ok(usize::from(change["step"].as_u64() > Some(4)));
-        }
-        _ => {}
+fn show(event: &SseEvent) -> Result<(), Failure> {
+    let change: Value = serde_json::from_str(&event.data)?;
+    let key = change["subject"].as_str().unwrap_or_default();
+    match change.get("data") {
+        Some(data) => println!("  {key} {data}"),
+        None => println!("  {key} is deleted"),
     }
-    Ok(0)
+    Ok(())
 }
 
 /// Makes CloudEvents. A source of its own lets each run be new to a log that remembers.
@@ -94,21 +98,20 @@ impl Events {
         Ok(Self { source: format!("/examples/3/{now}") })
     }
 
-    fn user(&self, step: u32, key: &str, data: Value) -> Value {
-        let mut event = self.deleted(step, key);
+    fn user(&self, id: u32, key: &str, data: Value) -> Value {
+        let mut event = self.deleted(id, key);
         event["data"] = data;
         event
     }
 
     /// An event without data deletes its key.
-    fn deleted(&self, step: u32, key: &str) -> Value {
+    fn deleted(&self, id: u32, key: &str) -> Value {
         json!({
             "specversion": "1.0",
-            "id": step.to_string(),
+            "id": id.to_string(),
             "source": self.source,
             "type": "example.user",
             "subject": key,
-            "step": step,
         })
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Publish {
     /// Deletes the key: an event without data
     #[arg(long, conflicts_with_all = ["data", "ndjson"])]
     delete: bool,
-    /// Publishes each line of a file (`-`: of standard input), in order
+    /// Publishes each line of a file (`-`: of standard input), in the order of each key
     #[arg(long, value_name = "FILE", conflicts_with = "id")]
     ndjson: Option<String>,
     /// Leaves out this many lines of --ndjson, to go on after a failure
@@ -134,8 +134,8 @@ async fn send(client: &Client, screen: &Screen, events: &[Value]) -> Result<Vec<
     }
 }
 
-/// Events from lines, in batches, each batch durable before the next is sent, so that order is
-/// kept.
+/// Events from lines, in batches, each batch durable before the next is sent, so that the order of
+/// each key is kept.
 struct Many {
     client: Client,
     screen: Screen,

@@ -41,8 +41,9 @@ impl Client {
         &self.server
     }
 
-    /// Publishes structured CloudEvents as one batch, in order; one result each. An event whose
-    /// source and id the log knows is not stored twice.
+    /// Publishes structured CloudEvents as one batch that keeps the order of each key; one result
+    /// each, in the order of the request. An event whose source and id the log knows is not stored
+    /// twice.
     pub async fn publish(&self, events: &[Value]) -> Result<Vec<Published>> {
         let body = serde_json::to_vec(events).unwrap_or_default();
         let request = self

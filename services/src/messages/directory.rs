@@ -170,7 +170,7 @@ impl Directory {
         if known.records.get(name).is_some_and(older)
             && let Some(record) = known.records.remove(name)
         {
-            record.update(|kept| kept.take().is_some());
+            record.set(None);
         }
     }
 
@@ -185,7 +185,7 @@ impl Directory {
 }
 
 fn advance(record: &Watched<Option<Arc<Kept>>>, kept: &Arc<Kept>) {
-    record.update(|known| {
+    record.change(|known| {
         let newer = known.as_ref().is_none_or(|known| known.revision < kept.revision);
         if newer {
             *known = Some(kept.clone());

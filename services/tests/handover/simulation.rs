@@ -112,8 +112,12 @@ async fn story(plan: Plan) -> Outcome {
             std::panic::resume_unwind(panicked.into_panic());
         }
     }
+    let trace = world.trace();
+    if let Some(file) = std::env::var_os("LOCKGATE_TRACE") {
+        std::fs::write(file, trace.join("\n")).expect("the trace file is written");
+    }
     let mut hasher = DefaultHasher::new();
-    world.trace().hash(&mut hasher);
+    trace.hash(&mut hasher);
     Outcome { violations, operations, trace: hasher.finish() }
 }
 
@@ -151,7 +155,8 @@ fn the_same_seed_replays_to_the_same_trace() {
     assert_ne!(play(storm(1)).trace, play(storm(2)).trace);
 }
 
-/// Set LOCKGATE_SEED to replay one seed of the storm; LOCKGATE_SEEDS changes how many are played.
+/// LOCKGATE_SEED replays one seed of the storm, LOCKGATE_TRACE names a file for what every role
+/// did in it, LOCKGATE_SEEDS changes how many are played.
 #[test]
 fn replay_or_random_storms() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

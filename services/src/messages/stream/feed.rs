@@ -149,7 +149,7 @@ impl Feed {
 
     fn begin(&self, head: u64) -> u64 {
         *self.ring() = Some(Ring::new(self.size, head));
-        self.changed.update(|()| true);
+        self.changed.set(());
         head
     }
 
@@ -160,7 +160,7 @@ impl Feed {
         if let Some(ring) = self.ring().as_mut() {
             messages.iter().for_each(|message| ring.push(message));
         }
-        self.changed.update(|()| true);
+        self.changed.set(());
     }
 
     fn ring(&self) -> MutexGuard<'_, Option<Ring>> {

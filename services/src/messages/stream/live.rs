@@ -78,7 +78,7 @@ impl Live {
             let Some(strand) = self.strands.get_mut(&realm) else { continue };
             let at = position.of(&realm).unwrap_or(0);
             // Marked as seen before the look, so that a change after it is not missed.
-            strand.changes.see();
+            strand.changes.mark_seen();
             match strand.feed.after(at, &self.topics, BATCH) {
                 None => all_ready = false,
                 Some(Found::Here { up_to, .. }) if up_to <= at => strand.catch_up = None,
