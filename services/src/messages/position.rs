@@ -16,6 +16,8 @@ pub(super) struct Position {
 /// The part of a generation that a client is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// Nothing has been sent, the start of the prefill included.
+    Start,
     /// Every row up to this sequence of the prefill stream has been sent.
     Prefill {
         /// 0 before the first row.
@@ -32,7 +34,7 @@ impl Position {
             return Self::fence(subscription);
         }
         let generation = subscription.incarnation.generation;
-        Self { generation, phase: Phase::Prefill { sequence: 0 } }
+        Self { generation, phase: Phase::Start }
     }
 
     /// Right after the prefill.
@@ -41,10 +43,10 @@ impl Position {
         Self { generation, phase: Phase::Live(subscription.fence.clone()) }
     }
 
-    /// The last sequence of a realm that was looked at; `None` while in prefill.
+    /// The last sequence of a realm that was looked at; `None` before the live part.
     pub(super) fn of(&self, realm: &Realm) -> Option<u64> {
         match &self.phase {
-            Phase::Prefill { .. } => None,
+            Phase::Start | Phase::Prefill { .. } => None,
             Phase::Live(realms) => realms.get(realm).copied(),
         }
     }

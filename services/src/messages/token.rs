@@ -2,7 +2,7 @@
 //!
 //! The payload is signed for the subscription's name and holds, each as a varint unless said
 //! otherwise: a version byte, eight bytes of the hash of the subscription's uid, the generation, a
-//! phase byte, and then either the sequence in the prefill stream or, for each realm that is beyond
+//! phase byte, and then nothing (at the start), the sequence in the prefill stream or, for each realm that is beyond
 //! the fence, four bytes of the hash of its name and its distance from the fence. Keep stable.
 //!
 //! Realms are named by hash because a realm that joins later would move an index, and names are
@@ -20,8 +20,9 @@ use crate::model::{Realm, Subscription, SubscriptionName};
 use crate::store::Signer;
 
 const VERSION: u8 = 1;
-const PREFILL: u8 = 0;
-const LIVE: u8 = 1;
+const START: u8 = 0;
+const PREFILL: u8 = 1;
+const LIVE: u8 = 2;
 /// Longer is not ours: room for as many realms as there can be.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
@@ -43,6 +44,7 @@ pub(super) fn seal(signer: &Signer, subscription: &Subscription, position: &Posi
     payload.raw(&uid_hash(subscription));
     payload.number(u64::from(position.generation));
     match &position.phase {
+        Phase::Start => payload.byte(START),
         Phase::Prefill { sequence } => {
             payload.byte(PREFILL);
             payload.number(*sequence);
@@ -88,6 +90,7 @@ fn read(subscription: &Subscription, payload: &[u8]) -> Option<Resumed> {
         return Some(Resumed::Expired(reason));
     }
     let phase = match payload.byte()? {
+        START => Phase::Start,
         PREFILL => Phase::Prefill { sequence: payload.number()? },
         LIVE => match read_realms(subscription, &mut payload)? {
             Some(realms) => Phase::Live(realms),
@@ -164,9 +167,12 @@ mod tests {
         assert_eq!(open(&signer, &after, &token), Resumed::At(position));
 
         let start = Position::start(&before);
-        assert_eq!(start.phase, Phase::Prefill { sequence: 0 });
-        let token = seal(&signer, &before, &start);
-        assert_eq!(open(&signer, &before, &token), Resumed::At(start));
+        assert_eq!(start.phase, Phase::Start);
+        let row = Position { phase: Phase::Prefill { sequence: 300 }, ..start.clone() };
+        for position in [start, row] {
+            let token = seal(&signer, &before, &position);
+            assert_eq!(open(&signer, &before, &token), Resumed::At(position));
+        }
     }
 
     #[test]

@@ -19,11 +19,21 @@ use crate::model::{LogEvent, Subscription, names};
 
 use crate::store::{Kept, Store};
 
-/// How long a lane is left alone after it failed.
+/// One fetch waits at most this long.
+pub(super) const FETCH: Duration = Duration::from_secs(5);
+/// How long a lane is left alone after it failed, or gave something that must wait.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Past the end of a lease until its message has come again for certain.
+const LEASE_MARGIN: Duration = Duration::from_secs(1);
+
 /// What a fetch gave.
-pub(super) type Arrival = (Lane, Result<Vec<Delivery>, Error>);
+pub(super) struct Arrival {
+    lane: Lane,
+    asked: usize,
+    started: Instant,
+    fetched: Result<Vec<Delivery>, Error>,
+}
 
 /// The queues of one generation.
 pub(super) struct Queues {
@@ -38,8 +48,10 @@ pub(super) struct Queues {
 /// A lane that belongs to the phase, bound (then its queue is on the desk) or to be bound.
 struct LaneState {
     fetching: bool,
-    /// Unsettled deliveries that are not here; see [`Queues::settle_doubt`].
+    /// Deliveries that someone has and we have not; see [`Queues::settle_doubt`].
     missing: u64,
+    /// By then every lease that was lost has ended, and its message comes before any new one.
+    lost_until: Instant,
     try_at: Instant,
 }
 
@@ -140,7 +152,7 @@ impl Queues {
         }
         let queue = self.store.bus().bind(&stream, &name).await?;
         // Until it is known what earlier sessions have leased, nothing may go out.
-        self.desk.ledger().withhold(lane);
+        self.doubt(lane, Duration::ZERO);
         let info = queue.info().await?;
         self.desk.queues().insert(lane.clone(), queue);
         self.learn(lane, &info);
@@ -188,19 +200,31 @@ impl Queues {
 
     /// A lane is withheld while someone else may hold leases on it: an earlier session that
     /// crashed, or a fetch whose answer was lost. Then an older message of a key may come again
-    /// after a newer one is here, so nothing goes out until every delivery that the bus counts as
-    /// unsettled is held here.
+    /// after a newer one is here, so nothing goes out until one of two things proves that
+    /// every unsettled delivery is known:
     ///
-    /// What clients have is not counted in: a settlement whose answer was lost, or that another
-    /// replica took, would make up for a delivery that has yet to come.
+    /// - nothing of the lane is with a client, and the bus counts as many unsettled deliveries as
+    ///   are held here. (What is with a client may be settled without our knowledge, and would
+    ///   hide one that is missing.)
+    /// - every lease that may have been lost has ended, and a fetch begun after that, in which
+    ///   what comes again precedes what is new, gave less than it asked for.
     fn settle_doubt(&mut self, lane: &Lane, unsettled: u64) {
         let mut ledger = self.desk.ledger();
-        let held = ledger.held_in(lane) as u64;
-        if ledger.is_withheld(lane) && unsettled == held {
+        let (ours, held) = (ledger.count(lane) as u64, ledger.held_in(lane) as u64);
+        if ledger.is_withheld(lane) && unsettled == held && ours == held {
             ledger.release(lane);
         }
         if let Some(state) = self.lanes.get_mut(lane) {
-            state.missing = unsettled.saturating_sub(held);
+            state.missing = unsettled.saturating_sub(ours);
+        }
+    }
+
+    /// Someone else may hold leases from now on, the last of which begins within `fetching`.
+    fn doubt(&mut self, lane: &Lane, fetching: Duration) {
+        self.desk.ledger().withhold(lane);
+        let ack_wait = self.subscription().ack_wait;
+        if let Some(state) = self.lanes.get_mut(lane) {
+            state.lost_until = Instant::now() + fetching + ack_wait + LEASE_MARGIN;
         }
     }
 
@@ -215,15 +239,23 @@ impl Queues {
             let Some(queue) = self.desk.queue(lane) else { continue };
             let mut wanted = demand.saturating_sub(ledger.ready());
             if ledger.is_withheld(lane) {
+                // What is not here may come again at any time, and ends the doubt.
                 let missing = usize::try_from(state.missing).unwrap_or(usize::MAX);
-                wanted = demand.saturating_sub(ledger.held_in(lane)).max(missing);
+                let held = ledger.held_in(lane);
+                let elsewhere = missing.saturating_add(ledger.count(lane) - held);
+                wanted = demand.saturating_sub(held).max(elsewhere).max(1);
             }
             if state.fetching || state.try_at > now || wanted == 0 {
                 continue;
             }
             let (lane, max) = (lane.clone(), wanted.min(limits::MAX_PULL_MESSAGES));
             state.fetching = true;
-            self.fetches.push(async move { (lane, queue.fetch(max, wait).await) }.boxed());
+            let fetch = async move {
+                let started = Instant::now();
+                let fetched = queue.fetch(max, wait).await;
+                Arrival { lane, asked: max, started, fetched }
+            };
+            self.fetches.push(fetch.boxed());
         }
     }
 
@@ -236,23 +268,34 @@ impl Queues {
     }
 
     /// Takes in what a fetch gave.
-    pub(super) async fn take_in(&mut self, (lane, fetched): Arrival) {
+    pub(super) async fn take_in(&mut self, arrival: Arrival) {
+        let Arrival { lane, asked, started, fetched } = arrival;
         let Some(state) = self.lanes.get_mut(&lane) else { return };
         state.fetching = false;
+        let lost_until = state.lost_until;
         if self.desk.queue(&lane).is_none() {
             // The queue went meanwhile, and every lease on it.
             return;
         }
         match fetched {
             Ok(deliveries) => {
+                let all_again = started >= lost_until && deliveries.len() < asked;
                 for delivery in deliveries {
                     self.take_in_one(&lane, delivery).await;
+                }
+                let withheld = self.desk.ledger().is_withheld(&lane);
+                if withheld && all_again {
+                    self.desk.ledger().release(&lane);
+                } else if withheld {
+                    // Waiting for what comes again must not draw in the whole backlog.
+                    self.put_off(&lane);
                 }
             }
             Err(error) if error.is_not_found() => self.unbind(&lane),
             Err(error) => {
                 tracing::debug!(name = %self.subscription().name(), %lane, %error, "fetch failed");
-                self.desk.ledger().withhold(&lane);
+                // The request may still be waiting at the bus.
+                self.doubt(&lane, FETCH);
                 self.put_off(&lane);
             }
         }
@@ -311,7 +354,8 @@ impl Queues {
 
 impl LaneState {
     fn new() -> Self {
-        Self { fetching: false, missing: 0, try_at: Instant::now() }
+        let now = Instant::now();
+        Self { fetching: false, missing: 0, lost_until: now, try_at: now }
     }
 }
 

@@ -8,8 +8,8 @@
 //! A session that begins finds deliveries that an earlier one, perhaps crashed, had handed out:
 //! they come again when their leases end, *after* newer messages of the same keys. So each lane
 //! begins withheld: whatever is fetched, old and new alike, stays here with its lease extended
-//! until the bus counts no unsettled delivery that is not here; then it goes out in stream
-//! order under the key rule. Clients that settle what they had shorten the wait.
+//! until every unsettled delivery is known (see `Queues::settle_doubt`); then it goes out in
+//! stream order under the key rule. Clients that settle what they had shorten the wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,15 +22,13 @@ use tokio_util::sync::CancellationToken;
 use super::desk::{Batch, Desk};
 use super::ownership::{Ownership, RENEW};
 use super::pull::{Pull, Pulled, Refused};
-use super::queues::Queues;
+use super::queues::{FETCH, Queues};
 use crate::messages::directory::Followed;
 
 /// A session that nobody pulls from ends after this long.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often something uncertain is looked at while a pull waits.
 const LOOK: Duration = Duration::from_millis(500);
-/// One fetch waits at most this long, and never longer than the lease lasts.
-const FETCH: Duration = Duration::from_secs(5);
 /// A fetch ends this long before the lease does.
 const LEASE_MARGIN: Duration = Duration::from_millis(500);
 /// After a failed renewal.

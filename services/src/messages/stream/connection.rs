@@ -192,25 +192,24 @@ impl Connection {
 
     /// Begins to serve, from the position.
     fn open(&mut self) {
-        let subscription = &self.kept.subscription;
-        match &self.position.phase {
-            Phase::Live(_) => {
-                self.stage = Stage::Live {
-                    live: Box::new(Live::new(&self.feeds, subscription)),
-                    behind: true,
-                };
-            }
-            Phase::Prefill { sequence } => {
-                if *sequence == 0
-                    && let Prefill::Done { manifest } = &subscription.prefill
-                {
-                    let Manifest { generation, fence, rows, .. } = manifest;
-                    let start = json!({ "generation": generation, "fence": fence, "rows": rows });
-                    self.control_with_id("prefill-start", &start);
-                }
-                self.stage = Stage::Prefill(None);
+        if self.position.phase == Phase::Start {
+            let generation = self.position.generation;
+            self.position = Position { generation, phase: Phase::Prefill { sequence: 0 } };
+            if let Prefill::Done { manifest } = &self.kept.subscription.prefill {
+                let Manifest { generation, fence, rows, .. } = manifest;
+                let start = json!({ "generation": generation, "fence": fence, "rows": rows });
+                self.control_with_id("prefill-start", &start);
             }
         }
+        self.stage = match self.position.phase {
+            Phase::Live(_) => self.live(),
+            Phase::Start | Phase::Prefill { .. } => Stage::Prefill(None),
+        };
+    }
+
+    fn live(&self) -> Stage {
+        let live = Box::new(Live::new(&self.feeds, &self.kept.subscription));
+        Stage::Live { live, behind: true }
     }
 
     async fn step(&mut self) -> Result<Next, Error> {
@@ -287,8 +286,7 @@ impl Connection {
             let manifest = manifest.clone();
             self.control_with_id("prefill-end", &json!(manifest));
         }
-        let live = Box::new(Live::new(&self.feeds, &self.kept.subscription));
-        self.stage = Stage::Live { live, behind: true };
+        self.stage = self.live();
     }
 
     async fn events(&mut self) -> Result<Next, Error> {
