@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_prefill_that_somebody_works_at_is_left_alone() {
         let one = subscription(&[("a", 7)]);
-        let mut seen = observed(&[one.clone()], &["sub-people-00ff-1"]);
+        let mut seen = observed(std::slice::from_ref(&one), &["sub-people-00ff-1"]);
         assert_eq!(plan(&seen), [Action::RequestPrefill { of: one.incarnation.clone() }]);
         seen.prefills.insert(one.incarnation, true);
         assert_eq!(plan(&seen), []);

@@ -62,17 +62,10 @@ pub(super) struct Claim {
     pub(super) cursor: Cursor,
 }
 
-/// What became of an attempt to claim.
-pub(super) enum Claimed {
-    /// It is ours.
-    Ours(Claim),
-    /// Another worker is at it.
-    Busy,
-}
-
 impl Claim {
-    /// Claims the cursor of a prefill, making it if this is the first time.
-    pub(super) async fn take(store: &Store, of: &Incarnation) -> Result<Claimed, Error> {
+    /// Claims the cursor of a prefill, making it if this is the first time; `None` while another
+    /// worker is at it.
+    pub(super) async fn take(store: &Store, of: &Incarnation) -> Result<Option<Self>, Error> {
         let key = names::cursor_key(of);
         let now_ms = store.platform.clock.now_ms();
         let (mut cursor, revision) = match store.cursors.get(&key).await? {
@@ -80,13 +73,13 @@ impl Claim {
             Some(entry) => (Cursor::parse(&entry)?, entry.revision),
         };
         if cursor.is_claimed(now_ms) {
-            return Ok(Claimed::Busy);
+            return Ok(None);
         }
         cursor.claims += 1;
         let mut claim = Self { store: store.clone(), key, revision, cursor };
         match claim.keep().await {
-            Ok(()) => Ok(Claimed::Ours(claim)),
-            Err(error) if error.is_conflict() => Ok(Claimed::Busy),
+            Ok(()) => Ok(Some(claim)),
+            Err(error) if error.is_conflict() => Ok(None),
             Err(error) => Err(error),
         }
     }

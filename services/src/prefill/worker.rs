@@ -5,7 +5,7 @@ use std::time::Duration;
 use bus::{Backoff, Error, FromMessage, HandlerError, Message, Outcome, Received};
 use tokio_util::sync::CancellationToken;
 
-use super::cursor::{Claim, Claimed};
+use super::cursor::Claim;
 use super::log_source::LogSource;
 use super::source::{Page, Source, SourceError};
 use super::task::Task;
@@ -87,7 +87,7 @@ enum Done {
 
 async fn prefill(store: &Store, subscription: &Subscription) -> Result<Done, WorkError> {
     let of = &subscription.incarnation;
-    let Claimed::Ours(mut claim) = Claim::take(store, of).await? else {
+    let Some(mut claim) = Claim::take(store, of).await? else {
         return Ok(Done::Busy);
     };
     match fill(store, subscription, &mut claim).await {

@@ -8,11 +8,11 @@ use super::truth::{Event, State, Truth};
 
 /// Which invariant of the handover was broken, and how.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Violation(pub &'static str, pub String);
+pub(crate) struct Violation(pub(crate) &'static str, pub(crate) String);
 
 /// What a consumer in stream mode saw, in order.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub(crate) enum Step {
     PrefillStart { fence: Fence },
     Message { realm: Realm, event: Event },
     PrefillEnd { manifest: Manifest },
@@ -21,7 +21,7 @@ pub enum Step {
 
 /// Holds a stream against the truth. `open` tells for each message whether the record said, when
 /// it arrived, that the prefill was complete.
-pub fn check_stream(steps: &[Step], truth: &Truth, prefilled: bool) -> Vec<Violation> {
+pub(crate) fn check_stream(steps: &[Step], truth: &Truth, prefilled: bool) -> Vec<Violation> {
     let mut found = Vec::new();
     let segments: Vec<&[Step]> =
         steps.split(|step| matches!(step, Step::Expired)).filter(|s| !s.is_empty()).collect();
@@ -145,7 +145,7 @@ fn check_live(
 
 /// What a consumer in queue mode saw, in order.
 #[derive(Debug, Clone)]
-pub enum QueueStep {
+pub(crate) enum QueueStep {
     Delivered {
         prefill: bool,
         realm: Realm,
@@ -160,7 +160,7 @@ pub enum QueueStep {
 }
 
 /// Holds the deliveries of a queue against the truth.
-pub fn check_queue(steps: &[QueueStep], truth: &Truth, fence: &Fence) -> Vec<Violation> {
+pub(crate) fn check_queue(steps: &[QueueStep], truth: &Truth, fence: &Fence) -> Vec<Violation> {
     let mut found = Vec::new();
     let state_at_fence = truth.state_at(fence);
     let mut newest: BTreeMap<(Realm, String), u64> = BTreeMap::new();

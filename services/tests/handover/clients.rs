@@ -20,15 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TRIES: usize = 600;
 
 /// Random decisions of a client.
-pub struct Dice(Entropy);
+pub(crate) struct Dice(Entropy);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Entropy::seeded(seed))
     }
 
     /// A number below `sides`.
-    pub fn roll(&self, sides: u64) -> u64 {
+    pub(crate) fn roll(&self, sides: u64) -> u64 {
         u64::from_le_bytes(self.0.bytes().expect("seeded bytes")) % sides
     }
 }
@@ -50,7 +50,7 @@ async fn insist(
 }
 
 /// Publishes one event and does not return before it is accepted.
-pub async fn publish(wire: &dyn Wire, topic: &str, key: &str, id: &str, data: Option<&str>) {
+pub(crate) async fn publish(wire: &dyn Wire, topic: &str, key: &str, id: &str, data: Option<&str>) {
     let mut event = json!({
         "specversion": "1.0", "id": id, "source": "/test", "type": topic, "subject": key,
     });
@@ -68,7 +68,7 @@ pub async fn publish(wire: &dyn Wire, topic: &str, key: &str, id: &str, data: Op
 }
 
 /// Publishes `count` changes of a few keys in two realms, one of them born on the way.
-pub async fn publish_changes(wire: &dyn Wire, seed: u64, count: u64) {
+pub(crate) async fn publish_changes(wire: &dyn Wire, seed: u64, count: u64) {
     let dice = Dice::new(seed);
     for at in 0..count {
         let topic = match dice.roll(10) {
@@ -85,7 +85,13 @@ pub async fn publish_changes(wire: &dyn Wire, seed: u64, count: u64) {
 }
 
 /// Registers a subscription under a secret of its own, so that a lost answer costs nothing.
-pub async fn register(wire: &dyn Wire, name: &str, secret: &str, topics: &[&str], prefill: bool) {
+pub(crate) async fn register(
+    wire: &dyn Wire,
+    name: &str,
+    secret: &str,
+    topics: &[&str],
+    prefill: bool,
+) {
     let body = json!({
         "name": name, "topics": topics, "prefill": prefill, "secret": secret, "ack_wait": "5s",
     });
@@ -95,7 +101,7 @@ pub async fn register(wire: &dyn Wire, name: &str, secret: &str, topics: &[&str]
 }
 
 /// A subscription as the API shows it.
-pub async fn status(wire: &dyn Wire, name: &str) -> Value {
+pub(crate) async fn status(wire: &dyn Wire, name: &str) -> Value {
     let path = format!("/v1/subscriptions/{name}");
     let (status, body) =
         insist(wire, Role::Registration, || request("GET", &path, None, &Value::Null)).await;
@@ -104,11 +110,11 @@ pub async fn status(wire: &dyn Wire, name: &str) -> Value {
 }
 
 /// What a consumer has seen so far, for others to look at.
-pub type Seen<T> = Arc<Mutex<Vec<T>>>;
+pub(crate) type Seen<T> = Arc<Mutex<Vec<T>>>;
 
 /// Reads a subscription as a stream until `stop`, dropping the connection now and then and
 /// resuming by the last id.
-pub async fn read_stream(
+pub(crate) async fn read_stream(
     wire: Arc<dyn Wire>,
     name: String,
     secret: String,
@@ -202,7 +208,7 @@ fn take_frame(frame: &str, last_id: &mut Option<String>, seen: &Seen<Step>) -> u
 
 /// Reads a subscription as a queue until `stop`: acks most, nacks some, extends some, leaves some
 /// to their leases.
-pub async fn read_queue(
+pub(crate) async fn read_queue(
     wire: Arc<dyn Wire>,
     name: String,
     secret: String,

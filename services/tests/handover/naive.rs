@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bus::{Bus, Start, StreamConfig};
-use lockgate::model::{
-    CloudEvent, Fence, Key, LogEvent, Manifest, Realm, RowsDigest, Topic, TopicSet,
-};
+use lockgate::model::{CloudEvent, Fence, LogEvent, Manifest, Realm, RowsDigest, TopicSet};
 
 use super::checker::{Step, Violation, check_stream};
 use super::clients::Dice;

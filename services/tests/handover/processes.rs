@@ -33,7 +33,7 @@ const BOUND: u32 = 120;
 const AFTERMATH: Duration = Duration::from_secs(7);
 
 /// The roles as processes, each at a fixed address, restarted by a keeper whenever they end.
-pub struct Fleet {
+pub(crate) struct Fleet {
     ports: BTreeMap<Role, u16>,
     url: String,
     client: reqwest::Client,
@@ -41,7 +41,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    pub fn new(url: String) -> Self {
+    pub(crate) fn new(url: String) -> Self {
         // All ports are held at once, so that no two roles get the same.
         let listeners = Role::ALL
             .map(|role| (role, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")));
@@ -59,7 +59,7 @@ impl Fleet {
     }
 
     /// Starts every role that is not running.
-    pub fn keep(&self) {
+    pub(crate) fn keep(&self) {
         let mut running = self.running.lock().expect("running");
         for (role, port) in &self.ports {
             let alive =

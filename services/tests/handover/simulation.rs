@@ -26,16 +26,16 @@ const BOUND: u32 = 900;
 const AFTERMATH: Duration = Duration::from_secs(30);
 
 /// What a run ended with.
-pub struct Outcome {
-    pub violations: Vec<Violation>,
+pub(crate) struct Outcome {
+    pub(crate) violations: Vec<Violation>,
     /// Operations of each role until everything had arrived.
-    pub operations: BTreeMap<Role, u64>,
+    pub(crate) operations: BTreeMap<Role, u64>,
     /// Of everything every role did.
-    pub trace: u64,
+    pub(crate) trace: u64,
 }
 
 /// Plays the story on a runtime of its own, in virtual time.
-pub fn play(plan: Plan) -> Outcome {
+pub(crate) fn play(plan: Plan) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

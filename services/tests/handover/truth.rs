@@ -8,25 +8,25 @@ use lockgate::model::{Fence, LogEvent, Realm, TopicSet};
 
 /// One event as its log holds it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    pub sequence: u64,
-    pub place: String,
-    pub deleted: bool,
-    pub body: String,
+pub(crate) struct Event {
+    pub(crate) sequence: u64,
+    pub(crate) place: String,
+    pub(crate) deleted: bool,
+    pub(crate) body: String,
 }
 
 /// Every log, in order.
 #[derive(Debug, Default)]
-pub struct Truth {
-    pub logs: BTreeMap<Realm, Vec<Event>>,
+pub(crate) struct Truth {
+    pub(crate) logs: BTreeMap<Realm, Vec<Event>>,
 }
 
 /// The current state: place to the sequence and body of its last event; deleted ones are not there.
-pub type State = BTreeMap<(Realm, String), (u64, String)>;
+pub(crate) type State = BTreeMap<(Realm, String), (u64, String)>;
 
 impl Truth {
     /// Reads what the topics include.
-    pub async fn read(bus: &Bus, realms: &[Realm], topics: &TopicSet) -> Self {
+    pub(crate) async fn read(bus: &Bus, realms: &[Realm], topics: &TopicSet) -> Self {
         let mut logs = BTreeMap::new();
         for realm in realms {
             let Ok(stream) = bus.stream(format!("events-{realm}")).await else { continue };
@@ -50,7 +50,7 @@ impl Truth {
     }
 
     /// The state at a fence.
-    pub fn state_at(&self, fence: &Fence) -> State {
+    pub(crate) fn state_at(&self, fence: &Fence) -> State {
         let mut state = State::new();
         for (realm, events) in &self.logs {
             let fence = fence.get(realm).copied().unwrap_or(0);
@@ -62,20 +62,20 @@ impl Truth {
     }
 
     /// The state after everything.
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         let end = self.logs.keys().map(|realm| (realm.clone(), u64::MAX)).collect();
         self.state_at(&end)
     }
 
     /// The events of a realm after a sequence.
-    pub fn after(&self, realm: &Realm, sequence: u64) -> impl Iterator<Item = &Event> {
+    pub(crate) fn after(&self, realm: &Realm, sequence: u64) -> impl Iterator<Item = &Event> {
         self.logs.get(realm).into_iter().flatten().filter(move |event| event.sequence > sequence)
     }
 }
 
 impl Event {
     /// What an event does to the state.
-    pub fn apply(&self, realm: &Realm, state: &mut State) {
+    pub(crate) fn apply(&self, realm: &Realm, state: &mut State) {
         let place = (realm.clone(), self.place.clone());
         if self.deleted {
             state.remove(&place);
@@ -95,7 +95,7 @@ impl From<&LogEvent> for Event {
 
 impl Event {
     /// Reads a delivered event; returns its realm with it.
-    pub fn from_json(json: &serde_json::Value) -> (Realm, Self) {
+    pub(crate) fn from_json(json: &serde_json::Value) -> (Realm, Self) {
         let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
         let topic: lockgate::model::Topic = text("topic").parse().expect("a topic");
         let event = Self {

@@ -10,12 +10,17 @@ use serde_json::Value;
 
 /// A way to the roles. `None` means that the connection broke or was refused.
 #[async_trait]
-pub trait Wire: Send + Sync {
+pub(crate) trait Wire: Send + Sync {
     async fn send(&self, role: Role, request: Request<Bytes>) -> Option<Response<Body>>;
 }
 
 /// A JSON request without surprises.
-pub fn request(method: &str, path: &str, secret: Option<&str>, body: &Value) -> Request<Bytes> {
+pub(crate) fn request(
+    method: &str,
+    path: &str,
+    secret: Option<&str>,
+    body: &Value,
+) -> Request<Bytes> {
     let mut request = Request::builder()
         .method(method)
         .uri(path)
@@ -29,7 +34,11 @@ pub fn request(method: &str, path: &str, secret: Option<&str>, body: &Value) -> 
 }
 
 /// Sends a request and reads the whole answer; `None` when the connection broke on the way.
-pub async fn call(wire: &dyn Wire, role: Role, request: Request<Bytes>) -> Option<(u16, Value)> {
+pub(crate) async fn call(
+    wire: &dyn Wire,
+    role: Role,
+    request: Request<Bytes>,
+) -> Option<(u16, Value)> {
     let response = wire.send(role, request).await?;
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.ok()?.to_bytes();

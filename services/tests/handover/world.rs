@@ -27,25 +27,25 @@ const RESTART: Duration = Duration::from_millis(300);
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
-    pub seed: u64,
-    pub rates: FaultRates,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) rates: FaultRates,
     /// Crash this role at this operation of its first life.
-    pub crash: Option<(Role, u64, CrashSide)>,
+    pub(crate) crash: Option<(Role, u64, CrashSide)>,
     /// Per mille chance that a role's next life ends in a crash too, at a random operation.
-    pub crash_again: u64,
+    pub(crate) crash_again: u64,
 }
 
 impl Plan {
     /// Nothing goes wrong.
-    pub fn calm(seed: u64) -> Self {
+    pub(crate) fn calm(seed: u64) -> Self {
         Self { seed, rates: FaultRates::NONE, crash: None, crash_again: 0 }
     }
 }
 
 /// Five roles on one embedded bus, each a process of its own as far as faults are concerned.
-pub struct World {
-    pub bus: Bus,
+pub(crate) struct World {
+    pub(crate) bus: Bus,
     clock: Clock,
     plan: Plan,
     calm: CancellationToken,
@@ -62,7 +62,7 @@ struct Alive {
 
 impl World {
     /// Starts every role; the tasks end when `stop` is cancelled.
-    pub async fn start(plan: Plan, stop: &CancellationToken) -> (Arc<Self>, JoinSet<()>) {
+    pub(crate) async fn start(plan: Plan, stop: &CancellationToken) -> (Arc<Self>, JoinSet<()>) {
         // One clock for the bus and all roles, the same in every run.
         let noon = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let world = Arc::new(Self {
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// No more faults from now on.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.calm.cancel();
         for alive in self.alive.lock().expect("alive").values() {
             alive.faults.set_rates(FaultRates::NONE);
@@ -90,7 +90,7 @@ impl World {
     }
 
     /// How many operations each role's lives have begun so far.
-    pub fn operations(&self) -> BTreeMap<Role, u64> {
+    pub(crate) fn operations(&self) -> BTreeMap<Role, u64> {
         let mut operations = self.operations.lock().expect("operations").clone();
         for (role, alive) in self.alive.lock().expect("alive").iter() {
             *operations.entry(*role).or_default() += alive.faults.operations();
@@ -99,7 +99,7 @@ impl World {
     }
 
     /// Everything every role did, for two runs to be compared by.
-    pub fn trace(&self) -> Vec<String> {
+    pub(crate) fn trace(&self) -> Vec<String> {
         let mut trace = self.trace.lock().expect("trace").clone();
         for (role, alive) in self.alive.lock().expect("alive").iter() {
             trace.extend(alive.faults.trace().into_iter().map(|line| format!("{role} {line}")));
