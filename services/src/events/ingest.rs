@@ -29,28 +29,32 @@ impl Ingest {
 
     /// Publishes events; one result for each, in their order. A receipt means durable.
     ///
-    /// Events of one key are published one after another, and after a failure the rest of the key
-    /// is not tried, so that repeating the whole call keeps every key's order: what was stored is
-    /// recognised by source and id for the length of the log's duplicate window. Events of
-    /// different keys of one call may be stored in any order.
+    /// Events are handed to their logs in the order in which they stand here, and two of one key
+    /// are never on their way at once. After a failure the rest of the key is not tried, so that
+    /// repeating the whole call keeps every key's order: what was stored is recognised by source
+    /// and id for the length of the log's duplicate window.
     pub async fn publish(&self, events: &[CloudEvent]) -> Vec<Result<Receipt, Error>> {
         self.prepare(events).await;
-        let mut waiting = by_key(events).into_iter();
+        let mut batch = Batch::of(events.len());
         let mut at_work = FuturesUnordered::new();
-        let mut results = Vec::with_capacity(events.len());
-        loop {
-            while at_work.len() < PUBLISH_WINDOW
-                && let Some(places) = waiting.next()
-            {
-                at_work.push(self.publish_in_turn(events, places));
+        for (at, event) in events.iter().enumerate() {
+            let key = (&event.topic().realm, event.key());
+            while at_work.len() >= PUBLISH_WINDOW || batch.on_their_way.contains(&key) {
+                let Some((done, key, result)) = at_work.next().await else { break };
+                batch.done(done, key, result);
             }
-            match at_work.next().await {
-                Some(done) => results.extend(done),
-                None => break,
+            if batch.failed.contains(&key) {
+                let detail = "not tried, as an earlier event of its key failed: repeat them all";
+                batch.done(at, key, Err(Error::new(ErrorKind::Unavailable, detail)));
+                continue;
             }
+            batch.on_their_way.insert(key);
+            at_work.push(async move { (at, key, self.publish_one(event).await) });
         }
-        results.sort_unstable_by_key(|(at, _)| *at);
-        results.into_iter().map(|(_, result)| result).collect()
+        while let Some((done, key, result)) = at_work.next().await {
+            batch.done(done, key, result);
+        }
+        batch.results.into_iter().flatten().collect()
     }
 
     /// Makes new realms one by one, before many events of one arrive at the same gate. A failure
@@ -62,27 +66,6 @@ impl Ingest {
                 tracing::warn!(%realm, %error, "a realm is not ready");
             }
         }
-    }
-
-    /// Publishes the events at these places, each when the one before it is durable.
-    async fn publish_in_turn(
-        &self,
-        events: &[CloudEvent],
-        places: Vec<usize>,
-    ) -> Vec<(usize, Result<Receipt, Error>)> {
-        let mut results = Vec::with_capacity(places.len());
-        let mut failed = false;
-        for at in places {
-            let result = if failed {
-                let detail = "not tried, as an earlier event of its key failed: repeat them all";
-                Err(Error::new(ErrorKind::Unavailable, detail))
-            } else {
-                self.publish_one(&events[at]).await
-            };
-            failed = result.is_err();
-            results.push((at, result));
-        }
-        results
     }
 
     async fn publish_one(&self, event: &CloudEvent) -> Result<Receipt, Error> {
@@ -118,17 +101,29 @@ impl Ingest {
     }
 }
 
-/// The places of the events of each key, keys in the order of their first event. The topic does
-/// not matter: a log keeps order across its topics.
-fn by_key(events: &[CloudEvent]) -> Vec<Vec<usize>> {
-    let mut chains: Vec<Vec<usize>> = Vec::new();
-    let mut chain_of: BTreeMap<(&Realm, &Key), usize> = BTreeMap::new();
-    for (at, event) in events.iter().enumerate() {
-        let chain = *chain_of.entry((&event.topic().realm, event.key())).or_insert(chains.len());
-        match chains.get_mut(chain) {
-            Some(places) => places.push(at),
-            None => chains.push(vec![at]),
+/// What order is kept by.
+type Place<'a> = (&'a Realm, &'a Key);
+
+/// How far a call has come.
+struct Batch<'a> {
+    results: Vec<Option<Result<Receipt, Error>>>,
+    on_their_way: BTreeSet<Place<'a>>,
+    failed: BTreeSet<Place<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    fn of(size: usize) -> Self {
+        let results = std::iter::repeat_with(|| None).take(size).collect();
+        Self { results, on_their_way: BTreeSet::new(), failed: BTreeSet::new() }
+    }
+
+    fn done(&mut self, at: usize, key: Place<'a>, result: Result<Receipt, Error>) {
+        self.on_their_way.remove(&key);
+        if result.is_err() {
+            self.failed.insert(key);
+        }
+        if let Some(slot) = self.results.get_mut(at) {
+            *slot = Some(result);
         }
     }
-    chains
 }

@@ -91,6 +91,24 @@ async fn a_batch_is_answered_event_by_event_in_its_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_stands_in_the_log_in_its_order() {
+    let world = World::open().await;
+    let events: Vec<Value> = (0..300)
+        .map(|at| {
+            let mut event = event(&at.to_string());
+            event["subject"] = json!(format!("key-{}", at % 7));
+            event
+        })
+        .collect();
+    let answer = world.post(BATCH, Value::from(events).to_string()).await;
+    assert_eq!(answer.status, 202);
+    let log = log(&world, "events-orders").await;
+    let ids: Vec<&str> = log.iter().filter_map(|message| message.headers.get("ce-id")).collect();
+    let expected: Vec<String> = (0..300).map(|at| at.to_string()).collect();
+    assert_eq!(ids, expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_wrong_is_named_and_nothing_of_the_batch_is_stored() {
     let world = World::open().await;
     let with = |name: &str, value: Value| {
