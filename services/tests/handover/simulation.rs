@@ -193,3 +193,13 @@ fn every_crash_point_of_the_dispatcher() {
 fn every_crash_point_of_the_prefill_worker() {
     every_crash_point(Role::Prefill);
 }
+
+#[test]
+fn every_crash_point_of_the_messages_api() {
+    every_crash_point(Role::Messages);
+}
+
+#[test]
+fn every_crash_point_of_events_in() {
+    every_crash_point(Role::Events);
+}
