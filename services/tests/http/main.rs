@@ -6,5 +6,6 @@
 mod events;
 mod guard;
 mod health;
+mod registration;
 mod server;
 mod support;

@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use lockgate::events::{Ingest, router};
 use lockgate::http::{Access, Guard, Health, app};
 use lockgate::platform::Platform;
+use lockgate::registration::{self, Registration};
 use lockgate::store::{Store, StoreOptions};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use tower::ServiceExt;
 pub(crate) const ADMIN: &str = "admin-token-0123456789";
 pub(crate) const PUBLISH: &str = "publish-token-0123456789";
 
-/// The events role on an embedded bus that can be disturbed.
+/// The events and registration roles on an embedded bus that can be disturbed.
 pub(crate) struct World {
     /// Undisturbed.
     pub(crate) bus: Bus,
@@ -39,12 +40,30 @@ impl World {
         let shutdown = CancellationToken::new();
         let health = Health::new(store.clone(), shutdown.clone());
         let guard = Guard::new(access.is_open(), &[], &["https://app.example.org".into()]);
-        let app = app(router(Ingest::new(store), access), guard, health);
+        let registration = registration::router(Registration::new(store.clone()), access.clone());
+        let api = router(Ingest::new(store), access).merge(registration);
+        let app = app(api, guard, health);
         Self { bus, faults, shutdown, app }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         send(&self.app, request).await
+    }
+
+    /// Sends a JSON body, or none for null, with a bearer token where one is given.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        bearer: Option<&str>,
+        body: &Value,
+    ) -> Answer {
+        let mut request = to(method, path).header("content-type", "application/json");
+        if let Some(bearer) = bearer {
+            request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        self.send(request.body(body).unwrap()).await
     }
 
     /// Posts a body as this media type.
