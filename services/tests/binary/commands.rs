@@ -1,0 +1,83 @@
+//! The commands, as a script would use them.
+
+use bus::testkit::NatsServer;
+use serde_json::Value;
+
+use crate::support::{Lockgate, command};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn records(output: &[u8]) -> Vec<Value> {
+    let parse = |line: &str| serde_json::from_str(line).expect("a JSON object a line");
+    text(output).lines().map(parse).collect()
+}
+
+async fn demo(bus: &str) {
+    let args = ["demo", "--json", "--changes", "600", "--bus", bus];
+    let ran = command(&args).stdout(std::process::Stdio::piped()).output().await.expect("it runs");
+    let verdict: Value = serde_json::from_slice(&ran.stdout).expect("a verdict");
+    assert!(ran.status.success() && verdict["passed"] == true, "{verdict:#}");
+    assert_eq!(verdict["checks"].as_array().map(Vec::len), Some(6));
+}
+
+#[tokio::test]
+async fn the_demo_keeps_its_promises_on_the_embedded_bus() {
+    demo("embedded:").await;
+}
+
+#[tokio::test]
+async fn the_demo_keeps_its_promises_on_nats() {
+    let server = NatsServer::start().await.expect("a NATS server");
+    demo(&server.url()).await;
+}
+
+#[tokio::test]
+async fn what_is_published_is_listed_and_read_and_resumed() {
+    let lockgate = Lockgate::start("embedded:").await;
+    let state = tempfile::tempdir().expect("a directory");
+    let run = async |args: &[&str]| lockgate.command(args, state.path()).await;
+    for (key, data) in [("anna", r#"{"v":1}"#), ("ben", r#"{"v":2}"#), ("anna", r#"{"v":3}"#)] {
+        let ran = run(&["publish", "dir.user", key, data]).await;
+        assert!(ran.status.success(), "{}", text(&ran.stderr));
+    }
+    let subscribe = ["subscribe", "people", "--topics", "dir.*", "--prefill", "--json"];
+    let first = run(&[&subscribe[..], &["--until-up-to-date"]].concat()).await;
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    let rows: Vec<Value> =
+        records(&first.stdout).into_iter().filter(|r| r["phase"] == "prefill").collect();
+    let data: Vec<&Value> = rows.iter().map(|row| &row["event"]["data"]["v"]).collect();
+    assert_eq!(data, [3, 2], "{rows:#?}");
+
+    run(&["publish", "dir.user", "ben", "--delete"]).await;
+    let resumed = run(&["subscribe", "people", "--json", "--until-up-to-date"]).await;
+    let live: Vec<Value> =
+        records(&resumed.stdout).into_iter().filter(|r| r.get("event").is_some()).collect();
+    assert_eq!(live.len(), 1, "{live:#?}");
+    assert_eq!((&live[0]["phase"], &live[0]["event"]["subject"]), (&"live".into(), &"ben".into()));
+    assert!(live[0]["event"].get("data").is_none());
+
+    let listed = run(&["subscriptions", "--json"]).await;
+    let listed = records(&listed.stdout);
+    assert_eq!((&listed[0]["name"], &listed[0]["prefill"]["rows"]), (&"people".into(), &2.into()));
+    assert!(run(&["subscriptions", "delete", "people"]).await.status.success());
+    let gone = run(&["subscriptions", "show", "people"]).await;
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(text(&gone.stderr).starts_with("error: "), "{}", text(&gone.stderr));
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_said_and_exits_with_its_code() {
+    let refused = command(&["--listen", "0.0.0.0:0"]);
+    let ran = { refused }.stderr(std::process::Stdio::piped()).output().await.expect("it runs");
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(text(&ran.stderr).contains("without tokens"), "{}", text(&ran.stderr));
+
+    let away =
+        command(&["run", "prefill", "--bus", "nats://127.0.0.1:1", "--listen", "127.0.0.1:0"]);
+    let ran = { away }.stderr(std::process::Stdio::piped()).output().await.expect("it runs");
+    assert_eq!(ran.status.code(), Some(3), "{}", text(&ran.stderr));
+    let said = text(&ran.stderr);
+    assert!(said.contains("did not answer within 5 s") && said.contains("make nats-up"), "{said}");
+}

@@ -1,0 +1,8 @@
+//! The binary as people run it: commands, shutdown, and a bus that goes away and comes back.
+
+#![allow(clippy::expect_used)]
+
+mod commands;
+mod outage;
+mod shutdown;
+mod support;
