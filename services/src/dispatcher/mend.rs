@@ -5,7 +5,7 @@ use bus::{Error, ErrorKind};
 use super::plan::Action;
 use crate::model::names;
 use crate::prefill::request_prefill;
-use crate::registration::{Report, final_queue, remove_prefill, send_report};
+use crate::registration::{Report, final_queue, remove_prefill, remove_settled, send_report};
 use crate::store::Store;
 
 /// Carries out one action. An error leaves the rest to the next pass.
@@ -36,6 +36,10 @@ pub(super) async fn mend(store: &Store, action: Action) -> Result<(), Error> {
         Action::RemovePrefill { of } => {
             tracing::info!(prefill = %of, "removing a prefill without a record");
             remove_prefill(store, &of).await
+        }
+        Action::RemoveSettled { of } => {
+            tracing::info!(incarnation = %of, "removing what is settled of queues without a record");
+            remove_settled(store, &of).await
         }
         Action::RequestPrefill { of } => request_prefill(store, &of).await,
     }

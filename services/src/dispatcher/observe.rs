@@ -20,6 +20,8 @@ pub(super) struct Observed {
     pub(super) prefill_queues: BTreeMap<String, Queue>,
     /// Prefills that a worker has begun, by whose they are, and whether a worker is at it.
     pub(super) prefills: BTreeMap<Incarnation, bool>,
+    /// Whose settlements are kept.
+    pub(super) settled: BTreeSet<Incarnation>,
     pub(super) subscriptions: Vec<Kept>,
     /// Names in the records bucket, those whose record cannot be read included: nothing of theirs
     /// is an orphan.
@@ -47,11 +49,13 @@ pub(super) async fn observe(store: &Store) -> Result<Observed, Error> {
         let at_work = Cursor::parse(&entry).is_ok_and(|cursor| cursor.is_claimed(now_ms));
         prefills.insert(of, at_work);
     }
+    let settled = store.settled.keys(">").await?;
+    let settled = settled.iter().filter_map(names::parse_settled_key).collect();
     let names = store.subscriptions.keys(">").await?;
     let names = names.into_iter().map(|key| key.as_str().to_owned()).collect();
     let subscriptions = store.all_subscriptions().await?;
     let now = store.platform.clock.now();
-    Ok(Observed { now, now_ms, queues, prefill_queues, prefills, subscriptions, names })
+    Ok(Observed { now, now_ms, queues, prefill_queues, prefills, settled, subscriptions, names })
 }
 
 fn by_name(consumers: Vec<ConsumerInfo>) -> BTreeMap<String, Queue> {

@@ -25,6 +25,8 @@ pub(super) enum Action {
     RemovePrefillQueue { queue: String },
     /// A prefill without a record: rows, manifest and cursor.
     RemovePrefill { of: Incarnation },
+    /// What is settled of queues without a record.
+    RemoveSettled { of: Incarnation },
     /// A prefill that waits and that nobody is at.
     RequestPrefill { of: Incarnation },
 }
@@ -96,6 +98,11 @@ fn orphans(observed: &Observed, actions: &mut Vec<Action>) {
             actions.push(Action::RemovePrefill { of: of.clone() });
         }
     }
+    for of in &observed.settled {
+        if !current.contains(of) && !of_unreadable(of.name.as_str()) {
+            actions.push(Action::RemoveSettled { of: of.clone() });
+        }
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +141,7 @@ mod tests {
             queues: [(Realm::new("a").unwrap(), queues.iter().map(queue).collect())].into(),
             prefill_queues: BTreeMap::new(),
             prefills: BTreeMap::new(),
+            settled: BTreeSet::new(),
             subscriptions: subscriptions.iter().map(keep).collect(),
             names: subscriptions.iter().map(|s| s.name().to_string()).collect(),
         }
@@ -156,6 +164,19 @@ mod tests {
         let mut seen = observed(std::slice::from_ref(&one), &["sub-people-00ff-1"]);
         assert_eq!(plan(&seen), [Action::RequestPrefill { of: one.incarnation.clone() }]);
         seen.prefills.insert(one.incarnation, true);
+        assert_eq!(plan(&seen), []);
+    }
+
+    #[test]
+    fn settlements_go_with_the_record_of_their_incarnation() {
+        let one = subscription(&[("a", 7)]);
+        let mut seen = observed(&[one.clone()], &["sub-people-00ff-1"]);
+        seen.prefills.insert(one.incarnation.clone(), true);
+        let old = Incarnation { uid: "0011".into(), ..one.incarnation.clone() };
+        seen.settled = [one.incarnation, old.clone()].into();
+        assert_eq!(plan(&seen), [Action::RemoveSettled { of: old }]);
+        // A record that cannot be read may be of any incarnation of its name.
+        seen.subscriptions.clear();
         assert_eq!(plan(&seen), []);
     }
 

@@ -23,6 +23,8 @@ pub(crate) const SUBSCRIPTIONS_BUCKET: &str = "lockgate-subscriptions";
 pub(crate) const REALMS_BUCKET: &str = "lockgate-realms";
 /// Prefill cursors by subscription, incarnation and generation.
 pub(crate) const CURSORS_BUCKET: &str = "lockgate-cursors";
+/// What of a queue is settled for good, by incarnation, generation and lane.
+pub(crate) const SETTLED_BUCKET: &str = "lockgate-settled";
 /// Who serves the queue of a subscription, by its name.
 pub(crate) const LEASES_BUCKET: &str = "lockgate-leases";
 /// Single-use tickets for browsers; entries vanish by age.
@@ -82,6 +84,29 @@ pub(crate) fn parse_cursor_key(key: &Subject) -> Option<Incarnation> {
     let uid = tokens.next()?.to_owned();
     let generation = tokens.next()?.parse().ok()?;
     tokens.next().is_none().then_some(Incarnation { name, uid, generation })
+}
+
+/// The key of what is settled of a prefill queue.
+pub(crate) fn settled_prefill_key(of: &Incarnation) -> String {
+    format!("{}.prefill", cursor_key(of))
+}
+
+/// The key of what is settled of the final queue on a realm's log.
+pub(crate) fn settled_live_key(of: &Incarnation, realm: &Realm) -> String {
+    format!("{}.live.{realm}", cursor_key(of))
+}
+
+/// The keys of what is settled of all queues of an incarnation.
+pub(crate) fn settled_filter(of: &Incarnation) -> String {
+    format!("{}.>", cursor_key(of))
+}
+
+/// Whose queue the key of what is settled speaks of.
+pub(crate) fn parse_settled_key(key: &Subject) -> Option<Incarnation> {
+    let mut tokens = key.as_str().splitn(4, '.');
+    let of: Vec<&str> = tokens.by_ref().take(3).collect();
+    tokens.next()?;
+    parse_cursor_key(&Subject::new(of.join(".")).ok()?)
 }
 
 /// Every row and the manifest of one prefill.

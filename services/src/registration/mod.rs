@@ -9,7 +9,7 @@ mod status;
 
 pub use api::router;
 pub use core::{Registered, Registration, RegistrationError};
-pub(crate) use queues::{final_queue, remove_prefill};
+pub(crate) use queues::{final_queue, remove_prefill, remove_settled};
 pub use reports::run_reports;
 pub(crate) use reports::{Report, send_report};
 pub use request::Request;

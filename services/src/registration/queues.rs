@@ -50,7 +50,7 @@ pub(super) async fn create_final_queues(
 }
 
 /// Removes everything that is kept for one incarnation: its final queues, its prefill queue with
-/// all rows, its cursor. What is gone already is no error. What fails is left to the dispatcher,
+/// all rows, its cursor, and what of them is settled. What is gone already is no error. What fails is left to the dispatcher,
 /// which knows no record for it, and is only reported.
 pub(crate) async fn remove_incarnation<'a>(
     store: &Store,
@@ -61,6 +61,15 @@ pub(crate) async fn remove_incarnation<'a>(
         report(of, remove_final_queue(store, of, realm).await);
     }
     report(of, remove_prefill(store, of).await);
+    report(of, remove_settled(store, of).await);
+}
+
+/// Forgets what is settled of all queues of one incarnation; they must be gone.
+pub(crate) async fn remove_settled(store: &Store, of: &Incarnation) -> Result<(), Error> {
+    for key in store.settled.keys(&names::settled_filter(of)).await? {
+        store.settled.delete(&key, None).await?;
+    }
+    Ok(())
 }
 
 async fn remove_final_queue(store: &Store, of: &Incarnation, realm: &Realm) -> Result<(), Error> {
@@ -68,12 +77,13 @@ async fn remove_final_queue(store: &Store, of: &Incarnation, realm: &Realm) -> R
     missing_is_fine(store.bus().delete_consumer(log, queue).await)
 }
 
-/// Removes the prefill queue of one incarnation; the cursor goes last, because as long as it is
+/// Removes the prefill queue of one incarnation and what of it is settled; the cursor goes last, because as long as it is
 /// there the dispatcher tries again.
 pub(crate) async fn remove_prefill(store: &Store, of: &Incarnation) -> Result<(), Error> {
     let queue = names::prefill_queue(of)?;
     missing_is_fine(store.bus().delete_consumer(names::PREFILL_STREAM, queue).await)?;
     store.prefill.purge(&names::prefill_filter(of)?).await?;
+    store.settled.delete(names::settled_prefill_key(of), None).await?;
     store.cursors.delete(names::cursor_key(of), None).await
 }
 

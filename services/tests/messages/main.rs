@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod access;
+mod forgotten;
 mod queue;
 mod stream;
 mod support;

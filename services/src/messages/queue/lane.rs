@@ -33,6 +33,15 @@ impl Lane {
             Part::Live(realm) => Ok((names::log_stream(realm)?, names::final_queue(&of)?)),
         }
     }
+
+    /// Where it is kept what of the lane is settled.
+    pub(super) fn settled_key(&self, of: &Incarnation) -> String {
+        let of = Incarnation { generation: self.generation, ..of.clone() };
+        match &self.part {
+            Part::Prefill => names::settled_prefill_key(&of),
+            Part::Live(realm) => names::settled_live_key(&of, realm),
+        }
+    }
 }
 
 impl fmt::Display for Lane {

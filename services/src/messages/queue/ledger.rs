@@ -206,26 +206,15 @@ impl Ledger {
         self.withheld.contains(lane)
     }
 
-    /// Learns from the bus how many deliveries of the lane are unsettled and up to where all are
-    /// settled, and drops what other replicas settled meanwhile.
-    ///
-    /// Only what is out can have been settled elsewhere, so when as many are missing as are out,
-    /// it is exactly those. A fetch on its way makes `unsettled` larger and hides the
-    /// difference until it is here; it never makes the rule drop too much.
-    pub(super) fn observe(&mut self, lane: &Lane, unsettled: u64, settled_sequence: u64) {
-        let behind = |place: &Place| place.sequence <= settled_sequence;
-        let done: Vec<Place> =
-            self.of_lane(lane).map(|(place, _)| place).filter(|p| behind(p)).cloned().collect();
-        done.iter().for_each(|place| self.settled(place));
-        let missing = (self.count(lane) as u64).saturating_sub(unsettled);
-        let not_here: Vec<Place> = self
+    /// Drops what other replicas settled meanwhile. How many deliveries the bus calls unsettled
+    /// proves nothing: a bus that was killed may have forgotten some.
+    pub(super) fn observe(&mut self, lane: &Lane, settled: impl Fn(u64) -> bool) {
+        let done: Vec<Place> = self
             .of_lane(lane)
-            .filter(|(_, flight)| !matches!(flight.state, State::Held { .. }))
+            .filter(|(place, _)| settled(place.sequence))
             .map(|(place, _)| place.clone())
             .collect();
-        if missing > 0 && missing == not_here.len() as u64 {
-            not_here.iter().for_each(|place| self.settled(place));
-        }
+        done.iter().for_each(|place| self.settled(place));
     }
 
     /// Every delivery that is here, with the lease to extend.

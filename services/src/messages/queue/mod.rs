@@ -7,9 +7,11 @@ mod ledger;
 mod ownership;
 mod pull;
 mod queues;
+mod record;
 mod remembered;
 mod session;
 mod sessions;
+mod settlements;
 mod settling;
 
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use ledger::HandedOut;
 pub(super) use pull::{Phase, Refused};
 use remembered::Remembered;
 use sessions::Sessions;
+use settlements::Settlements;
 use settling::Settling;
 pub(super) use settling::{Outcome, Status, Wish};
 
@@ -38,6 +41,7 @@ pub(super) struct QueueMode {
     store: Store,
     sessions: Sessions,
     remembered: Arc<Remembered>,
+    settlements: Settlements,
 }
 
 /// The answer to a pull.
@@ -66,8 +70,9 @@ impl QueueMode {
         tasks: Spawner,
         shutdown: CancellationToken,
     ) -> Result<Self, bus::Error> {
-        let sessions = Sessions::new(store.clone(), tasks, shutdown)?;
-        Ok(Self { store, sessions, remembered: Arc::default() })
+        let settlements = Settlements::new(&store);
+        let sessions = Sessions::new(store.clone(), settlements.clone(), tasks, shutdown)?;
+        Ok(Self { store, sessions, remembered: Arc::default(), settlements })
     }
 
     /// Up to `max` deliveries, waiting up to `wait` for the first. Dropping the future returns
@@ -85,8 +90,8 @@ impl QueueMode {
 
     /// One outcome for each wish, in their order.
     pub(super) async fn settle(&self, kept: &Kept, wishes: Vec<(String, Wish)>) -> Vec<Outcome> {
-        let Self { store, sessions, remembered } = self;
-        Settling { store, sessions, remembered, kept }.all(wishes).await
+        let Self { store, sessions, remembered, settlements } = self;
+        Settling { store, sessions, remembered, settlements, kept }.all(wishes).await
     }
 
     fn delivery(&self, of: &Incarnation, out: HandedOut) -> Delivery {

@@ -7,15 +7,17 @@ use std::time::Duration;
 use bus::{Consumer, ConsumerConfig, ConsumerInfo, Delivery, Error, Start};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 
-use super::desk::Desk;
+use super::desk::{Desk, WINDOW};
 use super::lane::{Lane, Part, Place};
 use super::ledger::{Body, Fetched, Lease};
 use super::pull::Phase;
+use super::record::Record;
+use super::settlements::Settlements;
 use crate::limits;
-use crate::model::{LogEvent, Subscription, names};
+use crate::model::{Incarnation, LogEvent, Subscription, names};
 
 use crate::store::{Kept, Store};
 
@@ -32,12 +34,14 @@ pub(super) struct Arrival {
     lane: Lane,
     asked: usize,
     started: Instant,
-    fetched: Result<Vec<Delivery>, Error>,
+    /// With what was settled when it was here, read after it.
+    fetched: Result<(Vec<Delivery>, Record), Error>,
 }
 
 /// The queues of one generation.
 pub(super) struct Queues {
     store: Store,
+    settlements: Settlements,
     kept: Arc<Kept>,
     desk: Arc<Desk>,
     phase: Phase,
@@ -56,10 +60,15 @@ struct LaneState {
 }
 
 impl Queues {
-    pub(super) fn new(store: Store, kept: Arc<Kept>, desk: Arc<Desk>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        settlements: Settlements,
+        kept: Arc<Kept>,
+        desk: Arc<Desk>,
+    ) -> Self {
         let phase = Phase::closed(&kept.subscription);
         let (lanes, fetches) = (BTreeMap::new(), FuturesUnordered::new());
-        Self { store, kept, desk, phase, lanes, fetches }
+        Self { store, settlements, kept, desk, phase, lanes, fetches }
     }
 
     pub(super) fn subscription(&self) -> &Subscription {
@@ -138,11 +147,11 @@ impl Queues {
     }
 
     async fn bind(&mut self, lane: &Lane) -> Result<(), Error> {
-        let of = &self.subscription().incarnation;
-        let (stream, name) = lane.queue(of)?;
+        let of = self.subscription().incarnation.clone();
+        let (stream, name) = lane.queue(&of)?;
         if lane.part == Part::Prefill {
             let config = ConsumerConfig {
-                filters: vec![names::rows_filter(of)?],
+                filters: vec![names::rows_filter(&of)?],
                 start: Start::Beginning,
                 ack_wait: self.subscription().ack_wait,
                 max_unsettled: limits::MAX_UNSETTLED,
@@ -153,18 +162,19 @@ impl Queues {
         let queue = self.store.bus().bind(&stream, &name).await?;
         // Until it is known what earlier sessions have leased, nothing may go out.
         self.doubt(lane, Duration::ZERO);
-        let info = queue.info().await?;
+        let (info, settled) = see(&queue, &self.settlements, &of, lane).await?;
         self.desk.queues().insert(lane.clone(), queue);
-        self.learn(lane, &info);
+        self.learn(lane, &info, &settled);
         Ok(())
     }
 
     /// Looks at every lane about which something is not certain. Costs a request for each.
     pub(super) async fn look(&mut self) {
+        let of = self.subscription().incarnation.clone();
         for lane in self.lanes.keys().cloned().collect::<Vec<_>>() {
             let Some(queue) = self.desk.queue(&lane) else { continue };
-            match queue.info().await {
-                Ok(info) => self.learn(&lane, &info),
+            match see(&queue, &self.settlements, &of, &lane).await {
+                Ok((info, settled)) => self.learn(&lane, &info, &settled),
                 Err(error) if error.is_not_found() => self.unbind(&lane),
                 Err(error) => {
                     tracing::debug!(name = %self.subscription().name(), %lane, %error, "not seen");
@@ -188,8 +198,9 @@ impl Queues {
         all_rows || self.lanes.keys().any(|lane| ledger.is_withheld(lane))
     }
 
-    fn learn(&mut self, lane: &Lane, info: &ConsumerInfo) {
-        self.desk.ledger().observe(lane, info.unsettled, info.settled_sequence);
+    fn learn(&mut self, lane: &Lane, info: &ConsumerInfo, settled: &Record) {
+        let behind = |sequence| sequence <= info.settled_sequence || settled.contains(sequence);
+        self.desk.ledger().observe(lane, behind);
         self.settle_doubt(lane, info.unsettled);
         // Every row settled, not only delivered: a row that comes again would otherwise follow a
         // newer live event of its key.
@@ -250,9 +261,11 @@ impl Queues {
             }
             let (lane, max) = (lane.clone(), wanted.min(limits::MAX_PULL_MESSAGES));
             state.fetching = true;
+            let (settlements, of) =
+                (self.settlements.clone(), self.kept.subscription.incarnation.clone());
             let fetch = async move {
                 let started = Instant::now();
-                let fetched = queue.fetch(max, wait).await;
+                let fetched = fetch(&queue, max, wait, &settlements, &of, &lane).await;
                 Arrival { lane, asked: max, started, fetched }
             };
             self.fetches.push(fetch.boxed());
@@ -278,9 +291,13 @@ impl Queues {
             return;
         }
         match fetched {
-            Ok(deliveries) => {
+            Ok((deliveries, settled)) => {
                 let all_again = started >= lost_until && deliveries.len() < asked;
-                for delivery in deliveries {
+                self.desk.ledger().observe(&lane, |sequence| settled.contains(sequence));
+                let is_over = |delivery: &Delivery| settled.contains(delivery.message().sequence);
+                let (over, open): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_over);
+                settle_again(&lane, over).await;
+                for delivery in open {
                     self.take_in_one(&lane, delivery).await;
                 }
                 let withheld = self.desk.ledger().is_withheld(&lane);
@@ -362,6 +379,40 @@ impl LaneState {
 fn forget(desk: &Desk, lane: &Lane) {
     desk.queues().remove(lane);
     desk.ledger().forget(lane);
+}
+
+/// The queue as the bus has it, and then what is settled: not less than the bus knew.
+async fn see(
+    queue: &Consumer,
+    settlements: &Settlements,
+    of: &Incarnation,
+    lane: &Lane,
+) -> Result<(ConsumerInfo, Record), Error> {
+    let info = queue.info().await?;
+    Ok((info, settlements.read(of, lane).await?))
+}
+
+/// Deliveries, and then what is settled: whatever was settled before the last of them came.
+async fn fetch(
+    queue: &Consumer,
+    max: usize,
+    wait: Duration,
+    settlements: &Settlements,
+    of: &Incarnation,
+    lane: &Lane,
+) -> Result<(Vec<Delivery>, Record), Error> {
+    let deliveries = queue.fetch(max, wait).await?;
+    Ok((deliveries, settlements.read(of, lane).await?))
+}
+
+/// Reminds the bus of acks that it has forgotten. Without effect where it fails: then the message
+/// comes again and is settled again.
+async fn settle_again(lane: &Lane, over: Vec<Delivery>) {
+    if !over.is_empty() {
+        tracing::debug!(%lane, count = over.len(), "the bus has forgotten acks: acked again");
+    }
+    let acks = over.into_iter().map(Delivery::ack_confirmed);
+    stream::iter(acks).buffered(WINDOW).for_each(|_| std::future::ready(())).await;
 }
 
 /// The queue of a lane, bound for settling only.

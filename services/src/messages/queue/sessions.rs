@@ -13,6 +13,7 @@ use super::ownership::Ownership;
 use super::pull::{Pull, Pulled, Refused};
 use super::queues::Queues;
 use super::session::{MAX_PULLS, Session};
+use super::settlements::Settlements;
 use crate::messages::directory::Followed;
 use crate::messages::tasks::Spawner;
 use crate::model::SubscriptionName;
@@ -29,6 +30,7 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(super) struct Sessions {
     store: Store,
+    settlements: Settlements,
     /// This process, in the leases.
     owner: Arc<str>,
     running: Arc<Mutex<BTreeMap<SubscriptionName, Handle>>>,
@@ -45,11 +47,12 @@ struct Handle {
 impl Sessions {
     pub(super) fn new(
         store: Store,
+        settlements: Settlements,
         tasks: Spawner,
         shutdown: CancellationToken,
     ) -> Result<Self, bus::Error> {
         let owner = Arc::from(store.platform.entropy.uid()?);
-        Ok(Self { store, owner, running: Arc::default(), tasks, shutdown })
+        Ok(Self { store, settlements, owner, running: Arc::default(), tasks, shutdown })
     }
 
     /// Up to `max` deliveries, waiting up to `wait` for the first. A shutdown ends the wait.
@@ -105,7 +108,8 @@ impl Sessions {
         let name = kept.subscription.name().clone();
         match Ownership::acquire(&self.store, &name, &self.owner).await {
             Ok(Some(ownership)) => {
-                let queues = Queues::new(self.store.clone(), kept, desk.clone());
+                let queues =
+                    Queues::new(self.store.clone(), self.settlements.clone(), kept, desk.clone());
                 let shutdown = self.shutdown.clone();
                 Session::new(followed, ownership, queues, desk.clone(), pulls, shutdown)
                     .run()

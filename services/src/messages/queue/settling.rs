@@ -2,9 +2,10 @@
 //!
 //! An id names its delivery completely, so settling needs no session. Whether the lease is still
 //! the client's is judged by the session here, if there is one and it knows the delivery; else by
-//! the deadline in the id itself. A settlement is answered `done` only once the bus has recorded it.
+//! the deadline in the id itself. A settlement is answered `done` only once the bus has confirmed
+//! it, an ack moreover only once it is in our own record ([`super::settlements`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bus::{Consumer, ErrorKind, Settlement};
@@ -15,10 +16,11 @@ use tokio::time::Instant;
 use super::ack_id::AckId;
 use super::desk::WINDOW;
 use super::lane::Lane;
-use super::ledger::Verdict;
+use super::ledger;
 use super::queues;
 use super::remembered::{Remembered, Settled};
 use super::sessions::Sessions;
+use super::settlements::Settlements;
 use crate::store::{Kept, Store};
 
 /// What a client asks for a delivery.
@@ -62,6 +64,7 @@ pub(super) struct Settling<'a> {
     pub(super) store: &'a Store,
     pub(super) sessions: &'a Sessions,
     pub(super) remembered: &'a Remembered,
+    pub(super) settlements: &'a Settlements,
     pub(super) kept: &'a Kept,
 }
 
@@ -73,17 +76,49 @@ impl Settling<'_> {
         let read: Vec<_> =
             wishes.into_iter().map(|(id, wish)| (AckId::open(signer, of, &id), id, wish)).collect();
         let queues = self.bind(read.iter().filter_map(|(opened, ..)| opened.as_ref())).await;
-        let settle = |(opened, id, wish): (Option<AckId>, String, Wish)| {
-            let queues = &queues;
+        let judge = |(opened, id, wish): (Option<AckId>, String, Wish)| {
+            let verdict = self.judge(opened, wish, &queues);
+            Asked { id, wish, verdict }
+        };
+        let asked: Vec<Asked> = read.into_iter().map(judge).collect();
+        let unrecorded = self.record(&asked).await;
+        let settle = |Asked { id, wish, verdict }: Asked| {
+            let unrecorded = &unrecorded;
             async move {
-                let Some(opened) = opened else {
-                    return Outcome { id, status: Status::Unknown, ack: None };
+                let (status, ack) = match verdict {
+                    Verdict::Settled(status) => (status, None),
+                    Verdict::Leased(of, _)
+                        if wish == Wish::Ack && unrecorded.contains(&of.place.lane) =>
+                    {
+                        (Status::Failed, None)
+                    }
+                    Verdict::Leased(of, queue) => self.one(&of, wish, &queue).await,
                 };
-                let (status, ack) = self.one(&opened, wish, queues).await;
                 Outcome { id, status, ack }
             }
         };
-        stream::iter(read).map(settle).buffered(WINDOW).collect().await
+        stream::iter(asked).map(settle).buffered(WINDOW).collect().await
+    }
+
+    /// Records the acks, all of a lane at once. Returns the lanes where that failed.
+    async fn record(&self, asked: &[Asked]) -> BTreeSet<Lane> {
+        let mut acks: BTreeMap<&Lane, (&Consumer, BTreeSet<u64>)> = BTreeMap::new();
+        for Asked { wish, verdict, .. } in asked {
+            if let (Wish::Ack, Verdict::Leased(id, queue)) = (wish, verdict) {
+                let (_, sequences) =
+                    acks.entry(&id.place.lane).or_insert_with(|| (queue, BTreeSet::new()));
+                sequences.insert(id.place.sequence);
+            }
+        }
+        let of = &self.kept.subscription.incarnation;
+        let mut failed = BTreeSet::new();
+        for (lane, (queue, sequences)) in acks {
+            if let Err(error) = self.settlements.add(of, lane, queue, &sequences).await {
+                tracing::debug!(%of, %lane, %error, "acks not recorded");
+                failed.insert(lane.clone());
+            }
+        }
+        failed
     }
 
     /// The queues that the ids speak of, each once.
@@ -112,30 +147,36 @@ impl Settling<'_> {
         id.place.lane.generation == self.kept.subscription.incarnation.generation
     }
 
-    async fn one(
-        &self,
-        id: &AckId,
-        wish: Wish,
-        queues: &BTreeMap<Lane, Bound>,
-    ) -> (Status, Option<String>) {
-        let of = &self.kept.subscription.incarnation;
-        if let Some(before) = self.remembered.get(of, id) {
+    /// What can be said without asking the bus.
+    fn judge(&self, opened: Option<AckId>, wish: Wish, queues: &BTreeMap<Lane, Bound>) -> Verdict {
+        let Some(id) = opened else { return Verdict::Settled(Status::Unknown) };
+        if let Some(before) = self.remembered.get(&self.kept.subscription.incarnation, &id) {
             let repeated = matches!(
                 (before, wish),
                 (Settled::Ack, Wish::Ack) | (Settled::Nack, Wish::Nack(_))
             );
-            return (if repeated { Status::Done } else { Status::Stale }, None);
+            return Verdict::Settled(if repeated { Status::Done } else { Status::Stale });
         }
-        let queue = match queues.get(&id.place.lane) {
-            Some(Bound::To(queue)) if self.is_leased(id) => queue,
-            Some(Bound::Away) => return (Status::Failed, None),
-            _ => return (Status::Stale, None),
-        };
+        match queues.get(&id.place.lane) {
+            Some(Bound::To(queue)) if self.is_leased(&id) => {
+                Verdict::Leased(Box::new(id), queue.clone())
+            }
+            Some(Bound::Away) => Verdict::Settled(Status::Failed),
+            _ => Verdict::Settled(Status::Stale),
+        }
+    }
+
+    async fn one(&self, id: &AckId, wish: Wish, queue: &Consumer) -> (Status, Option<String>) {
+        let of = &self.kept.subscription.incarnation;
         let (asked, how) = (Instant::now(), settlement(wish));
         let asked_ms = self.store.platform.clock.now_ms();
         match queue.settle(&id.token, how).await {
             Ok(()) => {
                 (Status::Done, self.done(id, wish, asked + queue.ack_wait(), asked_ms, queue))
+            }
+            // The lease ended just now, but the ack is recorded: nobody gets the message again.
+            Err(error) if is_over(error.kind()) && wish == Wish::Ack => {
+                (Status::Done, self.done(id, wish, asked, asked_ms, queue))
             }
             Err(error) if is_over(error.kind()) => (Status::Stale, None),
             Err(error) => {
@@ -152,9 +193,9 @@ impl Settling<'_> {
         let by_its_own = self.store.platform.clock.now_ms() < id.deadline_ms;
         match verdict {
             // The id may come from an extension at another replica.
-            Some(Verdict::Out(expires)) => by_its_own || Instant::now() < expires,
-            Some(Verdict::Superseded) => false,
-            Some(Verdict::Unknown) | None => by_its_own,
+            Some(ledger::Verdict::Out(expires)) => by_its_own || Instant::now() < expires,
+            Some(ledger::Verdict::Superseded) => false,
+            Some(ledger::Verdict::Unknown) | None => by_its_own,
         }
     }
 
@@ -192,6 +233,20 @@ impl Settling<'_> {
         }
         renewed
     }
+}
+
+/// A wish, judged.
+struct Asked {
+    id: String,
+    wish: Wish,
+    verdict: Verdict,
+}
+
+enum Verdict {
+    /// The answer is known.
+    Settled(Status),
+    /// The client's to settle, on this queue.
+    Leased(Box<AckId>, Consumer),
 }
 
 /// A queue to settle on.
