@@ -14,3 +14,4 @@ pub mod prefill;
 pub mod registration;
 pub mod roles;
 pub mod store;
+mod work;

@@ -4,9 +4,9 @@ use bus::{Error, ErrorKind};
 
 use super::plan::Action;
 use crate::model::names;
-use crate::prefill::request_prefill;
-use crate::registration::{Report, final_queue, remove_prefill, remove_settled, send_report};
-use crate::store::Store;
+use crate::registration::final_queue;
+use crate::store::{Store, missing_is_fine};
+use crate::work::{Report, request_prefill, send_report};
 
 /// Carries out one action. An error leaves the rest to the next pass.
 pub(super) async fn mend(store: &Store, action: Action) -> Result<(), Error> {
@@ -28,26 +28,19 @@ pub(super) async fn mend(store: &Store, action: Action) -> Result<(), Error> {
         }
         Action::RemoveFinalQueue { realm, queue } => {
             tracing::info!(%realm, queue, "removing a final queue without a record");
-            gone(store.bus().delete_consumer(names::log_stream(&realm)?, queue).await)
+            missing_is_fine(store.bus().delete_consumer(names::log_stream(&realm)?, queue).await)
         }
         Action::RemovePrefillQueue { queue } => {
-            gone(store.bus().delete_consumer(names::PREFILL_STREAM, queue).await)
+            missing_is_fine(store.bus().delete_consumer(names::PREFILL_STREAM, queue).await)
         }
         Action::RemovePrefill { of } => {
             tracing::info!(prefill = %of, "removing a prefill without a record");
-            remove_prefill(store, &of).await
+            store.remove_prefill(&of).await
         }
         Action::RemoveSettled { of } => {
             tracing::info!(incarnation = %of, "removing what is settled of queues without a record");
-            remove_settled(store, &of).await
+            store.remove_settled(&of).await
         }
         Action::RequestPrefill { of } => request_prefill(store, &of).await,
-    }
-}
-
-fn gone(deleted: Result<(), Error>) -> Result<(), Error> {
-    match deleted {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }

@@ -3,9 +3,7 @@
 mod cursor;
 mod log_source;
 mod source;
-mod task;
 mod worker;
 
 pub(crate) use cursor::Cursor;
-pub(crate) use task::request_prefill;
 pub use worker::run;

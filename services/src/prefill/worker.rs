@@ -8,10 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::cursor::Claim;
 use super::log_source::LogSource;
 use super::source::{Page, Source, SourceError};
-use super::task::Task;
 use crate::model::{Incarnation, Manifest, Prefill, Subscription, names};
-use crate::registration::{Report, remove_prefill, send_report};
 use crate::store::Store;
+use crate::work::{Report, Task, send_report};
 
 const CONSUMER: &str = "prefill-workers";
 /// A killed worker's task comes again after this long.
@@ -151,7 +150,7 @@ fn already_there_is_fine(written: Result<(), Error>) -> Result<(), Error> {
 async fn forget_if_deleted(store: &Store, of: &Incarnation) -> Result<(), Error> {
     let kept = store.subscription(&of.name).await?;
     if kept.is_none_or(|kept| kept.subscription.incarnation != *of) {
-        remove_prefill(store, of).await?;
+        store.remove_prefill(of).await?;
     }
     Ok(())
 }

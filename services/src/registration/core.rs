@@ -5,9 +5,9 @@ use bus::{Error, ErrorKind};
 
 use super::queues::{capture_fence, create_final_queues, remove_incarnation};
 use super::request::Request;
-use crate::model::{Incarnation, Prefill, Subscription, SubscriptionName, names};
-use crate::prefill::request_prefill;
+use crate::model::{Incarnation, Prefill, Subscription, SubscriptionName};
 use crate::store::{Kept, Store, new_secret};
+use crate::work::request_prefill;
 
 /// The registration API's core, without HTTP. Cheap to clone; any number may run at once.
 #[derive(Clone)]
@@ -204,9 +204,4 @@ impl Registration {
             tracing::warn!(%name, %error, "prefill not requested, the dispatcher will");
         }
     }
-}
-
-/// The name under which a report is recognised when it is sent twice.
-pub(super) fn report_id(of: &Incarnation, what: &str) -> String {
-    format!("{} {what}", names::cursor_key(of))
 }

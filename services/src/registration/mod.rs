@@ -9,9 +9,8 @@ mod status;
 
 pub use api::router;
 pub use core::{Registered, Registration, RegistrationError};
-pub(crate) use queues::{final_queue, remove_prefill, remove_settled};
+pub(crate) use queues::final_queue;
 pub use reports::run_reports;
-pub(crate) use reports::{Report, send_report};
 pub use request::Request;
 pub use status::Status;
 

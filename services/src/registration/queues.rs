@@ -1,6 +1,6 @@
 //! The fence and the final queues behind it.
 
-use bus::{ConsumerConfig, Error, ErrorKind, Start};
+use bus::{ConsumerConfig, Error, Start};
 
 use crate::limits::MAX_UNSETTLED;
 use crate::model::{Fence, Incarnation, Realm, Subscription, TopicSet, names};
@@ -58,40 +58,10 @@ pub(crate) async fn remove_incarnation<'a>(
     realms: impl Iterator<Item = &'a Realm>,
 ) {
     for realm in realms {
-        report(of, remove_final_queue(store, of, realm).await);
+        report(of, store.remove_final_queue(of, realm).await);
     }
-    report(of, remove_prefill(store, of).await);
-    report(of, remove_settled(store, of).await);
-}
-
-/// Forgets what is settled of all queues of one incarnation; they must be gone.
-pub(crate) async fn remove_settled(store: &Store, of: &Incarnation) -> Result<(), Error> {
-    for key in store.settled.keys(&names::settled_filter(of)).await? {
-        store.settled.delete(&key, None).await?;
-    }
-    Ok(())
-}
-
-async fn remove_final_queue(store: &Store, of: &Incarnation, realm: &Realm) -> Result<(), Error> {
-    let (log, queue) = (names::log_stream(realm)?, names::final_queue(of)?);
-    missing_is_fine(store.bus().delete_consumer(log, queue).await)
-}
-
-/// Removes the prefill queue of one incarnation and what of it is settled; the cursor goes last, because as long as it is
-/// there the dispatcher tries again.
-pub(crate) async fn remove_prefill(store: &Store, of: &Incarnation) -> Result<(), Error> {
-    let queue = names::prefill_queue(of)?;
-    missing_is_fine(store.bus().delete_consumer(names::PREFILL_STREAM, queue).await)?;
-    store.prefill.purge(&names::prefill_filter(of)?).await?;
-    store.settled.delete(names::settled_prefill_key(of), None).await?;
-    store.cursors.delete(names::cursor_key(of), None).await
-}
-
-fn missing_is_fine(done: Result<(), Error>) -> Result<(), Error> {
-    match done {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    report(of, store.remove_prefill(of).await);
+    report(of, store.remove_settled(of).await);
 }
 
 fn report(of: &Incarnation, done: Result<(), Error>) {

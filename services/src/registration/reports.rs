@@ -1,78 +1,17 @@
-//! What workers and the dispatcher tell the registration API, over a durable queue: it survives
-//! the death of either side, and a report that comes twice changes nothing.
+//! The work queue of reports, applied to the records they are about.
 
-use bus::{Backoff, Error, HandlerError, Json, Message, Outcome};
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+use bus::{Backoff, Error, HandlerError, Json, Outcome};
 use tokio_util::sync::CancellationToken;
 
-use super::core::{Registration, RegistrationError, report_id};
-use crate::model::{Incarnation, Manifest, Prefill, Realm, Subscription, names};
-use crate::store::{Kept, Store};
+use super::core::{Registration, RegistrationError};
+use crate::model::{Prefill, Subscription, names};
+use crate::store::Kept;
+use crate::work::Report;
 
 const CONSUMER: &str = "registration";
 const ACK_WAIT: Duration = Duration::from_secs(10);
-
-/// A report. Keep stable.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "report", rename_all = "kebab-case")]
-pub(crate) enum Report {
-    /// The prefill queue is complete and closed.
-    PrefillDone {
-        /// Whose.
-        of: Incarnation,
-        /// What it holds.
-        manifest: Manifest,
-    },
-    /// The prefill was given up.
-    PrefillFailed {
-        /// Whose.
-        of: Incarnation,
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// A realm that the topics include was made after the fence; its final queue exists.
-    RealmJoined {
-        /// Whose.
-        of: Incarnation,
-        /// Which realm.
-        realm: Realm,
-    },
-    /// The final queue on a realm is gone, and its position with it.
-    QueueLost {
-        /// Whose.
-        of: Incarnation,
-        /// On which realm.
-        realm: Realm,
-    },
-}
-
-impl Report {
-    fn of(&self) -> &Incarnation {
-        match self {
-            Self::PrefillDone { of, .. }
-            | Self::PrefillFailed { of, .. }
-            | Self::RealmJoined { of, .. }
-            | Self::QueueLost { of, .. } => of,
-        }
-    }
-
-    fn id(&self) -> String {
-        match self {
-            Self::PrefillDone { of, .. } => report_id(of, "done"),
-            Self::PrefillFailed { of, .. } => report_id(of, "failed"),
-            Self::RealmJoined { of, realm } => report_id(of, &format!("joined {realm}")),
-            Self::QueueLost { of, realm } => report_id(of, &format!("lost {realm}")),
-        }
-    }
-}
-
-/// Hands a report over; on return it is durable and will be applied.
-pub(crate) async fn send_report(store: &Store, report: &Report) -> Result<(), Error> {
-    let message = Message::json(names::REPORT_SUBJECT, report)?.id(report.id());
-    store.tasks.publish(message).await?;
-    Ok(())
-}
 
 /// Applies reports until `shutdown`.
 pub async fn run_reports(

@@ -1,12 +1,14 @@
 //! What Lockgate keeps on the bus: logs, the prefill and task streams, and the buckets.
 
 mod records;
+mod removal;
 mod signer;
 mod topology;
 
 use bus::{BucketConfig, Bus, KeyValue, Storage, Stream};
 
 pub use records::Kept;
+pub(crate) use removal::missing_is_fine;
 pub use signer::Signer;
 pub(crate) use signer::{check_secret, new_secret};
 pub use topology::StoreOptions;

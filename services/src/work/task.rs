@@ -9,9 +9,9 @@ use crate::store::Store;
 /// A prefill to be done. It holds no more than whose it is: topics and fence are in the record,
 /// so that a task can be requested again at any time and by anyone. Keep stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Task {
+pub(crate) struct Task {
     /// Whose.
-    pub(super) of: Incarnation,
+    pub(crate) of: Incarnation,
 }
 
 /// Puts a task into the work queue; on return it is durable. A request that is repeated within

@@ -1,0 +1,75 @@
+//! What workers and the dispatcher tell the registration API, over a durable queue: it survives
+//! the death of either side, and a report that comes twice changes nothing.
+
+use bus::{Error, Message};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Incarnation, Manifest, Realm, names};
+use crate::store::Store;
+
+/// A report. Keep stable.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "kebab-case")]
+pub(crate) enum Report {
+    /// The prefill queue is complete and closed.
+    PrefillDone {
+        /// Whose.
+        of: Incarnation,
+        /// What it holds.
+        manifest: Manifest,
+    },
+    /// The prefill was given up.
+    PrefillFailed {
+        /// Whose.
+        of: Incarnation,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A realm that the topics include was made after the fence; its final queue exists.
+    RealmJoined {
+        /// Whose.
+        of: Incarnation,
+        /// Which realm.
+        realm: Realm,
+    },
+    /// The final queue on a realm is gone, and its position with it.
+    QueueLost {
+        /// Whose.
+        of: Incarnation,
+        /// On which realm.
+        realm: Realm,
+    },
+}
+
+impl Report {
+    /// Whose it is.
+    pub(crate) fn of(&self) -> &Incarnation {
+        match self {
+            Self::PrefillDone { of, .. }
+            | Self::PrefillFailed { of, .. }
+            | Self::RealmJoined { of, .. }
+            | Self::QueueLost { of, .. } => of,
+        }
+    }
+
+    fn id(&self) -> String {
+        match self {
+            Self::PrefillDone { of, .. } => id(of, "done"),
+            Self::PrefillFailed { of, .. } => id(of, "failed"),
+            Self::RealmJoined { of, realm } => id(of, &format!("joined {realm}")),
+            Self::QueueLost { of, realm } => id(of, &format!("lost {realm}")),
+        }
+    }
+}
+
+/// Hands a report over; on return it is durable and will be applied.
+pub(crate) async fn send_report(store: &Store, report: &Report) -> Result<(), Error> {
+    let message = Message::json(names::REPORT_SUBJECT, report)?.id(report.id());
+    store.tasks.publish(message).await?;
+    Ok(())
+}
+
+/// The name under which a report is recognised when it is sent twice.
+fn id(of: &Incarnation, what: &str) -> String {
+    format!("{} {what}", names::cursor_key(of))
+}
