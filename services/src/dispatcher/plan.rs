@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn settlements_go_with_the_record_of_their_incarnation() {
         let one = subscription(&[("a", 7)]);
-        let mut seen = observed(&[one.clone()], &["sub-people-00ff-1"]);
+        let mut seen = observed(std::slice::from_ref(&one), &["sub-people-00ff-1"]);
         seen.prefills.insert(one.incarnation.clone(), true);
         let old = Incarnation { uid: "0011".into(), ..one.incarnation.clone() };
         seen.settled = [one.incarnation, old.clone()].into();
