@@ -50,6 +50,12 @@ impl Failure {
         self
     }
 
+    /// Says that nothing happened yet.
+    pub(crate) fn before_any(mut self) -> Self {
+        self.message.push_str("\n  nothing is published yet: correct the line, and repeat");
+        self
+    }
+
     /// Prints it and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         if self.quiet {

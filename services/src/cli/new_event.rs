@@ -67,7 +67,9 @@ impl Defaults {
     /// The structured CloudEvent of a line: as it stands when it says `specversion`, else made
     /// from topic, key and data.
     pub(super) fn line(&self, line: &str) -> Result<Value, Failure> {
-        let not_understood = |error| {
+        let not_understood = |error: serde_json::Error| {
+            // What was parsed is one line; its number in the file is said by the caller.
+            let error = error.to_string().replace(" at line 1 column ", " at column ");
             Failure::new(format!(
                 "this is neither a CloudEvent nor {{\"topic\",\"key\",\"data\"}}: {error}"
             ))

@@ -32,7 +32,7 @@ Examples:
 
 An event is stored once per source and id: a repeat with the same --id says so and changes nothing.";
 
-/// Publishes events: durable when it returns
+/// Publish events: durable when it returns
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Publish {
@@ -174,12 +174,13 @@ impl Many {
         let (mut lines, started) = (Lines::new(from), Instant::now());
         let (mut batch, mut tally, mut accepted) = (Batch::default(), Tally::default(), skip);
         self.screen.show_bar("publish", length);
-        while let Some(line) = lines.next().await? {
+        while let Some(line) = lines.next().await.map_err(|f| f.after_lines(accepted))? {
             if lines.number() <= skip || line.trim().is_empty() {
                 continue;
             }
             let event = self.defaults.line(&line).map_err(|failure| {
-                failure.at(&format!("line {}", lines.number())).after_lines(accepted)
+                let failure = failure.at(&format!("line {}", lines.number()));
+                if accepted > 0 { failure.after_lines(accepted) } else { failure.before_any() }
             })?;
             batch.bytes += line.len();
             batch.events.push(event);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bus::{Bus, ConnectOptions};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
@@ -41,7 +42,7 @@ pub(crate) struct ServeOptions {
     allow_origin: Vec<String>,
     /// Copies of every stream and bucket in a NATS cluster
     #[arg(long, env = "LOCKGATE_REPLICAS", default_value_t = 1, value_name = "1|3|5",
-          value_parser = clap::value_parser!(u8).range(1..=5))]
+          value_parser = PossibleValuesParser::new(["1", "3", "5"]).try_map(|copies| copies.parse::<u8>()))]
     replicas: u8,
     /// The most bytes a realm's log may hold; then publishing is refused, so that no history is
     /// lost in silence
@@ -103,7 +104,10 @@ impl ServeOptions {
         let bus = Bus::connect_with(&self.bus, self.connect_options()).await.map_err(|error| {
             let way_out =
                 "start a server: make nats-up      or use the embedded bus: --bus embedded:";
-            Failure::unavailable(format!("{}\n  {way_out}", chain(&error)))
+            match error.is_retryable() {
+                true => Failure::unavailable(format!("{}\n  {way_out}", chain(&error))),
+                false => Failure::from(error),
+            }
         })?;
         let store = Store::open(Platform::new(bus), self.store_options()).await?;
         let roles = Roles::start(&store, roles, &access, stop).await?;
@@ -153,6 +157,7 @@ impl Serving {
         };
         let drained = async {
             stop.cancelled().await;
+            tracing::info!("stopping: what is at work has {} s to finish", DRAIN.as_secs());
             tokio::time::sleep(DRAIN).await;
         };
         let ended = tokio::select! { biased;
@@ -178,14 +183,15 @@ impl Serving {
         let ready: Vec<String> = roles.iter().map(|role| format!("{role} ready")).collect();
         let mut text = format!("Lockgate {version} · bus {bus}{kept} · http://{addr}\n");
         text.push_str(&format!("  {}\n", ready.join(" · ")));
-        if self.open {
-            text.push_str("  no tokens: open to this machine alone, Host and Origin are checked\n");
-        }
-        if roles == Role::ALL {
+        text.push_str(match self.open {
+            true => "  no tokens: open to this machine alone, Host and Origin are checked\n",
+            false => "  tokens are asked for: authorization: Bearer TOKEN\n",
+        });
+        if self.open && roles == Role::ALL {
             text.push_str(&format!(
                 "  try   curl -s {addr}/v1/subscriptions -H 'content-type: application/json' \
                  -d '{{\"name\":\"me\",\"topics\":[\"demo.*\"],\"prefill\":true}}'\n        \
-                 lockgate demo          prefill to live in one minute, verified\n        \
+                 lockgate demo          prefill to live before your eyes, verified\n        \
                  lockgate --help\n"
             ));
         }

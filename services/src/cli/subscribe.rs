@@ -30,7 +30,7 @@ Examples:
 The secret and the position are kept below $XDG_STATE_HOME/lockgate (~/.local/state/lockgate),
 readable by you alone.";
 
-/// Shows a subscription: the current state if it was registered with prefill, then every change
+/// Show a subscription: the current state if it was registered with prefill, then every change
 ///
 /// With --topics it is registered first, if it is not yet. Without, it must have been registered
 /// from here, or bring its secret.

@@ -21,9 +21,12 @@ Examples:
   lockgate subscriptions
   lockgate subscriptions show people
   lockgate subscriptions delete people
-  lockgate subscriptions --json | jq 'select(.lag > 0)'";
+  lockgate subscriptions --json | jq 'select(.lag > 0)'
 
-/// Lists subscriptions, shows one, or deletes one
+LAG and UNSETTLED are those of the queue (pull, subscribe --queue). A reader of the event stream keeps
+its position itself, so that the server knows no lag of it.";
+
+/// List subscriptions, show one, or delete one
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Subscriptions {
@@ -38,14 +41,14 @@ pub(super) struct Subscriptions {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Lists every subscription (the default)
+    /// List every subscription (the default)
     List,
-    /// Shows one subscription: prefill, fence, lag
+    /// Show one subscription: prefill, fence, lag
     Show {
         /// Its name
         name: String,
     },
-    /// Deletes a subscription with its queues and its position, here and on the server
+    /// Delete a subscription with its queues and its position, here and on the server
     Delete {
         /// Its name
         name: String,

@@ -1,6 +1,7 @@
 //! `lockgate demo`: prefill to live before your eyes, verified.
 
 mod directory;
+mod pace;
 mod screen;
 mod verdict;
 
@@ -11,6 +12,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use self::directory::{Directory, REALM};
+use self::pace::Pace;
 use self::screen::Screen;
 use self::verdict::{Books, Entry};
 use crate::client::wire::NewSubscription;
@@ -34,8 +36,11 @@ pub(crate) struct DemoOptions {
     /// The same seed makes the same changes
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Give up after this long
-    #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
+    /// How many changes to publish in a second; 0: as many as the server takes
+    #[arg(long, default_value_t = 1500, value_name = "CHANGES")]
+    rate: u32,
+    /// Give up when it takes this much longer than the rate alone does
+    #[arg(long, default_value = "2m", value_name = "TIME", value_parser = humantime::parse_duration)]
     limit: Duration,
     /// Print the verdict as one JSON object and nothing else
     #[arg(long)]
@@ -44,9 +49,10 @@ pub(crate) struct DemoOptions {
 
 /// Runs the demo against a server that listens at `server`; true when every promise was kept.
 pub(crate) async fn run(options: &DemoOptions, server: &str) -> Result<bool, Error> {
-    let played = tokio::time::timeout(options.limit, play(options, server)).await;
+    let limit = options.limit.saturating_add(Pace::new(options.rate).lasts(options.changes));
+    let played = tokio::time::timeout(limit, play(options, server)).await;
     played.unwrap_or_else(|_| {
-        let limit = humantime::format_duration(options.limit);
+        let limit = humantime::format_duration(Duration::from_secs(limit.as_secs()));
         let what = format!("the demo did not finish within {limit}");
         Err(Error::new(ErrorKind::Unavailable, what).way_out("give it more time: --limit 10m"))
     })
@@ -58,16 +64,17 @@ async fn play(options: &DemoOptions, server: &str) -> Result<bool, Error> {
     let run = entropy.uid().map_err(internal)?;
     let screen = Screen::new(options);
     let mut directory = Directory::new(options.seed, run.clone());
+    let mut pace = Pace::new(options.rate);
     let before = options.changes / 3;
     let mut books = Books::default();
-    publish(&client, &mut directory, before, &screen, &mut books.published).await?;
+    publish(&client, &mut directory, before, &mut pace, &screen, &mut books.published).await?;
 
     // The rest is published while the subscription is registered, prefilled and read.
     let publisher: JoinHandle<Result<Vec<Entry>, Error>> = {
         let (client, screen, rest) = (client.clone(), screen.clone(), options.changes - before);
         tokio::spawn(async move {
             let mut published = Vec::new();
-            publish(&client, &mut directory, rest, &screen, &mut published).await?;
+            publish(&client, &mut directory, rest, &mut pace, &screen, &mut published).await?;
             Ok(published)
         })
     };
@@ -97,6 +104,7 @@ async fn publish(
     client: &Client,
     directory: &mut Directory,
     count: u64,
+    pace: &mut Pace,
     screen: &Screen,
     published: &mut Vec<Entry>,
 ) -> Result<(), Error> {
@@ -111,6 +119,7 @@ async fn publish(
         }
         left -= size;
         screen.published(size);
+        pace.done(size).await;
     }
     Ok(())
 }

@@ -43,16 +43,20 @@ impl Screen {
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
             bars.add(bar.with_style(style).with_prefix(name))
         };
-        let bar = "{prefix:<9} {bar:24} {human_pos} of {human_len} changes · {per_sec}";
-        let count = "{prefix:<9} {human_pos} {msg}";
+        let bar = "{prefix:<9} {bar:24} {pos} of {len} changes";
+        let count = "{prefix:<9} {pos} {wide_msg}";
         let screen = Self {
             kind,
             publish: add(ProgressBar::new(options.changes), bar, "publish"),
             prefill: add(ProgressBar::no_length(), count, "prefill"),
             live: add(ProgressBar::no_length(), count, "live"),
         };
+        let pace = match options.rate {
+            0 => "as fast as they go".to_owned(),
+            rate => format!("{rate} a second"),
+        };
         screen.line(&format!(
-            "Lockgate demo · {} changes of a small directory, a subscription registered on the way",
+            "Lockgate demo · {} changes of a small directory, {pace}, a subscription on the way",
             options.changes
         ));
         screen

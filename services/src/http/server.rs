@@ -42,7 +42,8 @@ pub enum BindError {
     /// It would have been open to the network without tokens.
     #[error(
         "refused to listen on {addr} without tokens, as everyone on the network could publish and \
-         read: configure admin and publish tokens, or listen on 127.0.0.1"
+         read: configure admin and publish tokens (--admin-tokens, --publish-tokens), or listen on \
+         127.0.0.1"
     )]
     Unprotected {
         /// The address that was asked for.
