@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 /// One timed round.
 #[derive(Clone, Copy)]
-pub struct Sample {
-    pub elapsed: Duration,
+pub(crate) struct Sample {
+    pub(crate) elapsed: Duration,
     /// User and system time of this process.
-    pub cpu: Duration,
-    pub operations: u64,
+    pub(crate) cpu: Duration,
+    pub(crate) operations: u64,
 }
 
 /// Times `work`, which does `operations` operations.
-pub async fn sample(operations: u64, work: impl Future<Output = ()>) -> Sample {
+pub(crate) async fn sample(operations: u64, work: impl Future<Output = ()>) -> Sample {
     let (cpu, started) = (process_cpu(), Instant::now());
     work.await;
     Sample { elapsed: started.elapsed(), cpu: process_cpu().saturating_sub(cpu), operations }
@@ -27,15 +27,15 @@ fn process_cpu() -> Duration {
 }
 
 /// Ours against the raw client, over interleaved rounds.
-pub struct Comparison {
-    pub name: &'static str,
-    pub goal: f64,
-    pub ours: Vec<Sample>,
-    pub raw: Vec<Sample>,
+pub(crate) struct Comparison {
+    pub(crate) name: &'static str,
+    pub(crate) goal: f64,
+    pub(crate) ours: Vec<Sample>,
+    pub(crate) raw: Vec<Sample>,
 }
 
 impl Comparison {
-    pub fn new(name: &'static str, goal: f64) -> Self {
+    pub(crate) fn new(name: &'static str, goal: f64) -> Self {
         Self { name, goal, ours: Vec::new(), raw: Vec::new() }
     }
 
@@ -58,7 +58,7 @@ impl Comparison {
 }
 
 /// Prints every comparison; a missed goal is shown and does not fail: timings never decide.
-pub fn print(comparisons: &[Comparison]) {
+pub(crate) fn print(comparisons: &[Comparison]) {
     println!(
         "{:<34} {:>11} {:>11} {:>7} {:>6} {:<8} {:>8} {:>8}",
         "median of the rounds", "ours/s", "raw/s", "ratio", "goal", "", "us ours", "us raw"

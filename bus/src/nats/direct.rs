@@ -51,7 +51,7 @@ impl Raw {
         Ok(Self { subject, sequence, timestamp, headers, payload })
     }
 
-    pub(super) fn into_stored(self) -> Result<StoredMessage> {
+    pub(super) fn into_stored(self) -> StoredMessage {
         let Self { subject, sequence, timestamp, headers, payload } = self;
         stored(&subject, sequence, timestamp, headers.as_ref(), payload)
     }
@@ -217,7 +217,7 @@ async fn last_request(
         let Ok(Some(message)) = answer else { return Err(fail(Failure::Lost)) };
         match message.status {
             None => {
-                let message = Raw::from_direct(message).map_err(fail)?.into_stored()?;
+                let message = Raw::from_direct(message).map_err(fail)?.into_stored();
                 found.insert(message.sequence, message);
             }
             Some(status) if status.as_u16() == 204 => return Ok(none_pending(&message)),

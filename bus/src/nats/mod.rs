@@ -123,7 +123,7 @@ impl Driver for Nats {
     async fn get(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>> {
         let found = direct::get(&self.link, stream, &json!({ "seq": sequence.max(1) })).await?;
         // The server reads 0 as "none given".
-        found.filter(|raw| raw.sequence == sequence).map(direct::Raw::into_stored).transpose()
+        Ok(found.filter(|raw| raw.sequence == sequence).map(direct::Raw::into_stored))
     }
 
     async fn subjects(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<Vec<Subject>> {

@@ -162,18 +162,12 @@ impl Pull {
         let reply = reply?;
         let ack = parse_ack_subject(reply.as_str())?;
         let (sequence, timestamp) = (ack.stream_sequence, ack.timestamp);
-        match stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload) {
-            Ok(message) => Some(RawDelivery {
-                message,
-                attempt: ack.delivered,
-                expires: pulled.since + self.ack_wait,
-                token: LeaseToken(Arc::from(reply.as_str())),
-            }),
-            Err(error) => {
-                tracing::error!(stream = %self.stream, sequence, %error, "skipped");
-                None
-            }
-        }
+        Some(RawDelivery {
+            message: stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload),
+            attempt: ack.delivered,
+            expires: pulled.since + self.ack_wait,
+            token: LeaseToken(Arc::from(reply.as_str())),
+        })
     }
 
     /// False when the backend cannot say; an error when the consumer is gone.
