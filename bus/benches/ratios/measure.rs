@@ -18,6 +18,20 @@ pub(crate) async fn sample(operations: u64, work: impl Future<Output = ()>) -> S
     Sample { elapsed: started.elapsed(), cpu: process_cpu().saturating_sub(cpu), operations }
 }
 
+/// Times `operations` operations of `work` one at a time: what counts is the median one, because
+/// the mean is that of the few that met somebody else's work.
+pub(crate) async fn sample_each(operations: u64, work: impl AsyncFn(u64)) -> Sample {
+    let cpu = process_cpu();
+    let mut times = Vec::new();
+    for at in 0..operations {
+        let started = Instant::now();
+        work(at).await;
+        times.push(started.elapsed().as_secs_f64());
+    }
+    let elapsed = Duration::from_secs_f64(median(times) * operations as f64);
+    Sample { elapsed, cpu: process_cpu().saturating_sub(cpu), operations }
+}
+
 /// User and system time of this process so far, to 10 ms (`proc(5)`, fields 14 and 15).
 fn process_cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -37,6 +51,23 @@ pub(crate) struct Comparison {
 impl Comparison {
     pub(crate) fn new(name: &'static str, goal: f64) -> Self {
         Self { name, goal, ours: Vec::new(), raw: Vec::new() }
+    }
+
+    /// One round: the same `operations` by the bus and by the raw client.
+    pub(crate) async fn round(
+        &mut self,
+        ours_first: bool,
+        operations: u64,
+        ours: impl Future<Output = ()>,
+        raw: impl Future<Output = ()>,
+    ) {
+        if ours_first {
+            self.ours.push(sample(operations, ours).await);
+            self.raw.push(sample(operations, raw).await);
+        } else {
+            self.raw.push(sample(operations, raw).await);
+            self.ours.push(sample(operations, ours).await);
+        }
     }
 
     fn row(&self) -> String {

@@ -175,29 +175,32 @@ pub(super) struct AckSubject<'a> {
 /// with domain and account in front (ADR-15).
 pub(super) fn parse_ack_subject(subject: &str) -> Option<AckSubject<'_>> {
     let rest = subject.strip_prefix("$JS.ACK.")?;
-    let tokens = rest.split('.').count();
-    let mut rest = rest.split('.');
-    match tokens {
-        7 => {}
-        9.. => {
-            rest.next();
-            rest.next();
+    // Read once per delivery: one pass over the bytes, which also counts the tokens.
+    let (mut tokens, mut count) = ([""; 9], 0);
+    for token in rest.as_bytes().split(|byte| *byte == b'.') {
+        if let Some(slot) = tokens.get_mut(count) {
+            *slot = std::str::from_utf8(token).ok()?;
         }
-        _ => return None,
+        count += 1;
     }
-    let (stream, consumer) = (rest.next()?, rest.next()?);
-    let mut number = || rest.next()?.parse::<u64>().ok();
-    let (delivered, stream_sequence, consumer_sequence) = (number()?, number()?, number()?);
-    let timestamp = SystemTime::UNIX_EPOCH + Duration::from_nanos(number()?);
-    let pending = number()?;
+    let tokens = match count {
+        7 => tokens.get(..7)?,
+        9.. => tokens.get(2..)?,
+        _ => return None,
+    };
+    let &[stream, consumer, delivered, stream_sequence, consumer_sequence, nanos, pending] = tokens
+    else {
+        return None;
+    };
+    let number = |token: &str| token.parse::<u64>().ok();
     Some(AckSubject {
         stream,
         consumer,
-        delivered: u32::try_from(delivered).unwrap_or(u32::MAX),
-        stream_sequence,
-        consumer_sequence,
-        timestamp,
-        pending,
+        delivered: u32::try_from(number(delivered)?).unwrap_or(u32::MAX),
+        stream_sequence: number(stream_sequence)?,
+        consumer_sequence: number(consumer_sequence)?,
+        timestamp: SystemTime::UNIX_EPOCH + Duration::from_nanos(number(nanos)?),
+        pending: number(pending)?,
     })
 }
 

@@ -22,6 +22,8 @@ use crate::name::{ConsumerName, StreamName};
 
 /// How much longer than asked an answer is waited for, since there is no heartbeat to miss.
 const GRACE: Duration = Duration::from_secs(1);
+/// For how many deliveries room is made before it is known how many there are.
+const AT_ONCE: usize = 256;
 /// A consumer that was just made may not be answered for yet.
 const NOT_READY_PAUSE: Duration = Duration::from_millis(50);
 const NOT_READY_ATTEMPTS: u32 = 10;
@@ -131,12 +133,14 @@ impl Pull {
             };
             match puller.next(until).await {
                 Ok(first) => {
-                    let mut found = Vec::new();
+                    let mut found = Vec::with_capacity(max.min(prefetch.deliveries).min(AT_ONCE));
                     let mut next = first;
                     while let Some(pulled) = next {
                         found.extend(self.delivery(pulled));
                         next = if found.len() < max { puller.ready() } else { None };
                     }
+                    // While the caller works on these, the server sends the next.
+                    puller.ask_on();
                     return Ok(found);
                 }
                 // The requests of before are forgotten and asked again.

@@ -144,14 +144,22 @@ impl Puller {
         None
     }
 
-    /// Keeps at least half a batch asked for.
+    /// Asks for more if it is time and takes no waiting, for a caller who turns to what came.
+    pub(super) fn ask_on(&mut self) {
+        if let Some(Err(trouble)) = self.ask().now_or_never() {
+            self.trouble.get_or_insert(trouble);
+        }
+    }
+
+    /// Keeps between half a batch and a batch asked for.
     async fn ask(&mut self) -> Result<(), Trouble> {
         let asked: usize = self.requests.iter().map(|asked| asked.left).sum();
         if asked > self.batch / 2 {
             return Ok(());
         }
+        let batch = self.batch - asked;
         let mut request = json!({
-            "batch": self.batch,
+            "batch": batch,
             "expires": nanos(EXPIRES),
             "idle_heartbeat": nanos(HEARTBEAT),
         });
@@ -166,7 +174,7 @@ impl Puller {
             Ok(Err(_)) => return Err(Trouble::Closed),
             Err(_) => return Err(Trouble::NoResponders),
         }
-        self.requests.push_back(Asked { at: Instant::now(), left: self.batch });
+        self.requests.push_back(Asked { at: Instant::now(), left: batch });
         Ok(())
     }
 
