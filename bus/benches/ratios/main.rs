@@ -15,7 +15,7 @@ use bus::testkit::NatsServer;
 use bus::{BucketConfig, BucketName, Bus, Message, Stream, StreamConfig};
 use bytes::Bytes;
 
-use measure::{Comparison, Sample, sample, sample_each};
+use measure::{Comparison, Sample, sample};
 use raw::Raw;
 
 const MESSAGES: u64 = 100_000;
@@ -114,10 +114,8 @@ async fn key_value(bus: &Bus, raw: &Raw, put: &mut Comparison, get: &mut Compari
     let get_raw = async |at| {
         theirs.get(key(at)).await.expect("get").expect("a value");
     };
-    put.ours.push(sample_each(KEYS, put_ours).await);
-    put.raw.push(sample_each(KEYS, put_raw).await);
-    get.ours.push(sample_each(KEYS, get_ours).await);
-    get.raw.push(sample_each(KEYS, get_raw).await);
+    put.turns(KEYS, put_ours, put_raw).await;
+    get.turns(KEYS, get_ours, get_raw).await;
 }
 
 async fn in_process() -> Sample {

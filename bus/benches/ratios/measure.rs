@@ -18,18 +18,33 @@ pub(crate) async fn sample(operations: u64, work: impl Future<Output = ()>) -> S
     Sample { elapsed: started.elapsed(), cpu: process_cpu().saturating_sub(cpu), operations }
 }
 
-/// Times `operations` operations of `work` one at a time: what counts is the median one, because
-/// the mean is that of the few that met somebody else's work.
-pub(crate) async fn sample_each(operations: u64, work: impl AsyncFn(u64)) -> Sample {
-    let cpu = process_cpu();
-    let mut times = Vec::new();
-    for at in 0..operations {
-        let started = Instant::now();
-        work(at).await;
-        times.push(started.elapsed().as_secs_f64());
+/// How many single operations are done by one side before it is the other's turn.
+const TURN: u64 = 100;
+
+/// What one side needs for single operations, one after another: what counts is the median one,
+/// because the mean is that of the few that met somebody else's work.
+#[derive(Default)]
+struct Latency {
+    seconds: Vec<f64>,
+    cpu: Duration,
+}
+
+impl Latency {
+    async fn turn(&mut self, from: u64, work: &impl AsyncFn(u64)) {
+        let cpu = process_cpu();
+        for at in from..from + TURN {
+            let started = Instant::now();
+            work(at).await;
+            self.seconds.push(started.elapsed().as_secs_f64());
+        }
+        self.cpu += process_cpu().saturating_sub(cpu);
     }
-    let elapsed = Duration::from_secs_f64(median(times) * operations as f64);
-    Sample { elapsed, cpu: process_cpu().saturating_sub(cpu), operations }
+
+    fn sample(self) -> Sample {
+        let (cpu, operations) = (self.cpu, self.seconds.len() as u64);
+        let elapsed = Duration::from_secs_f64(median(self.seconds) * operations as f64);
+        Sample { elapsed, cpu, operations }
+    }
 }
 
 /// User and system time of this process so far, to 10 ms (`proc(5)`, fields 14 and 15).
@@ -68,6 +83,22 @@ impl Comparison {
             self.raw.push(sample(operations, raw).await);
             self.ours.push(sample(operations, ours).await);
         }
+    }
+
+    /// One round of single operations, in short turns: latency changes with the machine's mood.
+    pub(crate) async fn turns(
+        &mut self,
+        operations: u64,
+        ours: impl AsyncFn(u64),
+        raw: impl AsyncFn(u64),
+    ) {
+        let (mut by_ours, mut by_raw) = (Latency::default(), Latency::default());
+        for from in (0..operations).step_by(TURN as usize) {
+            by_ours.turn(from, &ours).await;
+            by_raw.turn(from, &raw).await;
+        }
+        self.ours.push(by_ours.sample());
+        self.raw.push(by_raw.sample());
     }
 
     fn row(&self) -> String {

@@ -19,6 +19,7 @@ mod puller;
 mod reader;
 mod recover;
 mod settle;
+mod state;
 mod streams;
 mod subjects;
 mod watch;
@@ -47,6 +48,7 @@ use publisher::Publisher;
 pub struct Nats {
     link: Arc<Link>,
     publisher: Arc<Publisher>,
+    last_end: state::LastEnd,
     janitor: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -59,7 +61,7 @@ impl Nats {
         let link = Arc::new(link);
         let publisher = Arc::new(Publisher::start(link.clone()).await?);
         let janitor = Mutex::new(Some(tokio::spawn(remove(link.client.clone(), leftovers))));
-        Ok(Self { link, publisher, janitor })
+        Ok(Self { link, publisher, last_end: state::LastEnd::default(), janitor })
     }
 }
 
@@ -136,7 +138,7 @@ impl Driver for Nats {
         subjects: &[Subject],
         up_to: u64,
     ) -> Result<Vec<StoredMessage>> {
-        direct::last_at(&self.link, stream, subjects, up_to).await
+        state::last_at(&self.link, &self.last_end, stream, subjects, up_to).await
     }
 
     async fn reader(

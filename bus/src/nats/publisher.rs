@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{StatusCode, Subscriber};
+use async_nats::{HeaderMap, StatusCode, Subscriber};
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -19,7 +20,7 @@ use super::convert::headers_out;
 use super::failure::Failure;
 use super::link::{Link, limited};
 use super::recover::{recover, send};
-use super::window::{Outstanding, WINDOW, Window};
+use super::window::{Outstanding, Reserved, WINDOW, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
 use crate::name::StreamName;
@@ -46,6 +47,14 @@ pub(super) struct Job {
     pub(super) submitted: Instant,
 }
 
+/// What the client is handed for a message.
+struct Outbound {
+    subject: async_nats::Subject,
+    reply: async_nats::Subject,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+}
+
 impl Publisher {
     /// Subscribes to the answers and starts the task that reads them.
     pub(super) async fn start(link: Arc<Link>) -> Result<Self> {
@@ -66,28 +75,69 @@ impl Publisher {
         stream: &StreamName,
         message: Message,
     ) -> Result<PendingReceipt> {
+        match self.submit_now(stream, message) {
+            Ok(submitted) => submitted,
+            // Rare and large: kept out of the future that every publish allocates.
+            Err(message) => Box::pin(self.submit_later(stream, message)).await,
+        }
+    }
+
+    /// Submits without waiting; gives the message back where that cannot be.
+    fn submit_now(
+        &self,
+        stream: &StreamName,
+        message: Message,
+    ) -> Result<Result<PendingReceipt>, Message> {
+        let Ok(place) = self.places.clone().try_acquire_owned() else { return Err(message) };
+        let (entry, outbound, receipt) = match self.reserve(stream, message, place) {
+            Ok(reserved) => reserved,
+            Err(error) => return Ok(Err(error)),
+        };
+        match self.hand_over(outbound).now_or_never() {
+            Some(Ok(())) => entry.keep(),
+            Some(Err(error)) => return Ok(Err(not_sent(error.into()))),
+            None => match entry.take_back() {
+                Some(job) => return Err(job.into_message()),
+                None => return Ok(Err(Failure::Closed.into_error("publish"))),
+            },
+        }
+        Ok(Ok(PendingReceipt::channel(receipt)))
+    }
+
+    async fn submit_later(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
+        let place = self.place().await?;
+        let (entry, outbound, receipt) = self.reserve(stream, message, place)?;
+        limited(self.hand_over(outbound)).await.map_err(not_sent)?;
+        entry.keep();
+        Ok(PendingReceipt::channel(receipt))
+    }
+
+    /// Enters the message in the window: the entry, what goes out, and where its receipt comes.
+    fn reserve(
+        &self,
+        stream: &StreamName,
+        message: Message,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(Reserved<'_>, Outbound, oneshot::Receiver<Result<Receipt>>)> {
         let job = self.job(stream, message);
         let headers = headers_out(&job.message, job.message.id.as_deref())?;
-        let place = self.place().await?;
         let subject = async_nats::Subject::from(job.message.subject.as_str());
         let payload = job.message.payload.clone().unwrap_or_default();
-        let (sender, receiver) = oneshot::channel();
+        let (sender, receipt) = oneshot::channel();
         let job = Outstanding { job, receipt: sender, _place: place };
         let (entry, reply) = self.window.add(job, &self.link);
+        Ok((entry, Outbound { subject, reply, headers, payload }, receipt))
+    }
+
+    async fn hand_over(&self, outbound: Outbound) -> Result<(), async_nats::PublishError> {
+        let Outbound { subject, reply, headers, payload } = outbound;
         let client = &self.link.client;
-        let sent = match headers {
-            None => limited(client.publish_with_reply(subject, reply, payload)).await,
+        match headers {
+            None => client.publish_with_reply(subject, reply, payload).await,
             Some(headers) => {
-                let publish =
-                    client.publish_with_reply_and_headers(subject, reply, headers, payload);
-                limited(publish).await
+                client.publish_with_reply_and_headers(subject, reply, headers, payload).await
             }
-        };
-        match sent {
-            Ok(()) => entry.keep(),
-            Err(failure) => return Err(failure.into_error("the message was not sent")),
         }
-        Ok(PendingReceipt::channel(receiver))
     }
 
     /// Publishes one message and waits until it is durable: quicker than the window for one that
@@ -111,10 +161,6 @@ impl Publisher {
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit> {
-        // Most often there is room, and trying is cheaper than waiting for nothing.
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Ok(place);
-        }
         let place = self.places.clone().acquire_owned().await;
         place.map_err(|_| Failure::Closed.into_error("publish"))
     }
@@ -141,7 +187,20 @@ impl Drop for Publisher {
     }
 }
 
+fn not_sent(failure: Failure) -> Error {
+    failure.into_error("the message was not sent")
+}
+
 impl Job {
+    /// The message as it was submitted.
+    fn into_message(self) -> Message {
+        let Self { mut message, own_id, .. } = self;
+        if own_id {
+            message.id = None;
+        }
+        message
+    }
+
     /// True when sending it again cannot store it twice.
     pub(super) fn may_repeat(&self) -> bool {
         self.message.id.is_some()

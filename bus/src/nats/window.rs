@@ -134,6 +134,12 @@ impl Reserved<'_> {
     pub(super) fn keep(mut self) {
         self.ticket = None;
     }
+
+    /// The job that was not handed over; its place is free again.
+    pub(super) fn take_back(mut self) -> Option<Job> {
+        let ticket = self.ticket.take()?;
+        self.window.take(ticket).map(|outstanding| outstanding.job)
+    }
 }
 
 impl Drop for Reserved<'_> {
