@@ -86,7 +86,8 @@ fn check_name(what: &str, name: &str) -> Result<()> {
 /// Where a message belongs: tokens joined by dots, for example `orders.created`.
 ///
 /// No token is empty and none holds white space, a control character, `*` or `>`; at most 1024
-/// bytes. A key of a bucket is a subject too.
+/// bytes. A key of a bucket is a subject too. Only what others have stored may break these rules
+/// (see [`Subject::received`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subject(Arc<str>);
 
@@ -101,6 +102,15 @@ impl Subject {
             )));
         }
         Ok(Self(Arc::from(subject)))
+    }
+
+    /// A subject as a backend delivered it, taken as it is: for drivers.
+    ///
+    /// Other clients publish to subjects that [`Subject::new`] refuses, such as `events.x*y` or
+    /// one of 4096 bytes. They are stored by then, and to refuse one would stop whoever reads the
+    /// stream.
+    pub fn received(subject: &str) -> Self {
+        Self(Arc::from(subject))
     }
 
     /// The subject as text.
@@ -224,8 +234,7 @@ impl From<&Subject> for SubjectFilter {
     }
 }
 
-/// True for a well-formed subject of ASCII alone. Nearly every one is, and every message that
-/// arrives has one: a single pass for those.
+/// True for a well-formed subject of ASCII alone. Nearly every one is: a single pass for those.
 fn is_plain(subject: &str) -> bool {
     let mut before = b'.';
     let whole = subject.bytes().all(|byte| {
@@ -274,6 +283,15 @@ mod tests {
             assert!(Subject::new(bad).is_err(), "{bad:?}");
         }
         assert!(Subject::new("events.directory.user.anna=40b").is_ok());
+    }
+
+    #[test]
+    fn what_others_stored_is_taken_as_it_is() {
+        for foreign in ["events.x*y", "a..b", "a.*", &"x".repeat(4096)] {
+            assert!(Subject::new(foreign).is_err(), "{foreign:?}");
+            assert_eq!(Subject::received(foreign).as_str(), foreign);
+        }
+        assert_eq!(Subject::received("a.b"), Subject::new("a.b").unwrap());
     }
 
     #[test]

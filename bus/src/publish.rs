@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::Receipt;
 
 /// Resolves when the message is durable, or says why it is not.
@@ -17,6 +18,7 @@ pub struct PendingReceipt(Inner);
 
 enum Inner {
     Ready(Option<Result<Receipt>>),
+    Channel(oneshot::Receiver<Result<Receipt>>),
     Later(BoxFuture<'static, Result<Receipt>>),
 }
 
@@ -24,6 +26,12 @@ impl PendingReceipt {
     /// A receipt that is known already.
     pub fn ready(result: Result<Receipt>) -> Self {
         Self(Inner::Ready(Some(result)))
+    }
+
+    /// A receipt that a backend's task will send. A sender that is dropped without sending is
+    /// [`ErrorKind::Closed`].
+    pub fn channel(receipt: oneshot::Receiver<Result<Receipt>>) -> Self {
+        Self(Inner::Channel(receipt))
     }
 
     /// A receipt that a backend will deliver.
@@ -36,13 +44,18 @@ impl Future for PendingReceipt {
     type Output = Result<Receipt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
+        let polled = match &mut self.0 {
+            Inner::Channel(receipt) => Pin::new(receipt).poll(cx).map(|sent| {
+                let closed = "publish: the bus was closed before the answer came";
+                sent.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed, closed)))
+            }),
             Inner::Later(receipt) => receipt.as_mut().poll(cx),
-            Inner::Ready(result) => match result.take() {
-                Some(result) => Poll::Ready(result),
-                // Polled after completion: a caller's bug that must not bring the process down.
-                None => Poll::Pending,
-            },
+            // Polled after completion: a caller's bug that must not bring the process down.
+            Inner::Ready(result) => result.take().map_or(Poll::Pending, Poll::Ready),
+        };
+        if polled.is_ready() {
+            self.0 = Inner::Ready(None);
         }
+        polled
     }
 }

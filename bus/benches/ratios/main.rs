@@ -1,6 +1,7 @@
 //! The bus against the raw client, on the same server, in the same run, interleaved.
 //!
-//! `make bench`, or `cargo bench -p lockgate-bus --all-features --bench ratios [-- ROUNDS]`.
+//! `make bench`, or `cargo bench -p lockgate-bus --all-features --bench ratios [-- ROUNDS]`. Who goes
+//! first changes from round to round.
 
 #![allow(missing_docs, clippy::expect_used)]
 
@@ -31,21 +32,20 @@ async fn main() {
     let mut publish_100 = Comparison::new("publish 128 B, window 100", 1.2);
     let mut publish = Comparison::new("publish 128 B, window 1000", 1.2);
     let mut consume = Comparison::new("consume and ack, 500 ahead", 0.95);
-    let mut put = Comparison::new("KV put, one at a time", 1.0 / 1.15);
-    let mut get = Comparison::new("KV get, one at a time", 1.0 / 1.15);
+    let mut put = Comparison::new("KV put, one at a time, p50", 1.0 / 1.15);
+    let mut get = Comparison::new("KV get, one at a time, p50", 1.0 / 1.15);
     let mut embedded = Comparison::new("embedded publish, consume, ack", 1.0);
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        let ours = stream(&bus, "ours").await;
-        raw.stream("raw").await;
-        publish_100.ours.push(sample(MESSAGES, publish_ours(&ours, MESSAGES, 100)).await);
-        publish_100.raw.push(sample(MESSAGES, publish_raw(&raw, 100)).await);
-        let ours = stream(&bus, "ours").await;
-        raw.stream("raw").await;
-        publish.ours.push(sample(MESSAGES, publish_ours(&ours, MESSAGES, 1000)).await);
-        publish.raw.push(sample(MESSAGES, publish_raw(&raw, 1000)).await);
-        consume.ours.push(sample(MESSAGES, consume_ours(&bus, "ours", MESSAGES)).await);
-        consume.raw.push(sample(MESSAGES, raw.consume("raw", "reader", MESSAGES)).await);
+        let ours_first = round % 2 == 0;
+        for (window, comparison) in [(100, &mut publish_100), (1000, &mut publish)] {
+            let ours = stream(&bus, "ours").await;
+            raw.stream("raw").await;
+            let (ours, raw) = (publish_ours(&ours, MESSAGES, window), publish_raw(&raw, window));
+            comparison.round(ours_first, MESSAGES, ours, raw).await;
+        }
+        let ours = consume_ours(&bus, "ours", MESSAGES);
+        consume.round(ours_first, MESSAGES, ours, raw.consume("raw", "reader", MESSAGES)).await;
         key_value(&bus, &raw, &mut put, &mut get).await;
         embedded.ours.push(in_process().await);
         embedded.raw.push(one_million_a_second());
@@ -102,38 +102,20 @@ async fn key_value(bus: &Bus, raw: &Raw, put: &mut Comparison, get: &mut Compari
     let ours = bus.ensure_kv(&config).await.expect("bucket");
     let theirs = raw.bucket("raw").await;
     let key = |at: u64| format!("key.{}", at % 500);
-    put.ours.push(
-        sample(KEYS, async {
-            for at in 0..KEYS {
-                ours.put(key(at), PAYLOAD).await.expect("put");
-            }
-        })
-        .await,
-    );
-    put.raw.push(
-        sample(KEYS, async {
-            for at in 0..KEYS {
-                theirs.put(key(at), Bytes::from_static(PAYLOAD)).await.expect("put");
-            }
-        })
-        .await,
-    );
-    get.ours.push(
-        sample(KEYS, async {
-            for at in 0..KEYS {
-                ours.get(key(at)).await.expect("get").expect("a value");
-            }
-        })
-        .await,
-    );
-    get.raw.push(
-        sample(KEYS, async {
-            for at in 0..KEYS {
-                theirs.get(key(at)).await.expect("get").expect("a value");
-            }
-        })
-        .await,
-    );
+    let put_ours = async |at| {
+        ours.put(key(at), PAYLOAD).await.expect("put");
+    };
+    let put_raw = async |at| {
+        theirs.put(key(at), Bytes::from_static(PAYLOAD)).await.expect("put");
+    };
+    let get_ours = async |at| {
+        ours.get(key(at)).await.expect("get").expect("a value");
+    };
+    let get_raw = async |at| {
+        theirs.get(key(at)).await.expect("get").expect("a value");
+    };
+    put.turns(KEYS, put_ours, put_raw).await;
+    get.turns(KEYS, get_ours, get_raw).await;
 }
 
 async fn in_process() -> Sample {

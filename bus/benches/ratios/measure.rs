@@ -4,18 +4,47 @@ use std::time::{Duration, Instant};
 
 /// One timed round.
 #[derive(Clone, Copy)]
-pub struct Sample {
-    pub elapsed: Duration,
+pub(crate) struct Sample {
+    pub(crate) elapsed: Duration,
     /// User and system time of this process.
-    pub cpu: Duration,
-    pub operations: u64,
+    pub(crate) cpu: Duration,
+    pub(crate) operations: u64,
 }
 
 /// Times `work`, which does `operations` operations.
-pub async fn sample(operations: u64, work: impl Future<Output = ()>) -> Sample {
+pub(crate) async fn sample(operations: u64, work: impl Future<Output = ()>) -> Sample {
     let (cpu, started) = (process_cpu(), Instant::now());
     work.await;
     Sample { elapsed: started.elapsed(), cpu: process_cpu().saturating_sub(cpu), operations }
+}
+
+/// How many single operations are done by one side before it is the other's turn.
+const TURN: u64 = 100;
+
+/// What one side needs for single operations, one after another: what counts is the median one,
+/// because the mean is that of the few that met somebody else's work.
+#[derive(Default)]
+struct Latency {
+    seconds: Vec<f64>,
+    cpu: Duration,
+}
+
+impl Latency {
+    async fn turn(&mut self, from: u64, work: &impl AsyncFn(u64)) {
+        let cpu = process_cpu();
+        for at in from..from + TURN {
+            let started = Instant::now();
+            work(at).await;
+            self.seconds.push(started.elapsed().as_secs_f64());
+        }
+        self.cpu += process_cpu().saturating_sub(cpu);
+    }
+
+    fn sample(self) -> Sample {
+        let (cpu, operations) = (self.cpu, self.seconds.len() as u64);
+        let elapsed = Duration::from_secs_f64(median(self.seconds) * operations as f64);
+        Sample { elapsed, cpu, operations }
+    }
 }
 
 /// User and system time of this process so far, to 10 ms (`proc(5)`, fields 14 and 15).
@@ -27,16 +56,49 @@ fn process_cpu() -> Duration {
 }
 
 /// Ours against the raw client, over interleaved rounds.
-pub struct Comparison {
-    pub name: &'static str,
-    pub goal: f64,
-    pub ours: Vec<Sample>,
-    pub raw: Vec<Sample>,
+pub(crate) struct Comparison {
+    pub(crate) name: &'static str,
+    pub(crate) goal: f64,
+    pub(crate) ours: Vec<Sample>,
+    pub(crate) raw: Vec<Sample>,
 }
 
 impl Comparison {
-    pub fn new(name: &'static str, goal: f64) -> Self {
+    pub(crate) fn new(name: &'static str, goal: f64) -> Self {
         Self { name, goal, ours: Vec::new(), raw: Vec::new() }
+    }
+
+    /// One round: the same `operations` by the bus and by the raw client.
+    pub(crate) async fn round(
+        &mut self,
+        ours_first: bool,
+        operations: u64,
+        ours: impl Future<Output = ()>,
+        raw: impl Future<Output = ()>,
+    ) {
+        if ours_first {
+            self.ours.push(sample(operations, ours).await);
+            self.raw.push(sample(operations, raw).await);
+        } else {
+            self.raw.push(sample(operations, raw).await);
+            self.ours.push(sample(operations, ours).await);
+        }
+    }
+
+    /// One round of single operations, in short turns: latency changes with the machine's mood.
+    pub(crate) async fn turns(
+        &mut self,
+        operations: u64,
+        ours: impl AsyncFn(u64),
+        raw: impl AsyncFn(u64),
+    ) {
+        let (mut by_ours, mut by_raw) = (Latency::default(), Latency::default());
+        for from in (0..operations).step_by(TURN as usize) {
+            by_ours.turn(from, &ours).await;
+            by_raw.turn(from, &raw).await;
+        }
+        self.ours.push(by_ours.sample());
+        self.raw.push(by_raw.sample());
     }
 
     fn row(&self) -> String {
@@ -58,7 +120,7 @@ impl Comparison {
 }
 
 /// Prints every comparison; a missed goal is shown and does not fail: timings never decide.
-pub fn print(comparisons: &[Comparison]) {
+pub(crate) fn print(comparisons: &[Comparison]) {
     println!(
         "{:<34} {:>11} {:>11} {:>7} {:>6} {:<8} {:>8} {:>8}",
         "median of the rounds", "ours/s", "raw/s", "ratio", "goal", "", "us ours", "us raw"

@@ -8,18 +8,18 @@ use async_nats::jetstream::{self, Context, kv, stream};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-pub struct Raw {
-    pub context: Context,
+pub(crate) struct Raw {
+    pub(crate) context: Context,
 }
 
 impl Raw {
-    pub async fn connect(url: &str) -> Self {
+    pub(crate) async fn connect(url: &str) -> Self {
         let client = async_nats::connect(url).await.expect("connect");
         Self { context: jetstream::new(client) }
     }
 
     /// A fresh stream of the same shape as ours.
-    pub async fn stream(&self, name: &str) {
+    pub(crate) async fn stream(&self, name: &str) {
         let _ = self.context.delete_stream(name).await;
         let config = stream::Config {
             name: name.to_owned(),
@@ -30,7 +30,7 @@ impl Raw {
     }
 
     /// Publishes through a FIFO of ack futures.
-    pub async fn publish(&self, subject: String, count: u64, window: usize, payload: Bytes) {
+    pub(crate) async fn publish(&self, subject: String, count: u64, window: usize, payload: Bytes) {
         let mut acks = VecDeque::with_capacity(window);
         for _ in 0..count {
             if acks.len() == window
@@ -47,7 +47,7 @@ impl Raw {
     }
 
     /// Reads everything through `messages()` of 500, with an ack each.
-    pub async fn consume(&self, stream: &str, consumer: &str, count: u64) {
+    pub(crate) async fn consume(&self, stream: &str, consumer: &str, count: u64) {
         let config = pull::Config {
             durable_name: Some(consumer.to_owned()),
             ack_policy: AckPolicy::Explicit,
@@ -69,7 +69,7 @@ impl Raw {
         }
     }
 
-    pub async fn bucket(&self, name: &str) -> kv::Store {
+    pub(crate) async fn bucket(&self, name: &str) -> kv::Store {
         let _ = self.context.delete_key_value(name).await;
         let config = kv::Config { bucket: name.to_owned(), ..Default::default() };
         self.context.create_key_value(config).await.expect("bucket")

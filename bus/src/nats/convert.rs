@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::headers::Headers;
 use crate::message::{Expect, Message, StoredMessage};
 use crate::name::Subject;
@@ -77,48 +77,50 @@ fn header_value(name: &str, value: &[u8]) -> Result<HeaderValue> {
 }
 
 /// What NATS delivered, as this crate's message. The parts are those of the wire.
+///
+/// Never fails: anybody may have stored anything, and a message that could not be read would stop
+/// whoever reads the stream.
 pub(super) fn stored(
     subject: &str,
     sequence: u64,
     timestamp: SystemTime,
     headers: Option<&HeaderMap>,
     payload: Bytes,
-) -> Result<StoredMessage> {
-    let subject = Subject::new(subject).map_err(|_| {
-        Error::new(ErrorKind::Corrupt, format!("message {sequence} has the subject {subject:?}"))
-    })?;
+) -> StoredMessage {
     let mut message = StoredMessage {
         sequence,
         timestamp,
-        subject,
+        subject: Subject::received(subject),
         key: None,
         headers: Headers::new(),
         payload: Some(payload),
     };
     if let Some(headers) = headers.filter(|headers| !headers.is_empty()) {
-        headers_in(headers, &mut message)?;
+        headers_in(headers, &mut message);
     }
-    Ok(message)
+    message
 }
 
-fn headers_in(headers: &HeaderMap, message: &mut StoredMessage) -> Result<()> {
+fn headers_in(headers: &HeaderMap, message: &mut StoredMessage) {
     let mut named: Vec<_> = headers.iter().map(|(name, values)| (name.as_ref(), values)).collect();
     named.sort_unstable_by_key(|(name, _): &(&str, _)| *name);
     for (name, values) in named {
         let first = || values.first().map_or("", |value| value.as_str());
         match name {
             TOMBSTONE => message.payload = None,
-            KEY => message.key = Some(unescape(first(), message.sequence)?),
-            _ if name.starts_with(RESERVED) => {}
+            KEY => message.key = Some(unescape(first())),
+            // Left out, because a copy of the message could not be published with it.
+            _ if check_name(name).is_err() => {}
             _ => {
                 for value in values {
                     let value = Bytes::copy_from_slice(value.as_str().as_bytes());
-                    message.headers.append(name, value)?;
+                    if let Err(error) = message.headers.append(name, value) {
+                        tracing::debug!(sequence = message.sequence, %error, "header left out");
+                    }
                 }
             }
         }
     }
-    Ok(())
 }
 
 fn escape(key: &[u8]) -> String {
@@ -136,24 +138,25 @@ fn escape(key: &[u8]) -> String {
     out
 }
 
-fn unescape(text: &str, sequence: u64) -> Result<Bytes> {
+/// Undoes [`escape`]. What it would never write stands for itself.
+fn unescape(text: &str) -> Bytes {
     let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| byte.and_then(|b| char::from(b).to_digit(16));
-        match (digit(bytes.next()), digit(bytes.next())) {
-            (Some(high), Some(low)) => out.push((high * 16 + low) as u8),
-            _ => {
-                let what = format!("message {sequence} has the malformed {KEY} {text:?}");
-                return Err(Error::new(ErrorKind::Corrupt, what));
+    let mut bytes = text.as_bytes();
+    while let Some((&byte, rest)) = bytes.split_first() {
+        let digit = |at: usize| rest.get(at).and_then(|b| char::from(*b).to_digit(16));
+        let escaped = if byte == b'%' { digit(0).zip(digit(1)) } else { None };
+        match escaped {
+            Some((high, low)) => {
+                out.push((high * 16 + low) as u8);
+                bytes = rest.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(byte);
+                bytes = rest;
             }
         }
     }
-    Ok(out.into())
+    out.into()
 }
 
 /// What the reply subject of a delivered message tells.
@@ -172,29 +175,32 @@ pub(super) struct AckSubject<'a> {
 /// with domain and account in front (ADR-15).
 pub(super) fn parse_ack_subject(subject: &str) -> Option<AckSubject<'_>> {
     let rest = subject.strip_prefix("$JS.ACK.")?;
-    let tokens = rest.split('.').count();
-    let mut rest = rest.split('.');
-    match tokens {
-        7 => {}
-        9.. => {
-            rest.next();
-            rest.next();
+    // Read once per delivery: one pass over the bytes, which also counts the tokens.
+    let (mut tokens, mut count) = ([""; 9], 0);
+    for token in rest.as_bytes().split(|byte| *byte == b'.') {
+        if let Some(slot) = tokens.get_mut(count) {
+            *slot = std::str::from_utf8(token).ok()?;
         }
-        _ => return None,
+        count += 1;
     }
-    let (stream, consumer) = (rest.next()?, rest.next()?);
-    let mut number = || rest.next()?.parse::<u64>().ok();
-    let (delivered, stream_sequence, consumer_sequence) = (number()?, number()?, number()?);
-    let timestamp = SystemTime::UNIX_EPOCH + Duration::from_nanos(number()?);
-    let pending = number()?;
+    let tokens = match count {
+        7 => tokens.get(..7)?,
+        9.. => tokens.get(2..)?,
+        _ => return None,
+    };
+    let &[stream, consumer, delivered, stream_sequence, consumer_sequence, nanos, pending] = tokens
+    else {
+        return None;
+    };
+    let number = |token: &str| token.parse::<u64>().ok();
     Some(AckSubject {
         stream,
         consumer,
-        delivered: u32::try_from(delivered).unwrap_or(u32::MAX),
-        stream_sequence,
-        consumer_sequence,
-        timestamp,
-        pending,
+        delivered: u32::try_from(number(delivered)?).unwrap_or(u32::MAX),
+        stream_sequence: number(stream_sequence)?,
+        consumer_sequence: number(consumer_sequence)?,
+        timestamp: SystemTime::UNIX_EPOCH + Duration::from_nanos(number(nanos)?),
+        pending: number(pending)?,
     })
 }
 
@@ -206,7 +212,6 @@ mod tests {
         let headers = headers_out(message, message.id.as_deref()).unwrap();
         let payload = message.payload.clone().unwrap_or_default();
         stored(message.subject.as_str(), 1, SystemTime::UNIX_EPOCH, headers.as_ref(), payload)
-            .unwrap()
     }
 
     #[test]
@@ -228,6 +233,19 @@ mod tests {
     #[test]
     fn a_plain_message_builds_no_headers() {
         assert!(headers_out(&Message::new("a", "x").unwrap(), None).unwrap().is_none());
+    }
+
+    #[test]
+    fn whatever_others_stored_is_read() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [(KEY, "50%"), ("nats-odd", "1"), ("LG-KEY", "2"), ("plain", "3"), ("é", "4")]
+        {
+            headers.insert(name, value);
+        }
+        let read = stored("a.x*y", 1, SystemTime::UNIX_EPOCH, Some(&headers), Bytes::new());
+        assert_eq!((read.subject.as_str(), read.key.as_deref()), ("a.x*y", Some(&b"50%"[..])));
+        assert_eq!(read.headers.iter().collect::<Vec<_>>(), [("plain", &Bytes::from("3"))]);
     }
 
     #[test]

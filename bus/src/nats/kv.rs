@@ -241,7 +241,7 @@ impl Bucket {
     }
 
     fn key(&self, subject: &str) -> Option<Subject> {
-        subject.strip_prefix(&self.prefix).and_then(|key| Subject::new(key).ok())
+        subject.strip_prefix(&self.prefix).map(Subject::received)
     }
 
     /// The entries that a feed in step has not handed out because they were overwritten between

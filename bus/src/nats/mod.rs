@@ -19,6 +19,7 @@ mod puller;
 mod reader;
 mod recover;
 mod settle;
+mod state;
 mod streams;
 mod subjects;
 mod watch;
@@ -47,6 +48,7 @@ use publisher::Publisher;
 pub struct Nats {
     link: Arc<Link>,
     publisher: Arc<Publisher>,
+    last_end: state::LastEnd,
     janitor: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -59,7 +61,7 @@ impl Nats {
         let link = Arc::new(link);
         let publisher = Arc::new(Publisher::start(link.clone()).await?);
         let janitor = Mutex::new(Some(tokio::spawn(remove(link.client.clone(), leftovers))));
-        Ok(Self { link, publisher, janitor })
+        Ok(Self { link, publisher, last_end: state::LastEnd::default(), janitor })
     }
 }
 
@@ -123,7 +125,7 @@ impl Driver for Nats {
     async fn get(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>> {
         let found = direct::get(&self.link, stream, &json!({ "seq": sequence.max(1) })).await?;
         // The server reads 0 as "none given".
-        found.filter(|raw| raw.sequence == sequence).map(direct::Raw::into_stored).transpose()
+        Ok(found.filter(|raw| raw.sequence == sequence).map(direct::Raw::into_stored))
     }
 
     async fn subjects(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<Vec<Subject>> {
@@ -136,7 +138,7 @@ impl Driver for Nats {
         subjects: &[Subject],
         up_to: u64,
     ) -> Result<Vec<StoredMessage>> {
-        direct::last_at(&self.link, stream, subjects, up_to).await
+        state::last_at(&self.link, &self.last_end, stream, subjects, up_to).await
     }
 
     async fn reader(

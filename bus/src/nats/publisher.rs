@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{StatusCode, Subscriber};
+use async_nats::{HeaderMap, StatusCode, Subscriber};
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -33,7 +34,6 @@ const ANSWERS_AT_ONCE: usize = 256;
 pub(super) struct Publisher {
     link: Arc<Link>,
     window: Arc<Window>,
-    prefix: String,
     places: Arc<Semaphore>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -47,17 +47,26 @@ pub(super) struct Job {
     pub(super) submitted: Instant,
 }
 
+/// What the client is handed for a message.
+struct Outbound {
+    subject: async_nats::Subject,
+    reply: async_nats::Subject,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+}
+
 impl Publisher {
     /// Subscribes to the answers and starts the task that reads them.
     pub(super) async fn start(link: Arc<Link>) -> Result<Self> {
-        let prefix = format!("{}.", link.client.new_inbox());
-        let answers = link.client.subscribe(format!("{prefix}*")).await.map_err(|source| {
+        let inbox = format!("{}.", link.client.new_inbox());
+        let answers = link.client.subscribe(format!("{inbox}*")).await.map_err(|source| {
             Error::with_source(ErrorKind::Unavailable, "the publish inbox was refused", source)
         })?;
-        let window = Arc::new(Window::new());
-        let reader = AnswerReader { link: link.clone(), window: window.clone(), at: prefix.len() };
+        let at = inbox.len();
+        let window = Arc::new(Window::new(inbox));
+        let reader = AnswerReader::new(link.clone(), window.clone(), at);
         let task = Mutex::new(Some(tokio::spawn(reader.run(answers))));
-        Ok(Self { link, window, prefix, places: Arc::new(Semaphore::new(WINDOW)), task })
+        Ok(Self { link, window, places: Arc::new(Semaphore::new(WINDOW)), task })
     }
 
     /// See [`crate::driver::Driver::submit`].
@@ -66,32 +75,69 @@ impl Publisher {
         stream: &StreamName,
         message: Message,
     ) -> Result<PendingReceipt> {
+        match self.submit_now(stream, message) {
+            Ok(submitted) => submitted,
+            // Rare and large: kept out of the future that every publish allocates.
+            Err(message) => Box::pin(self.submit_later(stream, message)).await,
+        }
+    }
+
+    /// Submits without waiting; gives the message back where that cannot be.
+    fn submit_now(
+        &self,
+        stream: &StreamName,
+        message: Message,
+    ) -> Result<Result<PendingReceipt>, Message> {
+        let Ok(place) = self.places.clone().try_acquire_owned() else { return Err(message) };
+        let (entry, outbound, receipt) = match self.reserve(stream, message, place) {
+            Ok(reserved) => reserved,
+            Err(error) => return Ok(Err(error)),
+        };
+        match self.hand_over(outbound).now_or_never() {
+            Some(Ok(())) => entry.keep(),
+            Some(Err(error)) => return Ok(Err(not_sent(error.into()))),
+            None => match entry.take_back() {
+                Some(job) => return Err(job.into_message()),
+                None => return Ok(Err(Failure::Closed.into_error("publish"))),
+            },
+        }
+        Ok(Ok(PendingReceipt::channel(receipt)))
+    }
+
+    async fn submit_later(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
+        let place = self.place().await?;
+        let (entry, outbound, receipt) = self.reserve(stream, message, place)?;
+        limited(self.hand_over(outbound)).await.map_err(not_sent)?;
+        entry.keep();
+        Ok(PendingReceipt::channel(receipt))
+    }
+
+    /// Enters the message in the window: the entry, what goes out, and where its receipt comes.
+    fn reserve(
+        &self,
+        stream: &StreamName,
+        message: Message,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(Reserved<'_>, Outbound, oneshot::Receiver<Result<Receipt>>)> {
         let job = self.job(stream, message);
         let headers = headers_out(&job.message, job.message.id.as_deref())?;
-        let place = self.place().await?;
         let subject = async_nats::Subject::from(job.message.subject.as_str());
         let payload = job.message.payload.clone().unwrap_or_default();
-        let (sender, receiver) = oneshot::channel();
+        let (sender, receipt) = oneshot::channel();
         let job = Outstanding { job, receipt: sender, _place: place };
-        let entry =
-            Reserved { window: &self.window, ticket: Some(self.window.add(job, &self.link)) };
-        let reply = entry.reply(&self.prefix);
+        let (entry, reply) = self.window.add(job, &self.link);
+        Ok((entry, Outbound { subject, reply, headers, payload }, receipt))
+    }
+
+    async fn hand_over(&self, outbound: Outbound) -> Result<(), async_nats::PublishError> {
+        let Outbound { subject, reply, headers, payload } = outbound;
         let client = &self.link.client;
-        let sent = match headers {
-            None => limited(client.publish_with_reply(subject, reply, payload)).await,
+        match headers {
+            None => client.publish_with_reply(subject, reply, payload).await,
             Some(headers) => {
-                let publish =
-                    client.publish_with_reply_and_headers(subject, reply, headers, payload);
-                limited(publish).await
+                client.publish_with_reply_and_headers(subject, reply, headers, payload).await
             }
-        };
-        match sent {
-            Ok(()) => entry.keep(),
-            Err(failure) => return Err(failure.into_error("the message was not sent")),
         }
-        Ok(PendingReceipt::later(async move {
-            receiver.await.unwrap_or_else(|_| Err(Failure::Closed.into_error("publish")))
-        }))
     }
 
     /// Publishes one message and waits until it is durable: quicker than the window for one that
@@ -141,7 +187,20 @@ impl Drop for Publisher {
     }
 }
 
+fn not_sent(failure: Failure) -> Error {
+    failure.into_error("the message was not sent")
+}
+
 impl Job {
+    /// The message as it was submitted.
+    fn into_message(self) -> Message {
+        let Self { mut message, own_id, .. } = self;
+        if own_id {
+            message.id = None;
+        }
+        message
+    }
+
     /// True when sending it again cannot store it twice.
     pub(super) fn may_repeat(&self) -> bool {
         self.message.id.is_some()
@@ -169,6 +228,9 @@ pub(super) fn read_answer(
     if answer.status == Some(StatusCode::NO_RESPONDERS) {
         return Err(Failure::NoResponders);
     }
+    if let Some(sequence) = plain_answer(&job.stream, &answer.payload) {
+        return Ok(Ok(Receipt { sequence, duplicate: false }));
+    }
     let answer: Answer<'_> = serde_json::from_slice(&answer.payload)
         .map_err(|e| Failure::Malformed(format!("the answer to a publish is odd: {e}")))?;
     if let Some(error) = answer.error {
@@ -183,54 +245,98 @@ pub(super) fn read_answer(
     Ok(Ok(Receipt { sequence: answer.seq, duplicate: answer.duplicate && !job.own_id }))
 }
 
+/// The sequence in `{"stream":"S", "seq":7}`, the answer that nearly every publish gets. Anything
+/// else is for the parser, which costs several times as much.
+fn plain_answer(stream: &StreamName, answer: &[u8]) -> Option<u64> {
+    let rest = answer.strip_prefix(br#"{"stream":""#)?.strip_prefix(stream.as_str().as_bytes())?;
+    let digits = rest.strip_prefix(br#"", "seq":"#)?.strip_suffix(b"}")?;
+    let plain = digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
+}
+
 /// The one task behind the window.
 struct AnswerReader {
     link: Arc<Link>,
     window: Arc<Window>,
-    /// Where the place begins in a reply subject.
+    /// Where the ticket begins in a reply subject.
     at: usize,
+    /// What was answered, and waits to be told.
+    answered: Vec<(Outstanding, Result<Receipt>)>,
+    /// Bounded by the window, whose places the tasks hold.
+    recovering: JoinSet<()>,
 }
 
 impl AnswerReader {
-    async fn run(self, mut answers: Subscriber) {
-        let mut recovering = JoinSet::new();
+    fn new(link: Arc<Link>, window: Arc<Window>, at: usize) -> Self {
+        let answered = Vec::with_capacity(ANSWERS_AT_ONCE);
+        Self { link, window, at, answered, recovering: JoinSet::new() }
+    }
+
+    async fn run(mut self, mut answers: Subscriber) {
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! { biased;
                 _ = sweep.tick() => {
                     for job in self.window.overdue(&self.link) {
-                        self.fail(job, Failure::Lost, &mut recovering);
+                        self.recover(job, Failure::Lost);
                     }
-                    while recovering.try_join_next().is_some() {}
+                    while self.recovering.try_join_next().is_some() {}
                 }
                 answer = answers.next() => {
                     let Some(answer) = answer else { return };
-                    self.take(&answer, &mut recovering);
+                    self.take(&answer);
                     for _ in 1..ANSWERS_AT_ONCE {
                         let Some(Some(answer)) = answers.next().now_or_never() else { break };
-                        self.take(&answer, &mut recovering);
+                        self.take(&answer);
                     }
+                    self.tell();
                 }
             }
         }
     }
 
-    fn take(&self, answer: &async_nats::Message, recovering: &mut JoinSet<()>) {
+    fn take(&mut self, answer: &async_nats::Message) {
         let ticket = answer.subject.as_str().get(self.at..).and_then(|t| t.parse().ok());
         let Some(job) = ticket.and_then(|ticket| self.window.take(ticket)) else { return };
         match read_answer(&job.job, answer) {
-            Ok(result) => job.resolve(result),
-            Err(failure) => self.fail(job, failure, recovering),
+            Ok(result) => self.answered.push((job, result)),
+            Err(failure) => self.recover(job, failure),
         }
     }
 
-    /// The tasks are bounded by the window, whose places they hold.
-    fn fail(&self, job: Outstanding, failure: Failure, recovering: &mut JoinSet<()>) {
+    /// The last one first: who waits for the oldest wakes up once, and finds all the others there.
+    fn tell(&mut self) {
+        self.answered.drain(..).rev().for_each(|(job, result)| job.resolve(result));
+    }
+
+    fn recover(&mut self, job: Outstanding, failure: Failure) {
         let link = self.link.clone();
-        recovering.spawn(async move {
+        self.recovering.spawn(async move {
             let result = recover(&link, &job.job, failure).await;
             job.resolve(result);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_plain_answer_is_read_without_a_parser() {
+        let read = |answer: &str| plain_answer(&StreamName::new("S").unwrap(), answer.as_bytes());
+        assert_eq!(read(r#"{"stream":"S", "seq":7}"#), Some(7));
+        for other in [
+            r#"{"stream":"S", "seq":7,"duplicate": true}"#,
+            r#"{"stream":"S2", "seq":7}"#,
+            r#"{"stream":"T", "seq":7}"#,
+            r#"{"stream":"S", "seq":}"#,
+            r#"{"stream":"S", "seq":-7}"#,
+            r#"{"error":{"code":503},"stream":"S", "seq":7}"#,
+            "",
+        ] {
+            assert_eq!(read(other), None, "{other}");
+        }
     }
 }

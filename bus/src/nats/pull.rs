@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Message, StatusCode};
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -22,6 +22,8 @@ use crate::name::{ConsumerName, StreamName};
 
 /// How much longer than asked an answer is waited for, since there is no heartbeat to miss.
 const GRACE: Duration = Duration::from_secs(1);
+/// For how many deliveries room is made before it is known how many there are.
+const AT_ONCE: usize = 32;
 /// A consumer that was just made may not be answered for yet.
 const NOT_READY_PAUSE: Duration = Duration::from_millis(50);
 const NOT_READY_ATTEMPTS: u32 = 10;
@@ -113,9 +115,14 @@ impl Pull {
         max: usize,
         until: Instant,
     ) -> Result<Vec<RawDelivery>> {
-        // Someone else's fetch may hold it for as long as that one waits.
-        let lock = tokio::time::timeout_at(until, prefetch.puller.lock()).await;
-        let Ok(mut slot) = lock else { return Ok(Vec::new()) };
+        let mut slot = match prefetch.puller.try_lock() {
+            Ok(slot) => slot,
+            // Someone else's fetch may hold it for as long as that one waits.
+            Err(_) => match tokio::time::timeout_at(until, prefetch.puller.lock()).await {
+                Ok(slot) => slot,
+                Err(_) => return Ok(Vec::new()),
+            },
+        };
         let mut not_ready = 0;
         loop {
             let puller = match &mut *slot {
@@ -131,12 +138,14 @@ impl Pull {
             };
             match puller.next(until).await {
                 Ok(first) => {
-                    let mut found = Vec::new();
+                    let mut found = Vec::with_capacity(max.min(AT_ONCE));
                     let mut next = first;
                     while let Some(pulled) = next {
                         found.extend(self.delivery(pulled));
                         next = if found.len() < max { puller.ready() } else { None };
                     }
+                    // While the caller works on these, the server sends the next.
+                    puller.ask_on();
                     return Ok(found);
                 }
                 // The requests of before are forgotten and asked again.
@@ -162,18 +171,12 @@ impl Pull {
         let reply = reply?;
         let ack = parse_ack_subject(reply.as_str())?;
         let (sequence, timestamp) = (ack.stream_sequence, ack.timestamp);
-        match stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload) {
-            Ok(message) => Some(RawDelivery {
-                message,
-                attempt: ack.delivered,
-                expires: pulled.since + self.ack_wait,
-                token: LeaseToken(Arc::from(reply.as_str())),
-            }),
-            Err(error) => {
-                tracing::error!(stream = %self.stream, sequence, %error, "skipped");
-                None
-            }
-        }
+        Some(RawDelivery {
+            message: stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload),
+            attempt: ack.delivered,
+            expires: pulled.since + self.ack_wait,
+            token: LeaseToken(Arc::from(reply.as_str())),
+        })
     }
 
     /// False when the backend cannot say; an error when the consumer is gone.
@@ -183,6 +186,23 @@ impl Pull {
             Err(error) if error.is_retryable() => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Refuses what is no token of this consumer, and everything after the close.
+    fn check(&self, token: &LeaseToken) -> Result<()> {
+        // The usual form is told by its beginning; the rest are numbers that only the server knows.
+        let usual = token.0.strip_prefix(self.tokens.as_str());
+        if !usual.is_some_and(|rest| rest.bytes().all(|b| b == b'.' || b.is_ascii_digit())) {
+            settle::check(&self.stream, &self.name, token)?;
+        }
+        if self.link.is_closed() {
+            return Err(Failure::Closed.into_error(self.settling()));
+        }
+        Ok(())
+    }
+
+    fn settling(&self) -> String {
+        format!("settle a delivery of {}", self.place())
     }
 
     fn doing(&self) -> String {
@@ -225,21 +245,21 @@ impl ConsumerDriver for Pull {
     }
 
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
-        let doing = || format!("settle a delivery of {}", self.place());
-        // The usual form is told by its beginning; the rest are numbers that only the server knows.
-        let usual = token.0.strip_prefix(self.tokens.as_str());
-        if !usual.is_some_and(|rest| rest.bytes().all(|b| b == b'.' || b.is_ascii_digit())) {
-            settle::check(&self.stream, &self.name, token)?;
-        }
-        if self.link.is_closed() {
-            return Err(Failure::Closed.into_error(doing()));
-        }
+        self.check(token)?;
         if confirm {
-            return settle::confirmed(&self.link, &self.stream, &self.name, token, how).await;
+            let (link, stream) = (&self.link, &self.stream);
+            return Box::pin(settle::confirmed(link, stream, &self.name, token, how)).await;
         }
-        let subject = async_nats::Subject::from(&*token.0);
-        let sent = limited(self.link.client.publish(subject, settle::payload(how))).await;
-        sent.map_err(|failure| failure.into_error(doing()))
+        let send = || {
+            let subject = async_nats::Subject::from(&*token.0);
+            self.link.client.publish(subject, settle::payload(how))
+        };
+        let sent = match send().now_or_never() {
+            Some(sent) => sent.map_err(Failure::from),
+            // Rare and large: kept out of the future that every ack allocates.
+            None => Box::pin(limited(send())).await,
+        };
+        sent.map_err(|failure| failure.into_error(self.settling()))
     }
 }
 

@@ -2,14 +2,17 @@
 //! published.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::connect::Established;
 use super::failure::Failure;
@@ -29,7 +32,9 @@ pub(super) struct Puller {
     batch: usize,
     max_bytes: Option<usize>,
     requests: VecDeque<Asked>,
-    connects: watch::Receiver<Established>,
+    /// Ready once the connection was established anew.
+    reconnected: Changed,
+    alarm: Pin<Box<Sleep>>,
     /// What is delivered from now on arrived after this.
     arrived_after: Instant,
     trouble: Option<Trouble>,
@@ -73,7 +78,7 @@ impl Puller {
         batch: usize,
         max_bytes: Option<usize>,
     ) -> Result<Self, Failure> {
-        let connects = link.connects();
+        let reconnected = changed(link.connects());
         let inbox = link.client.new_inbox();
         let subscribe = link.client.subscribe(inbox.clone());
         let answers = match tokio::time::timeout(REQUEST_LIMIT, subscribe).await {
@@ -88,7 +93,8 @@ impl Puller {
             batch: batch.max(1),
             max_bytes,
             requests: VecDeque::new(),
-            connects,
+            reconnected,
+            alarm: Box::pin(tokio::time::sleep(SILENCE)),
             arrived_after: Instant::now(),
             trouble: None,
         })
@@ -108,17 +114,10 @@ impl Puller {
             if self.trouble.is_some() {
                 continue;
             }
-            let silent_at = Instant::now() + SILENCE;
-            let answer = tokio::select! { biased;
-                _ = self.connects.changed() => Err(Trouble::Reconnected),
-                answer = tokio::time::timeout_at(until.min(silent_at), self.answers.next()) => {
-                    match answer {
-                        Ok(Some(answer)) => Ok(answer),
-                        Ok(None) => Err(Trouble::Closed),
-                        Err(_) if until <= silent_at => return Ok(None),
-                        Err(_) => Err(Trouble::Silent),
-                    }
-                }
+            let answer = match self.wait(until).await {
+                Ok(Some(answer)) => Ok(answer),
+                Ok(None) => return Ok(None),
+                Err(trouble) => Err(trouble),
             };
             // It was waited for, so it has only just arrived.
             self.arrived_after = Instant::now();
@@ -133,6 +132,38 @@ impl Puller {
         }
     }
 
+    /// Waits for an answer; nothing by `until`.
+    ///
+    /// The alarm and the watch on the connection outlive the wait: with small batches, setting
+    /// them up anew each time would cost more than the messages do.
+    async fn wait(&mut self, until: Instant) -> Result<Option<Message>, Trouble> {
+        let silent_at = Instant::now() + SILENCE;
+        let deadline = until.min(silent_at);
+        let Self { link, answers, alarm, reconnected, .. } = self;
+        if alarm.is_elapsed() || alarm.deadline() > deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        poll_fn(|cx| {
+            if reconnected.as_mut().poll(cx).is_ready() {
+                *reconnected = changed(link.connects());
+                return Poll::Ready(Err(Trouble::Reconnected));
+            }
+            if let Poll::Ready(answer) = answers.poll_next_unpin(cx) {
+                return Poll::Ready(answer.map(Some).ok_or(Trouble::Closed));
+            }
+            while alarm.as_mut().poll(cx).is_ready() {
+                if Instant::now() >= deadline {
+                    let silent = silent_at < until;
+                    return Poll::Ready(if silent { Err(Trouble::Silent) } else { Ok(None) });
+                }
+                // It was set for an earlier wait.
+                alarm.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// A message that is here already. Trouble is kept for [`Puller::next`].
     pub(super) fn ready(&mut self) -> Option<Pulled> {
         while self.trouble.is_none() {
@@ -144,14 +175,22 @@ impl Puller {
         None
     }
 
-    /// Keeps at least half a batch asked for.
+    /// Asks for more if it is time and takes no waiting, for a caller who turns to what came.
+    pub(super) fn ask_on(&mut self) {
+        if let Some(Err(trouble)) = self.ask().now_or_never() {
+            self.trouble.get_or_insert(trouble);
+        }
+    }
+
+    /// Keeps between half a batch and a batch asked for.
     async fn ask(&mut self) -> Result<(), Trouble> {
         let asked: usize = self.requests.iter().map(|asked| asked.left).sum();
         if asked > self.batch / 2 {
             return Ok(());
         }
+        let batch = self.batch - asked;
         let mut request = json!({
-            "batch": self.batch,
+            "batch": batch,
             "expires": nanos(EXPIRES),
             "idle_heartbeat": nanos(HEARTBEAT),
         });
@@ -166,7 +205,7 @@ impl Puller {
             Ok(Err(_)) => return Err(Trouble::Closed),
             Err(_) => return Err(Trouble::NoResponders),
         }
-        self.requests.push_back(Asked { at: Instant::now(), left: self.batch });
+        self.requests.push_back(Asked { at: Instant::now(), left: batch });
         Ok(())
     }
 
@@ -209,6 +248,17 @@ impl Puller {
             }
         }
     }
+}
+
+type Changed = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
+fn changed(mut connects: watch::Receiver<Established>) -> Changed {
+    Box::pin(async move {
+        if connects.changed().await.is_err() {
+            // The connection is gone for good, which the answers tell.
+            std::future::pending::<()>().await;
+        }
+    })
 }
 
 /// A duration as the server's API takes it.

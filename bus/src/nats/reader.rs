@@ -23,7 +23,7 @@ impl ReaderDriver for Reader {
         }
         let mut item = self.0.next(Instant::now() + wait).await?;
         while let Some(next) = item {
-            found.push(next.into_stored()?);
+            found.push(next.into_stored());
             if found.len() >= max {
                 break;
             }
@@ -34,7 +34,7 @@ impl ReaderDriver for Reader {
 }
 
 impl Item {
-    pub(super) fn into_stored(self) -> Result<StoredMessage> {
+    pub(super) fn into_stored(self) -> StoredMessage {
         let Self { message, sequence, timestamp } = self;
         let headers = message.headers.as_ref();
         stored(message.subject.as_str(), sequence, timestamp, headers, message.payload)

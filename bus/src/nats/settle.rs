@@ -72,7 +72,8 @@ pub(super) fn check(
 
 pub(super) fn payload(how: &Settlement) -> Bytes {
     match how {
-        Settlement::Ack => Bytes::from_static(b"+ACK"),
+        // The short form of `+ACK`: the server takes an empty reply for one.
+        Settlement::Ack => Bytes::new(),
         Settlement::Extend => Bytes::from_static(b"+WPI"),
         // Always with a delay: without one the server delivers again at once, whatever backoff
         // the consumer has.

@@ -1,8 +1,10 @@
 //! The places of the publish window: what is on its way, found again by its ticket.
 
+use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_nats::Subject;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
@@ -35,14 +37,17 @@ pub(super) struct Window(Mutex<Places>);
 
 struct Places {
     places: Vec<Place>,
-    free: Vec<u32>,
+    free: Vec<usize>,
     /// Numbers the entries, so that a sweep finds them in the order they were sent.
     added: u64,
+    /// Reply subjects are written here, behind the inbox that they all begin with.
+    reply: String,
+    inbox_len: usize,
 }
 
 #[derive(Default)]
 struct Place {
-    used: u32,
+    used: u64,
     entry: Option<Entry>,
 }
 
@@ -53,34 +58,45 @@ struct Entry {
 }
 
 impl Window {
-    pub(super) fn new() -> Self {
-        let free = (0..WINDOW).rev().filter_map(|place| u32::try_from(place).ok()).collect();
+    /// `inbox` is what the answers' subjects begin with.
+    pub(super) fn new(inbox: String) -> Self {
         let places = std::iter::repeat_with(Place::default).take(WINDOW).collect();
-        Self(Mutex::new(Places { places, free, added: 0 }))
+        let (free, inbox_len) = ((0..WINDOW).rev().collect(), inbox.len());
+        Self(Mutex::new(Places { places, free, added: 0, reply: inbox, inbox_len }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add(&self, job: Outstanding, link: &Link) -> u64 {
+    /// Gives the job a place; the answer is to go to the subject returned.
+    pub(super) fn add(&self, job: Outstanding, link: &Link) -> (Reserved<'_>, Subject) {
         let connects = link.connect_count();
         let mut all = self.lock();
         all.added += 1;
         let order = all.added;
         // The job holds one of as many permits as there are places: one is free.
         let place = all.free.pop().unwrap_or_default();
-        let Some(slot) = all.places.get_mut(place as usize) else { return u64::MAX };
-        slot.entry = Some(Entry { job, order, connects });
-        u64::from(slot.used) << 32 | u64::from(place)
+        let ticket = match all.places.get_mut(place) {
+            Some(slot) => {
+                slot.entry = Some(Entry { job, order, connects });
+                ticket(place, slot.used)
+            }
+            None => u64::MAX,
+        };
+        let Places { reply, inbox_len, .. } = &mut *all;
+        reply.truncate(*inbox_len);
+        // Writing to a string cannot fail.
+        let _ = write!(reply, "{ticket}");
+        (Reserved { window: self, ticket: Some(ticket) }, Subject::from(reply.as_str()))
     }
 
     pub(super) fn take(&self, ticket: u64) -> Option<Outstanding> {
-        let (used, place) = ((ticket >> 32) as u32, ticket as u32);
+        let place = (ticket % WINDOW as u64) as usize;
         let mut all = self.lock();
-        let slot = all.places.get_mut(place as usize).filter(|slot| slot.used == used)?;
+        let slot = all.places.get_mut(place).filter(|slot| slot.used == ticket / WINDOW as u64)?;
         let entry = slot.entry.take()?;
-        slot.used = slot.used.wrapping_add(1);
+        slot.used += 1;
         all.free.push(place);
         Some(entry.job)
     }
@@ -96,7 +112,7 @@ impl Window {
         let mut tickets = Vec::new();
         for (place, slot) in self.lock().places.iter().enumerate() {
             if let Some(entry) = slot.entry.as_ref().filter(|entry| late(entry)) {
-                tickets.push((entry.order, u64::from(slot.used) << 32 | place as u64));
+                tickets.push((entry.order, ticket(place, slot.used)));
             }
         }
         tickets.sort_unstable();
@@ -104,24 +120,25 @@ impl Window {
     }
 }
 
+fn ticket(place: usize, used: u64) -> u64 {
+    used * WINDOW as u64 + place as u64
+}
+
 /// A place that is given back if the message was not handed to the client after all.
 pub(super) struct Reserved<'a> {
-    pub(super) window: &'a Window,
-    pub(super) ticket: Option<u64>,
+    window: &'a Window,
+    ticket: Option<u64>,
 }
 
 impl Reserved<'_> {
-    pub(super) fn reply(&self, prefix: &str) -> String {
-        use std::fmt::Write;
-        let mut reply = String::with_capacity(prefix.len() + 20);
-        reply.push_str(prefix);
-        // Writing to a string cannot fail.
-        let _ = write!(reply, "{}", self.ticket.unwrap_or(u64::MAX));
-        reply
-    }
-
     pub(super) fn keep(mut self) {
         self.ticket = None;
+    }
+
+    /// The job that was not handed over; its place is free again.
+    pub(super) fn take_back(mut self) -> Option<Job> {
+        let ticket = self.ticket.take()?;
+        self.window.take(ticket).map(|outstanding| outstanding.job)
     }
 }
 
