@@ -137,7 +137,8 @@ fn reconnect_delay(attempts: usize, jitter: &RandomState) -> Duration {
 fn note(event: &Event, established: &watch::Sender<Established>) {
     match event {
         Event::Connected => {
-            established.send_modify(|(count, at)| (*count, *at) = (*count + 1, Instant::now()))
+            tracing::info!("connected to NATS");
+            established.send_modify(|(count, at)| (*count, *at) = (*count + 1, Instant::now()));
         }
         Event::Disconnected => tracing::warn!("the connection to NATS is gone, reconnecting"),
         // A denied permission shows nowhere else: the operation itself just times out.
@@ -146,7 +147,8 @@ fn note(event: &Event, established: &watch::Sender<Established>) {
             subscription,
             "messages were dropped in this process: they come again after the ack wait"
         ),
-        Event::ClientError(error) => tracing::warn!(%error, "the NATS client reports an error"),
+        // Each attempt to reconnect reports one; that the connection is gone was said.
+        Event::ClientError(error) => tracing::debug!(%error, "the NATS client reports an error"),
         Event::LameDuckMode => tracing::warn!("the NATS server is shutting down, moving on"),
         Event::Draining | Event::Closed => {}
     }

@@ -31,6 +31,8 @@ const WORK_QUEUE_START: u64 = 10101;
 pub(super) enum Failure {
     /// Nobody listens: no stream, no consumer, no leader, or no JetStream. Nothing happened.
     NoResponders,
+    /// There is no connection; nothing was sent.
+    Away,
     /// No answer came: it may have happened.
     Lost,
     /// The server said no.
@@ -89,7 +91,10 @@ impl Failure {
             Self::NoResponders => String::from(
                 "nobody answers at the server: a leader is being elected, or jetstream is off",
             ),
-            Self::Lost => String::from("no answer in time: it may have happened"),
+            Self::Away => {
+                String::from("the server is away: it is connected to again as soon as it is back")
+            }
+            Self::Lost => String::from("no answer in time: a write may have happened"),
             Self::Api(code, text) => format!("{text} ({})", code.0),
             Self::TooLarge(text) | Self::Malformed(text) => text,
             Self::Closed => String::from("the bus was closed"),
@@ -99,7 +104,7 @@ impl Failure {
 
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoResponders => ErrorKind::Unavailable,
+            Self::NoResponders | Self::Away => ErrorKind::Unavailable,
             Self::Lost => ErrorKind::Timeout,
             Self::TooLarge(_) => ErrorKind::TooLarge,
             Self::Closed => ErrorKind::Closed,

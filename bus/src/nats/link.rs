@@ -20,6 +20,8 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::name::{StreamName, SubjectFilter};
 
+/// A connection that was lost is back within this long, or counts as away.
+const AWAY: Duration = Duration::from_secs(2);
 /// How long one request may take.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// How long a request that may be repeated is repeated while nobody answers.
@@ -63,7 +65,7 @@ impl Link {
 
     /// When the connection was last established, if it stands.
     pub(super) fn connected_since(&self) -> Option<Instant> {
-        (self.client.connection_state() == State::Connected).then(|| self.connects.borrow().1)
+        self.is_connected().then(|| self.connects.borrow().1)
     }
 
     /// Asks for the removal of an ephemeral consumer, `<stream>.<consumer>`, by a `Drop` that
@@ -80,11 +82,27 @@ impl Link {
         self.closed.is_cancelled()
     }
 
+    /// Waits a moment for a connection that was lost. An error means that nothing was sent: who
+    /// waits for an answer is told soon that there is none, and tries again.
+    pub(super) async fn connected(&self) -> Result<(), Failure> {
+        if self.is_closed() {
+            return Err(Failure::Closed);
+        }
+        if self.is_connected() || self.wait_connected(Instant::now() + AWAY).await {
+            return Ok(());
+        }
+        Err(if self.is_closed() { Failure::Closed } else { Failure::Away })
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
     /// Waits until the connection stands or the time is up; true when it stands.
     pub(super) async fn wait_connected(&self, until: Instant) -> bool {
         let mut connects = self.connects();
         loop {
-            if self.client.connection_state() == State::Connected {
+            if self.is_connected() {
                 return true;
             }
             // The state turns a moment before or after the event: look again soon either way.
@@ -104,9 +122,7 @@ impl Link {
         payload: Bytes,
         limit: Duration,
     ) -> Result<Message, Failure> {
-        if self.is_closed() {
-            return Err(Failure::Closed);
-        }
+        self.connected().await?;
         let mut request = Request::new().payload(payload).timeout(None);
         if let Some(headers) = headers {
             request = request.headers(headers);
@@ -118,9 +134,7 @@ impl Link {
 
     /// Sends a request that may get many answers.
     pub(super) async fn ask(&self, subject: String, payload: Bytes) -> Result<Subscriber, Failure> {
-        if self.is_closed() {
-            return Err(Failure::Closed);
-        }
+        self.connected().await?;
         let ask = async {
             let inbox = self.client.new_inbox();
             let answers =

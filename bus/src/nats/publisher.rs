@@ -88,6 +88,9 @@ impl Publisher {
         stream: &StreamName,
         message: Message,
     ) -> Result<Result<PendingReceipt>, Message> {
+        if !self.link.is_connected() {
+            return Err(message);
+        }
         let Ok(place) = self.places.clone().try_acquire_owned() else { return Err(message) };
         let (entry, outbound, receipt) = match self.reserve(stream, message, place) {
             Ok(reserved) => reserved,
@@ -105,6 +108,7 @@ impl Publisher {
     }
 
     async fn submit_later(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
+        self.link.connected().await.map_err(not_sent)?;
         let place = self.place().await?;
         let (entry, outbound, receipt) = self.reserve(stream, message, place)?;
         limited(self.hand_over(outbound)).await.map_err(not_sent)?;

@@ -17,6 +17,9 @@ use crate::message::{Expect, Receipt};
 /// How long a message is tried, from its submission: a leader election took 6.4 s where measured.
 const RECOVER_FOR: Duration = Duration::from_secs(20);
 
+/// How long a connection is waited for in between. A server that restarts is back sooner.
+const RECONNECT: Duration = Duration::from_secs(5);
+
 /// Brings a message that got `failure` for an answer to its end.
 ///
 /// It is sent again only if that cannot store it twice: it has an id, or it certainly was not
@@ -42,7 +45,8 @@ pub(super) async fn recover(link: &Link, job: &Job, failure: Failure) -> Result<
             _ => break,
         }
         let again = Instant::now() + backoff.delay(attempt);
-        if again >= deadline || !link.wait_connected(deadline).await {
+        let back_by = deadline.min(Instant::now() + RECONNECT);
+        if again >= deadline || !link.wait_connected(back_by).await {
             break;
         }
         tokio::time::sleep_until(again).await;

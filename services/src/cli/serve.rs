@@ -116,6 +116,10 @@ impl ServeOptions {
 
     fn access(&self) -> Result<Access, Failure> {
         let read = |file: &Option<PathBuf>| file.as_deref().map_or(Ok(Vec::new()), tokens);
+        if self.publish_tokens.is_some() && self.admin_tokens.is_none() {
+            let what = "with publish tokens alone nobody could register a subscription";
+            return Err(Failure::usage(format!("{what}: give --admin-tokens as well")));
+        }
         Access::new(&read(&self.admin_tokens)?, &read(&self.publish_tokens)?)
             .map_err(|invalid| Failure::usage(invalid.to_string()))
     }

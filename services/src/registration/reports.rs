@@ -51,7 +51,7 @@ impl Registration {
         }
         let Some(changed) = changed_by(report, &kept) else { return Ok(()) };
         self.store.keep_subscription(&changed, kept.revision).await?;
-        tracing::info!(subscription = %changed.incarnation, prefill = ?changed.prefill, "record updated");
+        tracing::info!(subscription = %changed.incarnation, "{}", report.news());
         Ok(())
     }
 }

@@ -52,6 +52,16 @@ impl Report {
         }
     }
 
+    /// What it says, for the log.
+    pub(crate) fn news(&self) -> String {
+        match self {
+            Self::PrefillDone { manifest, .. } => format!("prefill done, {} rows", manifest.rows),
+            Self::PrefillFailed { reason, .. } => format!("prefill failed: {reason}"),
+            Self::RealmJoined { realm, .. } => format!("realm {realm} joined"),
+            Self::QueueLost { realm, .. } => format!("the final queue on realm {realm} is lost"),
+        }
+    }
+
     fn id(&self) -> String {
         match self {
             Self::PrefillDone { of, .. } => id(of, "done"),
