@@ -55,6 +55,14 @@ struct Outbound {
     payload: Bytes,
 }
 
+/// What came of submitting without waiting.
+enum Attempt {
+    /// Submitted, or refused.
+    Done(Result<PendingReceipt>),
+    /// There was no room, or no connection: here is the message again.
+    MustWait(Message),
+}
+
 impl Publisher {
     /// Subscribes to the answers and starts the task that reads them.
     pub(super) async fn start(link: Arc<Link>) -> Result<Self> {
@@ -76,35 +84,35 @@ impl Publisher {
         message: Message,
     ) -> Result<PendingReceipt> {
         match self.submit_now(stream, message) {
-            Ok(submitted) => submitted,
+            Attempt::Done(submitted) => submitted,
             // Rare and large: kept out of the future that every publish allocates.
-            Err(message) => Box::pin(self.submit_later(stream, message)).await,
+            Attempt::MustWait(message) => Box::pin(self.submit_later(stream, message)).await,
         }
     }
 
     /// Submits without waiting; gives the message back where that cannot be.
-    fn submit_now(
-        &self,
-        stream: &StreamName,
-        message: Message,
-    ) -> Result<Result<PendingReceipt>, Message> {
+    fn submit_now(&self, stream: &StreamName, message: Message) -> Attempt {
         if !self.link.is_connected() {
-            return Err(message);
+            return Attempt::MustWait(message);
         }
-        let Ok(place) = self.places.clone().try_acquire_owned() else { return Err(message) };
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            return Attempt::MustWait(message);
+        };
         let (entry, outbound, receipt) = match self.reserve(stream, message, place) {
             Ok(reserved) => reserved,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Attempt::Done(Err(error)),
         };
         match self.hand_over(outbound).now_or_never() {
             Some(Ok(())) => entry.keep(),
-            Some(Err(error)) => return Ok(Err(not_sent(error.into()))),
-            None => match entry.take_back() {
-                Some(job) => return Err(job.into_message()),
-                None => return Ok(Err(Failure::Closed.into_error("publish"))),
-            },
+            Some(Err(error)) => return Attempt::Done(Err(not_sent(error.into()))),
+            None => {
+                return match entry.take_back() {
+                    Some(job) => Attempt::MustWait(job.into_message()),
+                    None => Attempt::Done(Err(Failure::Closed.into_error("publish"))),
+                };
+            }
         }
-        Ok(Ok(PendingReceipt::channel(receipt)))
+        Attempt::Done(Ok(PendingReceipt::channel(receipt)))
     }
 
     async fn submit_later(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {

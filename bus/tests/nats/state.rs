@@ -52,8 +52,9 @@ async fn what_was_written_again_is_found_wherever_it_stood_before() {
     let stream = stream(&bus, "S", "s.>").await;
     let subject = |n: usize| format!("s.{n}");
     // Every third subject has several messages before the fence, every fifth has none.
-    let before = (0..3 * SUBJECTS)
-        .filter(|n| (n % SUBJECTS) % 5 != 0 && (*n < SUBJECTS || (n % SUBJECTS) % 3 == 0));
+    let before = (0..3 * SUBJECTS).filter(|n| {
+        !(n % SUBJECTS).is_multiple_of(5) && (*n < SUBJECTS || (n % SUBJECTS).is_multiple_of(3))
+    });
     for result in stream.publish_all(before.map(|n| message(&subject(n % SUBJECTS), n))).await {
         result.unwrap();
     }
