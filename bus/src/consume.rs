@@ -196,7 +196,13 @@ async fn work_and_settle(
     let outcome = loop {
         tokio::select! { biased;
             outcome = &mut work => break outcome,
-            () = tokio::time::sleep(lease / 3) => delivery.extend().await?,
+            () = tokio::time::sleep(lease / 3) => match delivery.extend().await {
+                // There is time for two more tries before the lease ends.
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(sequence = delivery.message().sequence, %error, "lease not extended");
+                }
+                extended => extended?,
+            },
         }
     };
     let failed = match outcome {

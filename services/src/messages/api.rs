@@ -52,9 +52,8 @@ impl Messages {
 
     async fn find(&self, name: &str) -> Result<Followed, Problem> {
         let unknown = || {
-            let detail = format!(
-                "there is no subscription {name:?}: register it with POST /v1/subscriptions"
-            );
+            let detail =
+                format!("there is no subscription {name}: register it with POST /v1/subscriptions");
             Problem::new(ProblemKind::NotFound, detail)
         };
         let name = SubscriptionName::new(name).map_err(|_| unknown())?;
