@@ -5,6 +5,7 @@
 //! travels in two headers, `Lg-Tombstone` and `Lg-Key`; they, and those that begin with `Nats-`,
 //! are refused on a message and taken out of what arrives.
 
+mod arena;
 mod connect;
 mod consumers;
 mod convert;

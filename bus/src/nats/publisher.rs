@@ -133,11 +133,10 @@ impl Publisher {
     ) -> Result<(Reserved<'_>, Outbound, oneshot::Receiver<Result<Receipt>>)> {
         let job = self.job(stream, message);
         let headers = headers_out(&job.message, job.message.id.as_deref())?;
-        let subject = async_nats::Subject::from(job.message.subject.as_str());
         let payload = job.message.payload.clone().unwrap_or_default();
         let (sender, receipt) = oneshot::channel();
         let job = Outstanding { job, receipt: sender, _place: place };
-        let (entry, reply) = self.window.add(job, &self.link);
+        let (entry, subject, reply) = self.window.add(job, &self.link);
         Ok((entry, Outbound { subject, reply, headers, payload }, receipt))
     }
 
@@ -298,13 +297,23 @@ impl AnswerReader {
                 answer = answers.next() => {
                     let Some(answer) = answer else { return };
                     self.take(&answer);
-                    for _ in 1..ANSWERS_AT_ONCE {
-                        let Some(Some(answer)) = answers.next().now_or_never() else { break };
-                        self.take(&answer);
-                    }
+                    self.drain(&mut answers);
+                    // A turn for the connection, which hands over one by one what arrived
+                    // together: who waits wakes up once for all of that.
+                    tokio::task::yield_now().await;
+                    self.drain(&mut answers);
                     self.tell();
                 }
             }
+        }
+    }
+
+    /// Takes what is here already.
+    fn drain(&mut self, answers: &mut Subscriber) {
+        while self.answered.len() < ANSWERS_AT_ONCE
+            && let Some(Some(answer)) = answers.next().now_or_never()
+        {
+            self.take(&answer);
         }
     }
 

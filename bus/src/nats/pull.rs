@@ -1,6 +1,6 @@
 //! A bound durable consumer: fetching and settling.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode};
@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::arena::Arena;
 use super::consumers;
 use super::convert::{parse_ack_subject, stored};
 use super::failure::Failure;
@@ -37,6 +38,7 @@ pub(super) struct Pull {
     /// What the tokens of this consumer begin with, in the usual form.
     tokens: String,
     prefetch: Option<Prefetch>,
+    arena: std::sync::Mutex<Arena>,
 }
 
 struct Prefetch {
@@ -56,7 +58,7 @@ impl Pull {
             (prefetch > 0).then(|| Prefetch { deliveries: prefetch, puller: Mutex::new(None) });
         let tokens = format!("$JS.ACK.{stream}.{name}.");
         let (stream, name) = (stream.clone(), name.clone());
-        Ok(Self { link, stream, name, ack_wait, tokens, prefetch })
+        Ok(Self { link, stream, name, ack_wait, tokens, prefetch, arena: Default::default() })
     }
 
     /// One request for up to `max` that the server ends as soon as it has sent something.
@@ -139,10 +141,13 @@ impl Pull {
             match puller.next(until).await {
                 Ok(first) => {
                     let mut found = Vec::with_capacity(max.min(AT_ONCE));
-                    let mut next = first;
-                    while let Some(pulled) = next {
-                        found.extend(self.delivery(pulled));
-                        next = if found.len() < max { puller.ready() } else { None };
+                    found.extend(first.and_then(|pulled| self.delivery(pulled)));
+                    self.drain(puller, max, &mut found);
+                    if (1..max.min(AT_ONCE)).contains(&found.len()) {
+                        // The connection hands over one by one what arrived together: with a turn
+                        // for it, the caller wakes up once for all of that.
+                        tokio::task::yield_now().await;
+                        self.drain(puller, max, &mut found);
                     }
                     // While the caller works on these, the server sends the next.
                     puller.ask_on();
@@ -162,6 +167,15 @@ impl Pull {
                     return Err(self.error(trouble));
                 }
             }
+        }
+    }
+
+    /// Adds what is here already.
+    fn drain(&self, puller: &mut Puller, max: usize, found: &mut Vec<RawDelivery>) {
+        while found.len() < max
+            && let Some(pulled) = puller.ready()
+        {
+            found.extend(self.delivery(pulled));
         }
     }
 
@@ -240,7 +254,7 @@ impl ConsumerDriver for Pull {
         let until = Instant::now() + wait;
         match &self.prefetch {
             Some(prefetch) => self.fetch_ahead(prefetch, max, until).await,
-            None => self.fetch_on_demand(max, until).await,
+            None => Box::pin(self.fetch_on_demand(max, until)).await,
         }
     }
 
@@ -251,7 +265,8 @@ impl ConsumerDriver for Pull {
             return Box::pin(settle::confirmed(link, stream, &self.name, token, how)).await;
         }
         let send = || {
-            let subject = async_nats::Subject::from(&*token.0);
+            let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+            let subject = arena.subject(&token.0);
             self.link.client.publish(subject, settle::payload(how))
         };
         let sent = match send().now_or_never() {

@@ -8,6 +8,7 @@ use async_nats::Subject;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use super::arena::Arena;
 use super::link::{Link, REQUEST_LIMIT};
 use super::publisher::Job;
 use crate::error::Result;
@@ -43,6 +44,7 @@ struct Places {
     /// Reply subjects are written here, behind the inbox that they all begin with.
     reply: String,
     inbox_len: usize,
+    arena: Arena,
 }
 
 #[derive(Default)]
@@ -62,17 +64,25 @@ impl Window {
     pub(super) fn new(inbox: String) -> Self {
         let places = std::iter::repeat_with(Place::default).take(WINDOW).collect();
         let (free, inbox_len) = ((0..WINDOW).rev().collect(), inbox.len());
-        Self(Mutex::new(Places { places, free, added: 0, reply: inbox, inbox_len }))
+        Self(Mutex::new(Places {
+            places,
+            free,
+            added: 0,
+            reply: inbox,
+            inbox_len,
+            arena: Arena::default(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the job a place; the answer is to go to the subject returned.
-    pub(super) fn add(&self, job: Outstanding, link: &Link) -> (Reserved<'_>, Subject) {
+    /// Gives the job a place: with it go the message's own subject, and the one for the answer.
+    pub(super) fn add(&self, job: Outstanding, link: &Link) -> (Reserved<'_>, Subject, Subject) {
         let connects = link.connect_count();
         let mut all = self.lock();
+        let subject = all.arena.subject(job.job.message.subject.as_str());
         all.added += 1;
         let order = all.added;
         // The job holds one of as many permits as there are places: one is free.
@@ -84,11 +94,11 @@ impl Window {
             }
             None => u64::MAX,
         };
-        let Places { reply, inbox_len, .. } = &mut *all;
+        let Places { reply, inbox_len, arena, .. } = &mut *all;
         reply.truncate(*inbox_len);
         // Writing to a string cannot fail.
         let _ = write!(reply, "{ticket}");
-        (Reserved { window: self, ticket: Some(ticket) }, Subject::from(reply.as_str()))
+        (Reserved { window: self, ticket: Some(ticket) }, subject, arena.subject(reply))
     }
 
     pub(super) fn take(&self, ticket: u64) -> Option<Outstanding> {

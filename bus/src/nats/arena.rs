@@ -1,0 +1,40 @@
+//! Where the subjects of outgoing messages are made.
+
+use async_nats::Subject;
+use bytes::BytesMut;
+
+const CHUNK: usize = 16 << 10;
+
+/// Cuts subjects out of chunks of memory.
+///
+/// Each is made by the thread that sends and freed by the one that writes to the socket, which
+/// costs an allocator more than all the rest of a send. A chunk is freed with its last subject.
+#[derive(Default)]
+pub(super) struct Arena(BytesMut);
+
+impl Arena {
+    pub(super) fn subject(&mut self, text: &str) -> Subject {
+        if self.0.capacity() < text.len() {
+            self.0.reserve(text.len().max(CHUNK));
+        }
+        self.0.extend_from_slice(text.as_bytes());
+        let bytes = self.0.split().freeze();
+        Subject::from_utf8(bytes).unwrap_or_else(|_| Subject::from(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_outlive_their_chunk_and_may_be_longer() {
+        let mut arena = Arena::default();
+        let texts: Vec<String> = (0..1000).map(|n| format!("a.{n}.{}", "x".repeat(n))).collect();
+        let mut subjects: Vec<Subject> = texts.iter().map(|text| arena.subject(text)).collect();
+        let long = "y".repeat(2 * CHUNK);
+        subjects.push(arena.subject(&long));
+        drop(arena);
+        assert!(subjects.iter().map(Subject::as_str).eq(texts.iter().chain([&long])));
+    }
+}
