@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bus::{Backoff, Error, FromMessage, HandlerError, Message, Outcome, Received};
+use bus::{Backoff, Error, HandlerError, Json, Message, Outcome};
 use tokio_util::sync::CancellationToken;
 
 use super::cursor::Claim;
@@ -17,8 +17,8 @@ const CONSUMER: &str = "prefill-workers";
 const ACK_WAIT: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
 const TASKS_AT_ONCE: usize = 4;
-/// A task that has failed this often is given up.
-const MAX_ATTEMPTS: u32 = 25;
+/// A prefill that workers began this often without an end is given up.
+const MAX_CLAIMS: u32 = 25;
 
 /// Takes prefill tasks until `shutdown`. Any number of workers may run.
 pub async fn run(store: Store, shutdown: CancellationToken) -> Result<(), Error> {
@@ -28,47 +28,31 @@ pub async fn run(store: Store, shutdown: CancellationToken) -> Result<(), Error>
         .ack_wait(ACK_WAIT)
         .max_in_flight(TASKS_AT_ONCE)
         .retry(Backoff::exponential(Duration::from_millis(500)).cap(Duration::from_secs(10)))
-        .run(shutdown, move |attempt: TaskAttempt| {
+        .run(shutdown, move |Json(task): Json<Task>| {
             let store = store.clone();
-            async move { handle(&store, attempt).await.map_err(HandlerError::from) }
+            async move { handle(&store, task.of).await.map_err(HandlerError::from) }
         })
         .await
 }
 
-/// A task and which delivery of it this is. A message that is no task is rejected: it would be
-/// none the next time either, and the dispatcher requests what is really pending.
-struct TaskAttempt {
-    task: Task,
-    attempt: u32,
-}
-
-impl FromMessage for TaskAttempt {
-    fn from_message(received: Received) -> Result<Self, Error> {
-        Ok(Self { task: received.message.json()?, attempt: received.attempt })
-    }
-}
-
-async fn handle(store: &Store, attempt: TaskAttempt) -> Result<Outcome, WorkError> {
-    let of = attempt.task.of;
+/// A task that does not parse was rejected before: it would be none the next time either, and the
+/// dispatcher requests what is really pending.
+async fn handle(store: &Store, of: Incarnation) -> Result<Outcome, WorkError> {
     let Some(subscription) = pending(store, &of).await? else {
         return Ok(Outcome::Ack);
     };
-    let failed = match prefill(store, &subscription).await {
-        Ok(Done::Complete(manifest)) => {
+    match prefill(store, &subscription).await? {
+        Done::Complete(manifest) => {
             tracing::info!(prefill = %of, rows = manifest.rows, "prefill complete");
             send_report(store, &Report::PrefillDone { of, manifest }).await?;
-            return Ok(Outcome::Ack);
+            Ok(Outcome::Ack)
         }
-        Ok(Done::Busy) => return Ok(Outcome::Retry(BUSY_PAUSE)),
-        Err(failed) => failed,
-    };
-    match failed.final_reason(attempt.attempt) {
-        None => Err(failed),
-        Some(reason) => {
+        Done::Failed(reason) => {
             tracing::error!(prefill = %of, reason, "prefill failed");
             send_report(store, &Report::PrefillFailed { of, reason }).await?;
             Ok(Outcome::Ack)
         }
+        Done::Busy => Ok(Outcome::Retry(BUSY_PAUSE)),
     }
 }
 
@@ -79,8 +63,11 @@ async fn pending(store: &Store, of: &Incarnation) -> Result<Option<Subscription>
     Ok(kept.map(|kept| kept.subscription).filter(waits))
 }
 
+/// What came of a try. An error instead means that it may be tried again.
 enum Done {
     Complete(Manifest),
+    Failed(String),
+    /// Another worker is at it, or has taken over.
     Busy,
 }
 
@@ -89,16 +76,25 @@ async fn prefill(store: &Store, subscription: &Subscription) -> Result<Done, Wor
     let Some(mut claim) = Claim::take(store, of).await? else {
         return Ok(Done::Busy);
     };
+    let claims = claim.cursor.claims;
+    if claims > MAX_CLAIMS {
+        // None of them lived to say why.
+        let reason = format!("attempts-exhausted: {MAX_CLAIMS} workers began it, none finished");
+        return Ok(Done::Failed(reason));
+    }
     match fill(store, subscription, &mut claim).await {
         Ok(manifest) => Ok(Done::Complete(manifest)),
         Err(WorkError::Bus(error)) if error.is_conflict() => {
             forget_if_deleted(store, of).await?;
             Ok(Done::Busy)
         }
-        Err(error) => {
-            claim.release().await;
-            Err(error)
-        }
+        Err(error) => match error.final_reason(claims) {
+            Some(reason) => Ok(Done::Failed(reason)),
+            None => {
+                claim.release().await;
+                Err(error)
+            }
+        },
     }
 }
 
@@ -165,16 +161,16 @@ enum WorkError {
 
 impl WorkError {
     /// The reason to give the prefill up for, if it is time to.
-    fn final_reason(&self, attempt: u32) -> Option<String> {
+    fn final_reason(&self, claims: u32) -> Option<String> {
         match self {
             Self::Source(SourceError::Impossible(reason)) => Some(reason.clone()),
             Self::Bus(error) if error.kind() == bus::ErrorKind::Full => Some(format!(
                 "prefill-queue-full: {error}: delete subscriptions that are not needed or raise \
                  the limit, then prefill again"
             )),
-            _ if attempt >= MAX_ATTEMPTS => Some(format!(
-                "attempts-exhausted: {attempt} attempts failed, the last with: {self}"
-            )),
+            _ if claims >= MAX_CLAIMS => {
+                Some(format!("attempts-exhausted: {claims} tries failed, the last with: {self}"))
+            }
             _ => None,
         }
     }

@@ -155,6 +155,26 @@ async fn a_log_that_lost_its_beginning_fails_the_prefill_with_a_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_prefill_that_killed_every_worker_ends_with_a_reason() {
+    let store = store().await;
+    publish(&store, "dir.user", "a", Some(1)).await;
+    let registered = Registration::new(store.clone()).register(request("people", true)).await;
+    let of = registered.unwrap().kept.subscription.incarnation;
+    let zeros = "0".repeat(64);
+    let cursor = format!(
+        r#"{{"claims":25,"moved_ms":0,"position":null,"scanned":0,"total":0,"rows":0,"digest":"{zeros}"}}"#
+    );
+    store.cursors.put(names::cursor_key(&of), cursor).await.unwrap();
+    let _roles = roles(&store);
+    let failed = |kept: &Kept| matches!(kept.subscription.prefill, Prefill::Failed { .. });
+    let Prefill::Failed { reason } = when(&store, "people", failed).await.subscription.prefill
+    else {
+        unreachable!()
+    };
+    assert!(reason.starts_with("attempts-exhausted"), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn deleting_leaves_nothing_behind() {
     let store = store().await;
     publish(&store, "dir.user", "a", Some(1)).await;
