@@ -30,7 +30,7 @@ lint: ## Formatting, and lints as errors; the bus also without features and with
 
 .PHONY: bench
 bench: tools ## Benchmarks against raw async-nats in the same run
-	cargo bench -p lockgate-bus --all-features
+	cargo bench -p lockgate-bus --all-features --bench ratios
 
 .PHONY: doc
 doc: ## The API documentation, warnings as errors
