@@ -1,15 +1,19 @@
 //! The entrance: a backend chosen by URL, and the nouns that hang on it.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use crate::capability::{Capability, Support};
-use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, StreamConfig};
+use crate::capability::{Capability, Support, require};
+use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig};
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::kv::KeyValue;
-use crate::name::{BucketName, ConsumerName, StreamName};
+use crate::message::Message;
+use crate::name::{BucketName, ConsumerName, StreamName, SubjectFilter};
+use crate::request::Responder;
 use crate::stream::Stream;
+use crate::unit::UnitBuilder;
 
 /// A connection to a backend. Cheap to clone.
 #[derive(Clone)]
@@ -128,17 +132,82 @@ impl Bus {
         self.driver.delete_consumer(&StreamName::new(stream)?, &ConsumerName::new(name)?).await
     }
 
-    /// A bucket that exists; [`crate::ErrorKind::NotFound`] otherwise.
+    /// Hands out nothing to the consumer before `until`, in any process. Deliveries that are out
+    /// may still be settled. [`Bus::resume`] ends it sooner.
+    pub async fn pause(
+        &self,
+        stream: impl AsRef<str>,
+        consumer: impl AsRef<str>,
+        until: SystemTime,
+    ) -> Result<()> {
+        let (stream, consumer) = (StreamName::new(stream)?, ConsumerName::new(consumer)?);
+        self.driver.pause_consumer(&stream, &consumer, Some(until)).await
+    }
+
+    /// Ends a pause; without one nothing changes.
+    pub async fn resume(&self, stream: impl AsRef<str>, consumer: impl AsRef<str>) -> Result<()> {
+        let (stream, consumer) = (StreamName::new(stream)?, ConsumerName::new(consumer)?);
+        self.driver.pause_consumer(&stream, &consumer, None).await
+    }
+
+    /// Moves the consumer back or forth: what it had settled or has out is forgotten, and it goes
+    /// on at `to`. What is at work at this moment is done once more; settling it is
+    /// [`crate::ErrorKind::Stale`] where the backend can tell.
+    pub async fn seek(
+        &self,
+        stream: impl AsRef<str>,
+        consumer: impl AsRef<str>,
+        to: Start,
+    ) -> Result<()> {
+        let (stream, consumer) = (StreamName::new(stream)?, ConsumerName::new(consumer)?);
+        self.driver.seek_consumer(&stream, &consumer, to).await
+    }
+
+    /// Begins an atomic unit: deliveries to settle and messages to publish together.
+    pub fn unit(&self) -> UnitBuilder {
+        UnitBuilder::new(self.driver.clone())
+    }
+
+    /// Asks whoever answers on the message's subject and waits for the first answer, at most
+    /// `wait`; then [`crate::ErrorKind::Timeout`], and [`crate::ErrorKind::NotFound`] at once when
+    /// nobody listens. Nothing is stored.
+    pub async fn request(&self, question: Message, wait: Duration) -> Result<Message> {
+        self.driver.request(question, wait).await
+    }
+
+    /// Answers questions on the subjects that match; those who give the same `group` share them.
+    pub async fn responder(&self, filter: &str, group: impl AsRef<str>) -> Result<Responder> {
+        let (filter, group) = (SubjectFilter::new(filter)?, ConsumerName::new(group)?);
+        Ok(Responder(self.driver.responder(&filter, &group).await?))
+    }
+
+    /// A bucket that exists, with all that [`KeyValue`] can do; [`crate::ErrorKind::NotFound`]
+    /// otherwise, and [`crate::ErrorKind::Unsupported`] where the backend has no compare-and-set
+    /// or no watch.
     pub async fn kv(&self, name: impl AsRef<str>) -> Result<KeyValue> {
+        self.kv_for(name, &[Capability::KvCompareAndSet, Capability::KvWatch]).await
+    }
+
+    /// The same for a program that needs no more than `required` beside get, put and delete.
+    pub async fn kv_for(&self, name: impl AsRef<str>, required: &[Capability]) -> Result<KeyValue> {
         let name = BucketName::new(name)?;
+        for &capability in required {
+            let support = self.driver.support(capability);
+            require(self.backend(), capability, support, format!("bucket {name}"))?;
+        }
         let driver = self.driver.bucket(&name).await?;
         Ok(KeyValue::new(name, driver))
     }
 
-    /// Creates the bucket or updates what may be updated, and opens it.
+    /// Creates the bucket or updates what may be updated, and opens it as [`Bus::kv`] does.
     pub async fn ensure_kv(&self, config: &BucketConfig) -> Result<KeyValue> {
-        self.driver.ensure_bucket(config).await?;
+        self.ensure_bucket(config).await?;
         self.kv(&config.name).await
+    }
+
+    /// Creates the bucket or updates what may be updated, without opening it.
+    pub async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {
+        self.driver.ensure_bucket(config).await
     }
 
     /// Removes a bucket and its entries.

@@ -8,20 +8,36 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Capability {
-    /// Each delivery is settled on its own, in any order.
+    /// Each delivery is settled on its own, in any order, and stays settled after a crash.
     MessageSettle,
+    /// A delivery can be settled by another process than the one that fetched it.
+    RemoteSettle,
     /// A delivery's lease can be extended while the work goes on.
     LeaseExtension,
+    /// Attempts are counted over crashes too; emulated, a crash may start the count anew.
+    AttemptCount,
     /// A retry can be delayed, and the delay survives a crash.
     RetryDelay,
+    /// A message can be published now and delivered later.
+    DelayedDelivery,
     /// A second publish with the same message id inside the window is recognised.
     Deduplication,
     /// A publish can demand the last sequence of its subject.
     ConditionalPublish,
     /// A consumer's filter is applied by the backend.
     SubjectFilter,
+    /// All messages of one key go to one process at a time.
+    KeyAffinity,
     /// The last message of a subject at or before a sequence can be read.
     StateAtSequence,
+    /// A stream can give up a message as soon as it is settled.
+    WorkQueue,
+    /// A stream's limits on messages and bytes hold at every moment, and it can refuse when full.
+    ExactLimits,
+    /// Messages of chosen subjects can be purged.
+    SelectivePurge,
+    /// A question can be sent to whoever answers on a subject.
+    RequestReply,
     /// Create and update by revision.
     KvCompareAndSet,
     /// A watch that says when it is in step and resumes by itself.
@@ -30,14 +46,22 @@ pub enum Capability {
 
 impl Capability {
     /// Every capability, in the order of the documentation's table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 17] = [
         Self::MessageSettle,
+        Self::RemoteSettle,
         Self::LeaseExtension,
+        Self::AttemptCount,
         Self::RetryDelay,
+        Self::DelayedDelivery,
         Self::Deduplication,
         Self::ConditionalPublish,
         Self::SubjectFilter,
+        Self::KeyAffinity,
         Self::StateAtSequence,
+        Self::WorkQueue,
+        Self::ExactLimits,
+        Self::SelectivePurge,
+        Self::RequestReply,
         Self::KvCompareAndSet,
         Self::KvWatch,
     ];
@@ -47,12 +71,20 @@ impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::MessageSettle => "per-message settling",
+            Self::RemoteSettle => "settling from another process",
             Self::LeaseExtension => "lease extension",
+            Self::AttemptCount => "counting attempts over crashes",
             Self::RetryDelay => "delayed retry",
+            Self::DelayedDelivery => "delayed delivery",
             Self::Deduplication => "de-duplication by id",
             Self::ConditionalPublish => "conditional publish",
             Self::SubjectFilter => "subject filters in the backend",
+            Self::KeyAffinity => "one process per key",
             Self::StateAtSequence => "state at a sequence",
+            Self::WorkQueue => "work queues",
+            Self::ExactLimits => "exact stream limits",
+            Self::SelectivePurge => "purging by subject",
+            Self::RequestReply => "request and reply",
             Self::KvCompareAndSet => "compare-and-set on keys",
             Self::KvWatch => "watching keys",
         })
@@ -80,11 +112,20 @@ pub(crate) fn require(
     if support != Support::Unsupported {
         return Ok(());
     }
-    Err(Error::new(
+    Err(unsupported(backend, capability, asked_by))
+}
+
+/// The refusal of a backend that does not have `capability`, which `asked_by` asks for.
+pub(crate) fn unsupported(
+    backend: &'static str,
+    capability: Capability,
+    asked_by: impl fmt::Display,
+) -> Error {
+    Error::new(
         ErrorKind::Unsupported { capability, backend },
         format!(
             "{asked_by} asks for {capability}, which {backend} cannot give: \
              use another backend or drop the requirement"
         ),
-    ))
+    )
 }

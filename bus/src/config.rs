@@ -60,11 +60,29 @@ pub struct StreamConfig {
     pub replicas: u8,
     /// Where it is kept.
     pub storage: Storage,
+    /// Which servers of a cluster may hold it.
+    pub placement: Placement,
+    /// How many ways it is split where the backend splits streams (Kafka). Order is then kept per
+    /// key and not over the stream. A backend that keeps one order ignores it and reports 1.
+    pub partitions: u32,
+    /// True when it takes messages with [`crate::Message::not_before`]. Needs
+    /// [`crate::Capability::DelayedDelivery`]; cannot be taken back.
+    pub delayed: bool,
+}
+
+/// Which servers of a cluster may hold a stream; a backend without placement ignores it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// The cluster, by name; any where `None`.
+    pub cluster: Option<String>,
+    /// Tags that each of its servers has.
+    pub tags: Vec<String>,
 }
 
 impl StreamConfig {
-    /// A stream that captures `subjects`: file storage, one replica, no limit on bytes, messages
-    /// or age, messages up to 1 MiB, ids remembered for two minutes, 100,000 consumers.
+    /// A stream that captures `subjects`: file storage, one replica, one partition, no limit on
+    /// bytes, messages or age, messages up to 1 MiB, ids remembered for two minutes, 100,000
+    /// consumers, no delayed messages.
     pub fn new(name: StreamName, subjects: Vec<SubjectFilter>) -> Self {
         Self {
             name,
@@ -79,6 +97,9 @@ impl StreamConfig {
             max_consumers: 100_000,
             replicas: 1,
             storage: Storage::File,
+            placement: Placement::default(),
+            partitions: 1,
+            delayed: false,
         }
     }
 
@@ -171,6 +192,8 @@ pub struct ConsumerInfo {
     pub delivered_sequence: u64,
     /// Every matching message at or below this stream sequence is settled.
     pub settled_sequence: u64,
+    /// Nothing is delivered before this time, where it was paused.
+    pub paused_until: Option<SystemTime>,
 }
 
 /// A key-value bucket, declared.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::capability::{Capability, require};
 use crate::config::{ConsumerConfig, ConsumerInfo, Start};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Origin};
 use crate::driver::{ConsumerDriver, Driver, LeaseToken, Settlement};
 use crate::error::Result;
 use crate::name::{ConsumerName, StreamName, SubjectFilter};
@@ -148,8 +148,7 @@ impl Opening {
 pub struct Consumer {
     driver: Arc<dyn Driver>,
     bound: Arc<dyn ConsumerDriver>,
-    stream: StreamName,
-    name: ConsumerName,
+    origin: Arc<Origin>,
     ack_wait: Duration,
 }
 
@@ -162,17 +161,18 @@ impl Consumer {
     ) -> Result<Self> {
         let ack_wait = driver.consumer_info(&stream, name).await?.config.ack_wait;
         let bound = driver.bind(&stream, name, prefetch).await?;
-        Ok(Self { driver, bound, stream, name: name.clone(), ack_wait })
+        let origin = Arc::new(Origin { stream, consumer: name.clone() });
+        Ok(Self { driver, bound, origin, ack_wait })
     }
 
     /// The consumer's name.
     pub fn name(&self) -> &ConsumerName {
-        &self.name
+        &self.origin.consumer
     }
 
     /// The stream it reads.
     pub fn stream(&self) -> &StreamName {
-        &self.stream
+        &self.origin.stream
     }
 
     /// How long a lease lasts.
@@ -182,7 +182,7 @@ impl Consumer {
 
     /// The consumer as it is now. Costs a request: not for a tight loop.
     pub async fn info(&self) -> Result<ConsumerInfo> {
-        self.driver.consumer_info(&self.stream, &self.name).await
+        self.driver.consumer_info(self.stream(), self.name()).await
     }
 
     /// Up to `max` deliveries, waiting up to `wait` for the first and not for more; empty when
@@ -190,7 +190,8 @@ impl Consumer {
     /// deliveries to their leases: they come again.
     pub async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
         let fetched = self.bound.fetch(max, wait).await?;
-        let deliver = |raw| Delivery::new(raw, self.ack_wait, self.bound.clone());
+        let deliver =
+            |raw| Delivery::new(raw, self.ack_wait, self.bound.clone(), self.origin.clone());
         Ok(fetched.into_iter().map(deliver).collect())
     }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
+use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement, UnitInput};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::StoredMessage;
+use crate::name::{ConsumerName, StreamName};
 
 /// A delivered message and the lease on it.
 ///
@@ -20,6 +21,14 @@ pub struct Delivery {
     raw: RawDelivery,
     ack_wait: Duration,
     consumer: Arc<dyn ConsumerDriver>,
+    origin: Arc<Origin>,
+}
+
+/// The stream and consumer that deliveries come from.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) stream: StreamName,
+    pub(crate) consumer: ConsumerName,
 }
 
 impl Delivery {
@@ -27,8 +36,9 @@ impl Delivery {
         raw: RawDelivery,
         ack_wait: Duration,
         consumer: Arc<dyn ConsumerDriver>,
+        origin: Arc<Origin>,
     ) -> Self {
-        Self { raw, ack_wait, consumer }
+        Self { raw, ack_wait, consumer, origin }
     }
 
     /// The message.
@@ -78,6 +88,18 @@ impl Delivery {
         self.consumer.settle(&self.raw.token, &Settlement::Extend, true).await?;
         self.raw.expires = renewed;
         Ok(())
+    }
+
+    /// This delivery as an input of a unit; `Stale` when its lease is over.
+    pub(crate) fn unit_input(&self) -> Result<UnitInput> {
+        self.check_lease()?;
+        Ok(UnitInput {
+            stream: self.origin.stream.clone(),
+            consumer: self.origin.consumer.clone(),
+            sequence: self.raw.message.sequence,
+            token: self.raw.token.clone(),
+            via: self.consumer.clone(),
+        })
     }
 
     async fn settle(self, how: Settlement, confirm: bool) -> Result<(), SettleError> {

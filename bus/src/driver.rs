@@ -7,7 +7,7 @@
 //! the operation happened or it did not.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
+use crate::unit::Committed;
 
 /// A backend: streams, their consumers and readers, and buckets.
 #[async_trait]
@@ -93,6 +94,25 @@ pub trait Driver: Send + Sync + 'static {
     /// Removes the consumer and its position. A missing one is `NotFound`.
     async fn delete_consumer(&self, stream: &StreamName, consumer: &ConsumerName) -> Result<()>;
 
+    /// Hands out nothing to the consumer before `until`, in any process; `None` resumes at once.
+    /// Deliveries that are out may still be settled, and their leases run.
+    async fn pause_consumer(
+        &self,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        until: Option<SystemTime>,
+    ) -> Result<()>;
+
+    /// Moves the consumer: what it had settled or has out is forgotten, and it goes on at `to`.
+    /// Settling a delivery from before is [`crate::ErrorKind::Stale`] where the backend can tell.
+    /// Its filters and limits stay, and so does the start it reports.
+    async fn seek_consumer(
+        &self,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        to: Start,
+    ) -> Result<()>;
+
     /// Binds an existing consumer for fetching and settling. With `prefetch` above 0 the backend
     /// may hold that many deliveries ahead of [`ConsumerDriver::fetch`]; their leases run.
     async fn bind(
@@ -111,9 +131,73 @@ pub trait Driver: Send + Sync + 'static {
     /// Removes the bucket and its entries. A missing one is `NotFound`.
     async fn delete_bucket(&self, bucket: &BucketName) -> Result<()>;
 
+    /// Settles the inputs and publishes the outputs, in their order, and says how surely that
+    /// happens once. An error means that the inputs are not settled; outputs may be stored unless
+    /// the guarantee is [`crate::Guarantee::Exactly`]. [`crate::unit::by_ids`] does it for a backend that
+    /// has nothing better.
+    async fn commit(&self, unit: &Unit) -> Result<Committed>;
+
+    /// Sends a question to whoever answers on its subject and waits for the first answer, at most
+    /// `wait`. [`crate::ErrorKind::NotFound`] when nobody listens there.
+    async fn request(&self, question: Message, wait: Duration) -> Result<Message>;
+
+    /// Opens a responder: of those with the same `group` one gets each question.
+    async fn responder(
+        &self,
+        filter: &SubjectFilter,
+        group: &ConsumerName,
+    ) -> Result<Box<dyn ResponderDriver>>;
+
     /// Waits until what was submitted is resolved, then lets go of the backend. Every later call
     /// fails with [`crate::ErrorKind::Closed`].
     async fn close(&self) -> Result<()>;
+}
+
+/// Inputs to settle and outputs to publish, together.
+#[derive(Clone, Default)]
+pub struct Unit {
+    /// Deliveries to ack.
+    pub inputs: Vec<UnitInput>,
+    /// Where to publish what, in order.
+    pub outputs: Vec<(StreamName, Message)>,
+}
+
+/// A delivery that a [`Unit`] acks.
+#[derive(Clone)]
+pub struct UnitInput {
+    /// The stream it came from.
+    pub stream: StreamName,
+    /// The consumer it was handed to.
+    pub consumer: ConsumerName,
+    /// Which message it is.
+    pub sequence: u64,
+    /// Its lease.
+    pub token: LeaseToken,
+    /// What it was fetched through.
+    pub via: Arc<dyn ConsumerDriver>,
+}
+
+/// A question as it reached a responder.
+pub struct RawRequest {
+    /// The question.
+    pub message: Message,
+    /// Takes the answer.
+    pub answer: Box<dyn AnswerDriver>,
+}
+
+/// An open responder.
+#[async_trait]
+pub trait ResponderDriver: Send {
+    /// The next question; waits for as long as it takes.
+    async fn next(&mut self) -> Result<RawRequest>;
+}
+
+/// The way back to who asked.
+#[async_trait]
+pub trait AnswerDriver: Send {
+    /// Sends the answer. `Ok` means that it was sent: who asked may have stopped waiting. The
+    /// answer's subject is of no meaning.
+    async fn send(self: Box<Self>, answer: Message) -> Result<()>;
 }
 
 /// A message that was handed to a consumer, with the lease to settle it by.

@@ -111,7 +111,9 @@ mod kv;
 mod message;
 mod name;
 mod publish;
+mod request;
 mod stream;
+pub mod unit;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -127,8 +129,8 @@ pub use backoff::Backoff;
 pub use bus::{Bus, ConnectOptions};
 pub use capability::{Capability, Support};
 pub use config::{
-    BucketConfig, ConsumerConfig, ConsumerInfo, Entry, Retention, Start, Storage, StreamConfig,
-    StreamInfo, WhenFull,
+    BucketConfig, ConsumerConfig, ConsumerInfo, Entry, Placement, Retention, Start, Storage,
+    StreamConfig, StreamInfo, WhenFull,
 };
 pub use consume::{FromMessage, HandlerError, Json, Outcome, Received};
 pub use consumer::{Consumer, ConsumerBuilder};
@@ -140,4 +142,6 @@ pub use kv::{KeyValue, Watch};
 pub use message::{Expect, Message, Receipt, StoredMessage};
 pub use name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 pub use publish::PendingReceipt;
+pub use request::{Request, Responder};
 pub use stream::{Reader, Stream};
+pub use unit::{Committed, Guarantee, UnitBuilder, UnitError};

@@ -28,6 +28,8 @@ pub struct Message {
     pub id: Option<String>,
     /// What must hold for the message to be stored.
     pub expect: Option<Expect>,
+    /// No consumer gets it before this time.
+    pub not_before: Option<SystemTime>,
 }
 
 /// A condition on the stream that the backend checks in the same step as it stores the message.
@@ -52,6 +54,7 @@ impl Message {
             payload: None,
             id: None,
             expect: None,
+            not_before: None,
         })
     }
 
@@ -83,6 +86,19 @@ impl Message {
         Ok(self)
     }
 
+    /// Delivers the message at this time or later; at once where it has passed. The stream must
+    /// take such messages ([`crate::StreamConfig::delayed`]), and one with a condition
+    /// ([`Message::expect_last`]) cannot wait: both are [`ErrorKind::Invalid`].
+    ///
+    /// What is promised is that no *consumer* gets it before. Some backends store it at once and
+    /// others when it is due, which shows to readers and in sequences: the receipt's sequence need
+    /// not be the delivered message's, and is 0 where it has no place yet.
+    #[must_use]
+    pub fn not_before(mut self, time: SystemTime) -> Self {
+        self.not_before = Some(time);
+        self
+    }
+
     /// Stores the message only if its subject's last message has `sequence` (`0`: none at all).
     /// Otherwise the publish fails with [`ErrorKind::Conflict`].
     #[must_use]
@@ -95,7 +111,8 @@ impl Message {
 /// A message as the stream holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredMessage {
-    /// Its place in the stream, from 1, without repeats.
+    /// Its place in the stream, from 1, without repeats, perhaps with gaps. In a stream of several
+    /// partitions it grows with each message of a partition, and so of a key.
     pub sequence: u64,
     /// When the stream took it.
     pub timestamp: SystemTime,

@@ -203,6 +203,7 @@ impl Cursor {
             unsettled: self.unsettled.len() as u64,
             delivered_sequence: self.delivered,
             settled_sequence: self.unsettled.keys().next().map_or(floor, |first| first - 1),
+            paused_until: None,
         }
     }
 }

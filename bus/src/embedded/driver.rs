@@ -1,6 +1,7 @@
 //! The driver: finds the stream or bucket, does one step on it.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -12,11 +13,12 @@ use super::position::Position;
 use super::stream::{StreamCell, overlapping};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
-use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver};
-use crate::error::{Error, Result};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
+use crate::unit::Committed;
 
 impl Embedded {
     fn stream(&self, name: &StreamName) -> Result<(Now, Arc<StreamCell>)> {
@@ -153,6 +155,40 @@ impl Driver for Embedded {
         cell.enter(now)?.cursor(consumer)?;
         let connection = self.connection.clone();
         Ok(Arc::new(BoundConsumer { connection, cell, name: consumer.clone() }))
+    }
+
+    async fn pause_consumer(
+        &self,
+        _stream: &StreamName,
+        _consumer: &ConsumerName,
+        _until: Option<SystemTime>,
+    ) -> Result<()> {
+        Err(Error::new(ErrorKind::Backend, "pausing is not built yet"))
+    }
+
+    async fn seek_consumer(
+        &self,
+        _stream: &StreamName,
+        _consumer: &ConsumerName,
+        _to: Start,
+    ) -> Result<()> {
+        Err(Error::new(ErrorKind::Backend, "seeking is not built yet"))
+    }
+
+    async fn commit(&self, _unit: &Unit) -> Result<Committed> {
+        Err(Error::new(ErrorKind::Backend, "units are not built yet"))
+    }
+
+    async fn request(&self, _question: Message, _wait: Duration) -> Result<Message> {
+        Err(Error::new(ErrorKind::Backend, "requests are not built yet"))
+    }
+
+    async fn responder(
+        &self,
+        _filter: &SubjectFilter,
+        _group: &ConsumerName,
+    ) -> Result<Box<dyn ResponderDriver>> {
+        Err(Error::new(ErrorKind::Backend, "responders are not built yet"))
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -9,11 +10,12 @@ use super::faults::{CrashSide, Fate, Faults, unavailable};
 use super::handles::{FaultyConsumer, FaultyKv, FaultyReader};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
-use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
 use crate::error::Result;
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
+use crate::unit::Committed;
 
 /// A backend with faults on every operation, and on those of everything opened through it.
 pub struct FaultDriver {
@@ -150,6 +152,44 @@ impl Driver for FaultDriver {
         let bound =
             self.faults.run("bind", &at, self.inner.bind(stream, consumer, prefetch)).await?;
         Ok(Arc::new(FaultyConsumer::new(bound, self.faults.clone(), at.to_string())))
+    }
+
+    async fn pause_consumer(
+        &self,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        until: Option<SystemTime>,
+    ) -> Result<()> {
+        let effect = self.inner.pause_consumer(stream, consumer, until);
+        self.faults.run("pause_consumer", &At(stream, consumer), effect).await
+    }
+
+    async fn seek_consumer(
+        &self,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        to: Start,
+    ) -> Result<()> {
+        let effect = self.inner.seek_consumer(stream, consumer, to);
+        self.faults.run("seek_consumer", &At(stream, consumer), effect).await
+    }
+
+    async fn commit(&self, unit: &Unit) -> Result<Committed> {
+        self.faults.run("commit", &self.inner.name(), self.inner.commit(unit)).await
+    }
+
+    async fn request(&self, question: Message, wait: Duration) -> Result<Message> {
+        let subject = question.subject.clone();
+        self.faults.run("request", &subject, self.inner.request(question, wait)).await
+    }
+
+    /// The responder itself has no faults: whoever asks sees those of the request.
+    async fn responder(
+        &self,
+        filter: &SubjectFilter,
+        group: &ConsumerName,
+    ) -> Result<Box<dyn ResponderDriver>> {
+        self.faults.run("responder", filter, self.inner.responder(filter, group)).await
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {

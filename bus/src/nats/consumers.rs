@@ -273,5 +273,6 @@ fn observed(name: ConsumerName, info: Info) -> Result<ConsumerInfo> {
         unsettled: u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX),
         delivered_sequence: info.delivered.stream_sequence,
         settled_sequence: info.ack_floor.stream_sequence,
+        paused_until: None,
     })
 }

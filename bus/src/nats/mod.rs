@@ -27,6 +27,7 @@ mod watch;
 mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -36,11 +37,12 @@ use tokio::task::JoinHandle;
 use crate::bus::ConnectOptions;
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
-use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver};
-use crate::error::Result;
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
+use crate::unit::Committed;
 use feed::Feed;
 use link::{Link, REQUEST_LIMIT};
 use publisher::Publisher;
@@ -91,7 +93,15 @@ impl Driver for Nats {
 
     fn support(&self, capability: Capability) -> Support {
         match capability {
+            Capability::DelayedDelivery | Capability::RequestReply | Capability::KeyAffinity => {
+                Support::Unsupported
+            }
             Capability::MessageSettle
+            | Capability::RemoteSettle
+            | Capability::AttemptCount
+            | Capability::WorkQueue
+            | Capability::ExactLimits
+            | Capability::SelectivePurge
             | Capability::LeaseExtension
             | Capability::RetryDelay
             | Capability::Deduplication
@@ -183,6 +193,40 @@ impl Driver for Nats {
         prefetch: usize,
     ) -> Result<Arc<dyn ConsumerDriver>> {
         Ok(Arc::new(pull::Pull::bind(self.link.clone(), stream, consumer, prefetch).await?))
+    }
+
+    async fn pause_consumer(
+        &self,
+        _stream: &StreamName,
+        _consumer: &ConsumerName,
+        _until: Option<SystemTime>,
+    ) -> Result<()> {
+        Err(Error::new(ErrorKind::Backend, "pausing is not built yet"))
+    }
+
+    async fn seek_consumer(
+        &self,
+        _stream: &StreamName,
+        _consumer: &ConsumerName,
+        _to: Start,
+    ) -> Result<()> {
+        Err(Error::new(ErrorKind::Backend, "seeking is not built yet"))
+    }
+
+    async fn commit(&self, _unit: &Unit) -> Result<Committed> {
+        Err(Error::new(ErrorKind::Backend, "units are not built yet"))
+    }
+
+    async fn request(&self, _question: Message, _wait: Duration) -> Result<Message> {
+        Err(Error::new(ErrorKind::Backend, "requests are not built yet"))
+    }
+
+    async fn responder(
+        &self,
+        _filter: &SubjectFilter,
+        _group: &ConsumerName,
+    ) -> Result<Box<dyn ResponderDriver>> {
+        Err(Error::new(ErrorKind::Backend, "responders are not built yet"))
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::failure::Failure;
 use super::link::Link;
-use crate::config::{Retention, Storage, StreamConfig, StreamInfo, WhenFull};
+use crate::config::{Placement, Retention, Storage, StreamConfig, StreamInfo, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{StreamName, SubjectFilter};
 
@@ -217,6 +217,9 @@ fn observed(name: &StreamName, info: Info) -> Result<StreamInfo> {
             StorageType::File => Storage::File,
             StorageType::Memory => Storage::Memory,
         },
+        placement: Placement::default(),
+        partitions: 1,
+        delayed: false,
     };
     // The server counts the first one of an empty stream from 0 or from what was purged.
     let first = if state.messages == 0 { state.last_sequence + 1 } else { state.first_sequence };

@@ -1,0 +1,152 @@
+//! The atomic unit: deliveries are settled and messages published together, as far as the backend
+//! can, and the caller is told how far that is.
+//!
+//! ```
+//! use std::time::Duration;
+//! use bus::{Bus, Guarantee, Message, StreamConfig};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), bus::Error> {
+//! let bus = Bus::connect("embedded:").await?;
+//! let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
+//! let bills = bus.ensure_stream(&StreamConfig::parse("bills", &["bills.>"])?).await?;
+//! orders.publish(Message::new("orders.created", "42")?).await?;
+//!
+//! let billing = bus.consumer("orders", "billing").open().await?;
+//! for order in billing.fetch(10, Duration::from_secs(1)).await? {
+//!     let bill = Message::new("bills.42", "12.50")?;
+//!     let done = bus.unit().settle(order).publish(&bills, bill).commit().await?;
+//!     assert_eq!(done.guarantee, Guarantee::Exactly);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::delivery::Delivery;
+use crate::driver::{Driver, Settlement, Unit, UnitInput};
+use crate::error::{Error, Result};
+use crate::message::{Message, Receipt};
+use crate::name::StreamName;
+use crate::stream::Stream;
+
+/// How surely the outputs of a unit are there once, whatever crashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guarantee {
+    /// A crash may repeat the unit, and its outputs are then stored again.
+    AtLeastOnce,
+    /// A crash may repeat the unit, and its outputs are recognised by their ids for this long.
+    Effectively(Duration),
+    /// Inputs are settled and outputs stored in one step: all of it happens, or nothing.
+    Exactly,
+}
+
+/// What a unit did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// One receipt for each output, in their order.
+    pub receipts: Vec<Receipt>,
+    /// What the backend gave for these inputs and outputs.
+    pub guarantee: Guarantee,
+}
+
+/// Collects inputs and outputs; [`UnitBuilder::commit`] does them together.
+#[must_use = "a unit does nothing before it is committed"]
+pub struct UnitBuilder {
+    driver: Arc<dyn Driver>,
+    deliveries: Vec<Delivery>,
+    outputs: Vec<(StreamName, Message)>,
+}
+
+impl UnitBuilder {
+    pub(crate) fn new(driver: Arc<dyn Driver>) -> Self {
+        Self { driver, deliveries: Vec::new(), outputs: Vec::new() }
+    }
+
+    /// Acks this delivery with the unit.
+    pub fn settle(mut self, delivery: Delivery) -> Self {
+        self.deliveries.push(delivery);
+        self
+    }
+
+    /// Publishes this message with the unit. On a backend without transactions an output without
+    /// an id gets one that is made of the unit's inputs and its own place, so that a repeated unit
+    /// must name its outputs in the same order.
+    pub fn publish(mut self, stream: &Stream, message: Message) -> Self {
+        self.outputs.push((stream.name().clone(), message));
+        self
+    }
+
+    /// Settles and publishes. An error hands the deliveries back unsettled; whether outputs are
+    /// stored then is what the backend's guarantee says, and committing the same again is safe
+    /// where that is not [`Guarantee::AtLeastOnce`].
+    pub async fn commit(self) -> Result<Committed, UnitError> {
+        let Self { driver, deliveries, outputs } = self;
+        let inputs: Result<Vec<UnitInput>> = deliveries.iter().map(Delivery::unit_input).collect();
+        let committed = match inputs {
+            Ok(inputs) => driver.commit(&Unit { inputs, outputs }).await,
+            Err(stale) => Err(stale),
+        };
+        committed.map_err(|error| UnitError { error, deliveries })
+    }
+}
+
+/// A unit that failed, with its deliveries to try again.
+#[derive(Debug, thiserror::Error)]
+#[error("the unit was not committed: its {} inputs are unsettled", deliveries.len())]
+pub struct UnitError {
+    /// Why.
+    #[source]
+    pub error: Error,
+    /// The deliveries, unsettled.
+    pub deliveries: Vec<Delivery>,
+}
+
+impl From<UnitError> for Error {
+    fn from(failed: UnitError) -> Self {
+        failed.error
+    }
+}
+
+/// A unit on a backend without transactions: outputs are published under ids that a repetition
+/// repeats, and when all are stored the inputs are acked and confirmed.
+///
+/// Gives [`Guarantee::Effectively`] with the shortest de-duplication window of the streams that
+/// were published to, and [`Guarantee::AtLeastOnce`] where `windows` says that one has none.
+pub async fn by_ids(
+    driver: &dyn Driver,
+    unit: &Unit,
+    window: impl AsyncFn(&StreamName) -> Result<Option<Duration>>,
+) -> Result<Committed> {
+    let origin = origin(unit);
+    let (mut shortest, mut pending) = (Some(Duration::MAX), Vec::with_capacity(unit.outputs.len()));
+    for (at, (stream, message)) in unit.outputs.iter().enumerate() {
+        shortest = shortest.min(window(stream).await?);
+        let mut message = message.clone();
+        if let (None, Some(origin), Some(_)) = (&message.id, &origin, shortest) {
+            message.id = Some(format!("{origin}/{at}"));
+        }
+        pending.push(driver.submit(stream, message).await?);
+    }
+    let mut receipts = Vec::with_capacity(pending.len());
+    for receipt in pending {
+        receipts.push(receipt.await?);
+    }
+    for input in &unit.inputs {
+        input.via.settle(&input.token, &Settlement::Ack, true).await?;
+    }
+    let guarantee = match shortest {
+        Some(_) if unit.outputs.is_empty() => Guarantee::Exactly,
+        Some(shortest) => Guarantee::Effectively(shortest),
+        None => Guarantee::AtLeastOnce,
+    };
+    Ok(Committed { receipts, guarantee })
+}
+
+/// What a repetition of the unit has in common with it: its first input.
+fn origin(unit: &Unit) -> Option<String> {
+    let UnitInput { stream, consumer, sequence, .. } = unit.inputs.first()?;
+    Some(format!("unit/{stream}/{consumer}/{sequence}"))
+}
