@@ -1,6 +1,7 @@
 //! Where a configuration differs from the declared one, field by field.
 
 use std::fmt::{self, Debug};
+use std::time::Duration;
 
 use crate::config::{
     BucketConfig, ConsumerConfig, Retention, Start, Storage, StreamConfig, WhenFull,
@@ -58,7 +59,7 @@ pub(super) fn stream(has: &StreamConfig, wants: &StreamConfig, splits: bool) -> 
     found.field(("when-full", FREE), &has.when_full, &wants.when_full, when_full);
     found.field(("max-bytes", FREE), &has.max_bytes, &wants.max_bytes, limit);
     found.field(("max-messages", FREE), &has.max_messages, &wants.max_messages, limit);
-    found.field(("max-age", FREE), &has.max_age, &wants.max_age, limit);
+    found.field(("max-age", FREE), &has.max_age, &wants.max_age, age);
     let (has_size, wants_size) = (&has.max_message_bytes, &wants.max_message_bytes);
     found.field(("max-message-bytes", FREE), has_size, wants_size, u32::to_string);
     // An id cannot be remembered for longer than its message is kept.
@@ -66,7 +67,7 @@ pub(super) fn stream(has: &StreamConfig, wants: &StreamConfig, splits: bool) -> 
         wants.max_age.map_or(wants.duplicate_window, |age| age.min(wants.duplicate_window));
     if has.duplicate_window != window {
         let (has, wants) = (&has.duplicate_window, &wants.duplicate_window);
-        found.field(("duplicate-window", FREE), has, wants, debug);
+        found.field(("duplicate-window", FREE), has, wants, span);
     }
     let (has_most, wants_most) = (&has.max_consumers, &wants.max_consumers);
     found.field(("max-consumers", FIXED), has_most, wants_most, u32::to_string);
@@ -85,7 +86,7 @@ pub(super) fn consumer(has: &ConsumerConfig, wants: &ConsumerConfig) -> Vec<Diff
     let mut found = Differences::default();
     found.field(("filters", FIXED), &sorted(&has.filters), &sorted(&wants.filters), listed);
     found.field(("start", FIXED), &has.start, &wants.start, start);
-    found.field(("ack-wait", FREE), &has.ack_wait, &wants.ack_wait, debug);
+    found.field(("ack-wait", FREE), &has.ack_wait, &wants.ack_wait, span);
     let (has_most, wants_most) = (&has.max_unsettled, &wants.max_unsettled);
     found.field(("max-unsettled", FREE), has_most, wants_most, u32::to_string);
     found.field(("max-attempts", FREE), &has.max_attempts, &wants.max_attempts, limit);
@@ -96,7 +97,7 @@ pub(super) fn consumer(has: &ConsumerConfig, wants: &ConsumerConfig) -> Vec<Diff
 /// How the bucket differs.
 pub(super) fn bucket(has: &BucketConfig, wants: &BucketConfig) -> Vec<Difference> {
     let mut found = Differences::default();
-    found.field(("max-age", FREE), &has.max_age, &wants.max_age, limit);
+    found.field(("max-age", FREE), &has.max_age, &wants.max_age, age);
     found.field(("max-bytes", FREE), &has.max_bytes, &wants.max_bytes, limit);
     found.field(("replicas", FREE), &has.replicas, &wants.replicas, u8::to_string);
     found.field(("storage", FIXED), &has.storage, &wants.storage, storage);
@@ -116,6 +117,14 @@ fn listed(filters: &Vec<SubjectFilter>) -> String {
 
 fn limit<T: Debug>(limit: &Option<T>) -> String {
     limit.as_ref().map_or_else(|| String::from("none"), debug)
+}
+
+fn span(span: &Duration) -> String {
+    humantime::format_duration(*span).to_string()
+}
+
+fn age(age: &Option<Duration>) -> String {
+    age.as_ref().map_or_else(|| String::from("none"), span)
 }
 
 fn debug<T: Debug>(value: &T) -> String {
