@@ -231,7 +231,13 @@ async fn consume(bus: Bus, acked: Arc<AtomicU64>, total: Arc<AtomicU64>) -> BTre
         consumer.max_unsettled(2000).prefetch(200)
     };
     let (consumer, mut done) = (insist(|| builder().open()).await, BTreeMap::new());
+    let mut progress = Instant::now();
     while (done.len() as u64) < total.load(Ordering::Relaxed) {
+        if progress.elapsed() > PATIENCE / 2 {
+            let missing = (1..).find(|sequence| !done.contains_key(sequence));
+            let info = insist(|| consumer.info()).await;
+            panic!("stuck at {} acks, {missing:?} is missing: {info:?}", done.len());
+        }
         let fetched = insist(|| consumer.fetch(200, Duration::from_millis(200))).await;
         for delivery in &fetched {
             let (sequence, attempt) = (delivery.message().sequence, delivery.attempt());
@@ -244,6 +250,7 @@ async fn consume(bus: Bus, acked: Arc<AtomicU64>, total: Arc<AtomicU64>) -> BTre
         {
             if confirmed && done.insert(sequence, Instant::now()).is_none() {
                 acked.fetch_add(1, Ordering::Relaxed);
+                progress = Instant::now();
             }
         }
     }
