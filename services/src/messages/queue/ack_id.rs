@@ -1,7 +1,5 @@
 //! The id by which a client settles a delivery, at any replica.
 
-use std::sync::Arc;
-
 use bus::LeaseToken;
 
 use super::lane::{Lane, Part, Place};
