@@ -3,10 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytestring::ByteString;
-
 use crate::error::{Error, Result};
-use crate::text::Text;
 
 const MAX_NAME_BYTES: usize = 128;
 const MAX_SUBJECT_BYTES: usize = 1024;
@@ -92,7 +89,7 @@ fn check_name(what: &str, name: &str) -> Result<()> {
 /// bytes. A key of a bucket is a subject too. Only what others have stored may break these rules
 /// (see [`Subject::received`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Subject(Text);
+pub struct Subject(Arc<str>);
 
 impl Subject {
     /// Parses a subject; anything else is [`crate::ErrorKind::Invalid`].
@@ -104,16 +101,16 @@ impl Subject {
                 "subject {subject:?} has a wildcard: name one subject to publish to"
             )));
         }
-        Ok(Self(Text::from(subject)))
+        Ok(Self(Arc::from(subject)))
     }
 
     /// A subject as a backend delivered it, taken as it is: for drivers.
     ///
     /// Other clients publish to subjects that [`Subject::new`] refuses, such as `events.x*y` or
     /// one of 4096 bytes. They are stored by then, and to refuse one would stop whoever reads the
-    /// stream. A [`ByteString`] is kept without a copy.
-    pub fn received(subject: impl Into<ByteString>) -> Self {
-        Self(Text::from(subject.into()))
+    /// stream.
+    pub fn received(subject: &str) -> Self {
+        Self(Arc::from(subject))
     }
 
     /// The subject as text.
@@ -233,7 +230,7 @@ impl TryFrom<String> for SubjectFilter {
 
 impl From<&Subject> for SubjectFilter {
     fn from(subject: &Subject) -> Self {
-        Self(Arc::from(subject.as_str()))
+        Self(subject.0.clone())
     }
 }
 

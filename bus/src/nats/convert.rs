@@ -76,17 +76,12 @@ fn header_value(name: &str, value: &[u8]) -> Result<HeaderValue> {
     HeaderValue::from_str(text).map_err(|_| refuse("must not have a line break"))
 }
 
-/// A subject as it arrived, kept without a copy.
-pub(super) fn received(subject: async_nats::Subject) -> Subject {
-    Subject::received(subject.into_string())
-}
-
 /// What NATS delivered, as this crate's message. The parts are those of the wire.
 ///
 /// Never fails: anybody may have stored anything, and a message that could not be read would stop
 /// whoever reads the stream.
 pub(super) fn stored(
-    subject: Subject,
+    subject: &str,
     sequence: u64,
     timestamp: SystemTime,
     headers: Option<&HeaderMap>,
@@ -95,7 +90,7 @@ pub(super) fn stored(
     let mut message = StoredMessage {
         sequence,
         timestamp,
-        subject,
+        subject: Subject::received(subject),
         key: None,
         headers: Headers::new(),
         payload: Some(payload),
@@ -216,7 +211,7 @@ mod tests {
     fn round_trip(message: &Message) -> StoredMessage {
         let headers = headers_out(message, message.id.as_deref()).unwrap();
         let payload = message.payload.clone().unwrap_or_default();
-        stored(message.subject.clone(), 1, SystemTime::UNIX_EPOCH, headers.as_ref(), payload)
+        stored(message.subject.as_str(), 1, SystemTime::UNIX_EPOCH, headers.as_ref(), payload)
     }
 
     #[test]
@@ -248,13 +243,7 @@ mod tests {
         {
             headers.insert(name, value);
         }
-        let read = stored(
-            Subject::received("a.x*y"),
-            1,
-            SystemTime::UNIX_EPOCH,
-            Some(&headers),
-            Bytes::new(),
-        );
+        let read = stored("a.x*y", 1, SystemTime::UNIX_EPOCH, Some(&headers), Bytes::new());
         assert_eq!((read.subject.as_str(), read.key.as_deref()), ("a.x*y", Some(&b"50%"[..])));
         assert_eq!(read.headers.iter().collect::<Vec<_>>(), [("plain", &Bytes::from("3"))]);
     }

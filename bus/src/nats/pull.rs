@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::arena::Arena;
 use super::consumers;
-use super::convert::{parse_ack_subject, received, stored};
+use super::convert::{parse_ack_subject, stored};
 use super::failure::Failure;
 use super::link::{Link, limited};
 use super::puller::{Pulled, Puller, Trouble, nanos};
@@ -186,9 +186,8 @@ impl Pull {
         let reply = reply?;
         let ack = parse_ack_subject(reply.as_str())?;
         let (attempt, sequence, timestamp) = (ack.delivered, ack.stream_sequence, ack.timestamp);
-        let subject = received(subject);
         Some(RawDelivery {
-            message: stored(subject, sequence, timestamp, headers.as_ref(), payload),
+            message: stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload),
             attempt,
             expires: pulled.since + self.ack_wait,
             token: LeaseToken::received(reply.into_string().into()),

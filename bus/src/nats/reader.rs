@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::convert::{received, stored};
+use super::convert::stored;
 use super::feed::{Feed, Item};
 use crate::driver::ReaderDriver;
 use crate::error::Result;
@@ -37,6 +37,6 @@ impl Item {
     pub(super) fn into_stored(self) -> StoredMessage {
         let Self { message, sequence, timestamp } = self;
         let headers = message.headers.as_ref();
-        stored(received(message.subject), sequence, timestamp, headers, message.payload)
+        stored(message.subject.as_str(), sequence, timestamp, headers, message.payload)
     }
 }

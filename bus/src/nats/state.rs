@@ -192,7 +192,7 @@ impl End {
                 return Err(Failure::Lost.into_error(format!("read the end of stream {stream}")));
             };
             if item.sequence <= up_to {
-                last.insert(Subject::received(item.message.subject.as_str()), item.sequence);
+                last.insert(Subject::received(&item.message.subject), item.sequence);
             }
             if item.sequence >= up_to {
                 break;

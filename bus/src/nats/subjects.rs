@@ -58,7 +58,7 @@ pub(super) async fn list(
         let end = offset + subjects.len();
         found.extend(subjects.into_keys());
         if end >= page.total {
-            return Ok(found.iter().map(|subject| Subject::received(subject.as_str())).collect());
+            return Ok(found.iter().map(|subject| Subject::received(subject)).collect());
         }
         overlap = OVERLAP.min(end / 2);
         offset = end - overlap;
