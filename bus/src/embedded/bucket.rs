@@ -1,6 +1,7 @@
 //! One bucket: its entries, and the changes that its watches have not seen yet.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::clock::Now;
 use super::connection::Connection;
+use super::journal::{Change, Gone, Journal};
 use crate::config::{BucketConfig, Entry};
 use crate::driver::{KvChange, KvDriver, WatchDriver};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,17 +34,41 @@ pub(super) struct BucketState {
     by_age: BTreeMap<u64, Subject>,
     bytes: u64,
     revision: u64,
-    changes: VecDeque<Change>,
+    changes: VecDeque<Reported>,
     compact_at: usize,
     /// The last revision that each open watch has seen.
     watches: BTreeMap<u64, u64>,
     next_watch: u64,
     changed: Arc<Notify>,
-    gone: bool,
+    journal: Journal,
+    gone: Option<Gone>,
+}
+
+/// A bucket's state, locked. What was changed is handed on to the journal when this is let go.
+#[derive(Debug)]
+pub(super) struct Entered<'a>(MutexGuard<'a, BucketState>);
+
+impl Deref for Entered<'_> {
+    type Target = BucketState;
+    fn deref(&self) -> &BucketState {
+        &self.0
+    }
+}
+
+impl DerefMut for Entered<'_> {
+    fn deref_mut(&mut self) -> &mut BucketState {
+        &mut self.0
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.journal.flush();
+    }
 }
 
 #[derive(Debug, Clone)]
-struct Change {
+struct Reported {
     revision: u64,
     key: Subject,
     /// `None` for a deletion.
@@ -50,7 +76,9 @@ struct Change {
 }
 
 impl BucketCell {
-    pub(super) fn new(config: BucketConfig) -> Self {
+    /// A new bucket, whose changes are noted in `journal` from its declaration on.
+    pub(super) fn new(config: BucketConfig, journal: Journal) -> Self {
+        journal.note(|| Change::Bucket(&config));
         let state = BucketState {
             config,
             entries: BTreeMap::new(),
@@ -62,24 +90,24 @@ impl BucketCell {
             watches: BTreeMap::new(),
             next_watch: 0,
             changed: Arc::new(Notify::new()),
-            gone: false,
+            journal,
+            gone: None,
         };
         Self { state: Mutex::new(state) }
     }
 
-    pub(super) fn enter(&self, now: Now) -> Result<MutexGuard<'_, BucketState>> {
+    pub(super) fn enter(&self, now: Now) -> Result<Entered<'_>> {
         let mut state = self.lock();
-        if state.gone {
-            let name = &state.config.name;
-            return Err(Error::not_found(format!("bucket {name} was deleted: open it anew")));
+        if let Some(gone) = state.gone {
+            return Err(gone.error(format_args!("bucket {}", state.config.name)));
         }
         state.drop_aged(now);
         Ok(state)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BucketState> {
+    fn lock(&self) -> Entered<'_> {
         // No section can panic half way through a change, so a poisoned lock is sound.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Entered(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -92,11 +120,13 @@ impl BucketState {
             ));
         }
         self.config = wanted.clone();
+        self.journal.note(|| Change::Bucket(&self.config));
         Ok(())
     }
 
     pub(super) fn delete_bucket(&mut self) {
-        self.gone = true;
+        self.journal.note(|| Change::BucketGone);
+        self.gone = Some(Gone::Deleted);
         self.changed.notify_waiters();
     }
 
@@ -115,6 +145,7 @@ impl BucketState {
         let Some(entry) = self.entries.remove(key) else { return false };
         self.by_age.remove(&entry.revision);
         self.bytes -= size(key, &entry.value);
+        self.journal.note(|| Change::Deleted(key));
         true
     }
 
@@ -137,8 +168,9 @@ impl BucketState {
             ));
         }
         self.take_out(key);
-        self.revision += 1;
+        self.next_revision();
         let entry = Entry { key: key.clone(), value, revision: self.revision, created: now.time };
+        self.journal.note(|| Change::Put(&entry));
         self.bytes = bytes;
         self.by_age.insert(self.revision, key.clone());
         self.entries.insert(key.clone(), entry.clone());
@@ -148,9 +180,14 @@ impl BucketState {
 
     fn remove(&mut self, key: &Subject) {
         if self.take_out(key) {
-            self.revision += 1;
+            self.next_revision();
             self.report(key, None);
         }
+    }
+
+    fn next_revision(&mut self) {
+        self.revision += 1;
+        self.journal.note(|| Change::Revision(self.revision));
     }
 
     fn report(&mut self, key: &Subject, entry: Option<Entry>) {
@@ -161,7 +198,7 @@ impl BucketState {
         while self.changes.front().is_some_and(|change| change.revision <= slowest) {
             self.changes.pop_front();
         }
-        self.changes.push_back(Change { revision: self.revision, key: key.clone(), entry });
+        self.changes.push_back(Reported { revision: self.revision, key: key.clone(), entry });
         if self.changes.len() > self.compact_at {
             self.compact();
         }
@@ -170,7 +207,7 @@ impl BucketState {
 
     fn compact(&mut self) {
         let mut seen = BTreeSet::new();
-        let mut last: Vec<Change> =
+        let mut last: Vec<Reported> =
             self.changes.drain(..).rev().filter(|change| seen.insert(change.key.clone())).collect();
         last.reverse();
         self.changes = last.into();
@@ -189,7 +226,7 @@ impl BucketState {
         let mut later = self.changes.range(from..);
         match later.find(|change| filter.matches(change.key.as_str())) {
             None => (self.revision, None),
-            Some(Change { revision, key, entry }) => {
+            Some(Reported { revision, key, entry }) => {
                 let change = match entry {
                     Some(entry) => KvChange::Put(entry.clone()),
                     None => KvChange::Delete { key: key.clone(), revision: *revision },
@@ -218,7 +255,7 @@ pub(super) struct OpenBucket {
 }
 
 impl OpenBucket {
-    fn enter(&self) -> Result<(Now, MutexGuard<'_, BucketState>)> {
+    fn enter(&self) -> Result<(Now, Entered<'_>)> {
         let now = self.connection.enter()?;
         Ok((now, self.cell.enter(now)?))
     }

@@ -40,6 +40,16 @@ impl Now {
         self.instant.checked_add(delay).unwrap_or(self.instant + FAR_FUTURE)
     }
 
+    /// The wall time of an instant.
+    pub(super) fn wall(&self, instant: Instant) -> SystemTime {
+        let (ahead, behind) = (
+            instant.saturating_duration_since(self.instant),
+            self.instant.saturating_duration_since(instant),
+        );
+        let wall = self.time.checked_add(ahead).and_then(|time| time.checked_sub(behind));
+        wall.unwrap_or(self.time)
+    }
+
     /// What was taken at or before this is older than `max_age`.
     pub(super) fn cutoff(&self, max_age: Duration) -> SystemTime {
         self.time.checked_sub(max_age).unwrap_or(SystemTime::UNIX_EPOCH)

@@ -46,7 +46,7 @@ impl BoundConsumer {
         let now = self.connection.enter()?;
         let mut state = self.cell.enter(now)?;
         let (cursor, log) = state.cursor(&self.name)?;
-        let taken = cursor.take(log, max, now);
+        let taken = cursor.take(log, max, now)?;
         if !taken.is_empty() || max == 0 {
             return Ok(Look::Found(taken));
         }
@@ -72,9 +72,9 @@ impl ReaderDriver for OpenReader {
             let state = cell.enter(now)?;
             let mut read = Vec::new();
             while read.len() < max
-                && let Some(message) = position.advance(&state.log)
+                && let Some(sequence) = position.advance(&state.log)
             {
-                read.push(message.clone());
+                read.extend(state.log.read(sequence)?);
             }
             if !read.is_empty() || max == 0 {
                 return Ok(Look::Found(read));

@@ -55,7 +55,7 @@ impl Driver for Embedded {
             state.update(config)?;
             return Ok(state.info());
         }
-        let cell = StreamCell::new(config.clone());
+        let cell = StreamCell::new(config.clone(), self.broker.journal(config.storage));
         let info = cell.enter(now)?.info();
         names.streams.insert(config.name.clone(), Arc::new(cell));
         Ok(info)
@@ -86,7 +86,7 @@ impl Driver for Embedded {
 
     async fn get(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>> {
         let (now, cell) = self.stream(stream)?;
-        Ok(cell.enter(now)?.log.get(sequence).cloned())
+        cell.enter(now)?.log.read(sequence)
     }
 
     async fn subjects(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<Vec<Subject>> {
@@ -104,7 +104,7 @@ impl Driver for Embedded {
         let (now, cell) = self.stream(stream)?;
         let state = cell.enter(now)?;
         let last = subjects.iter().filter_map(|subject| state.log.last_at(subject, up_to));
-        Ok(last.cloned().collect())
+        last.filter_map(|sequence| state.log.read(sequence).transpose()).collect()
     }
 
     async fn reader(
@@ -209,7 +209,9 @@ impl Driver for Embedded {
         if let Some(cell) = names.buckets.get(&config.name) {
             return cell.enter(now)?.update_config(config);
         }
-        names.buckets.insert(config.name.clone(), Arc::new(BucketCell::new(config.clone())));
+        let journal = self.broker.journal(config.storage);
+        let cell = BucketCell::new(config.clone(), journal);
+        names.buckets.insert(config.name.clone(), Arc::new(cell));
         Ok(())
     }
 

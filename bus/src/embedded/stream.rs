@@ -1,6 +1,7 @@
 //! One stream: its configuration, its log and its consumers, behind one lock.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -10,6 +11,7 @@ use super::clock::Now;
 use super::cursor::{Cursor, Settled};
 use super::delayed::Delayed;
 use super::ids::Ids;
+use super::journal::{Change, Gone, Journal};
 use super::log::Log;
 use crate::config::{ConsumerConfig, ConsumerInfo, Retention, Start, StreamConfig, StreamInfo};
 use crate::driver::{LeaseToken, Settlement};
@@ -32,34 +34,68 @@ pub(super) struct StreamState {
     pub(super) cursors: BTreeMap<ConsumerName, Cursor>,
     pub(super) ids: Ids,
     pub(super) delayed: Delayed,
-    gone: bool,
+    pub(super) journal: Journal,
+    gone: Option<Gone>,
+}
+
+/// A stream's state, locked. What was changed is handed on to the journal when this is let go.
+#[derive(Debug)]
+pub(super) struct Entered<'a>(MutexGuard<'a, StreamState>);
+
+impl Deref for Entered<'_> {
+    type Target = StreamState;
+    fn deref(&self) -> &StreamState {
+        &self.0
+    }
+}
+
+impl DerefMut for Entered<'_> {
+    fn deref_mut(&mut self) -> &mut StreamState {
+        &mut self.0
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.journal.flush();
+    }
 }
 
 impl StreamCell {
-    pub(super) fn new(config: StreamConfig) -> Self {
-        let state = StreamState {
-            config: StreamConfig { partitions: 1, ..config },
-            log: Log::new(),
+    /// A new stream, whose changes are noted in `journal` from its declaration on.
+    pub(super) fn new(config: StreamConfig, journal: Journal) -> Self {
+        let config = StreamConfig { partitions: 1, ..config };
+        journal.note(|| Change::Stream(&config));
+        Self::holding(StreamState {
+            config,
+            log: Log::new(journal.clone()),
             arrived: Arc::new(Notify::new()),
             cursors: BTreeMap::new(),
-            ids: Ids::default(),
-            delayed: Delayed::default(),
-            gone: false,
-        };
+            ids: Ids::new(journal.clone()),
+            delayed: Delayed::new(journal.clone()),
+            journal,
+            gone: None,
+        })
+    }
+
+    fn holding(state: StreamState) -> Self {
         Self { state: Mutex::new(state) }
     }
 
     /// The state with everything out of date dropped; `NotFound` when the stream was deleted.
-    pub(super) fn enter(&self, now: Now) -> Result<MutexGuard<'_, StreamState>> {
-        // No section below can panic half way through a change, so a poisoned lock is sound.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.gone {
-            let name = &state.config.name;
-            return Err(Error::not_found(format!("stream {name} was deleted: open it anew")));
+    pub(super) fn enter(&self, now: Now) -> Result<Entered<'_>> {
+        let mut state = self.lock();
+        if let Some(gone) = state.gone {
+            return Err(gone.error(format_args!("stream {}", state.config.name)));
         }
         state.let_in(now);
         state.drop_aged(now);
         Ok(state)
+    }
+
+    fn lock(&self) -> Entered<'_> {
+        // No section can panic half way through a change, so a poisoned lock is sound.
+        Entered(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -87,6 +123,7 @@ impl StreamState {
             ));
         }
         self.config = StreamConfig { partitions: 1, ..wanted.clone() };
+        self.journal.note(|| Change::Stream(&self.config));
         self.make_room(0, 0);
         Ok(())
     }
@@ -104,7 +141,9 @@ impl StreamState {
 
     /// Marks the stream as deleted and wakes everyone who waits on it.
     pub(super) fn delete(&mut self) {
-        self.gone = true;
+        self.cursors.values_mut().for_each(Cursor::forget);
+        self.journal.note(|| Change::StreamGone);
+        self.gone = Some(Gone::Deleted);
         self.wake_all();
     }
 
@@ -127,11 +166,8 @@ impl StreamState {
     fn drop_aged(&mut self, now: Now) {
         let Some(max_age) = self.config.max_age else { return };
         let cutoff = now.cutoff(max_age);
-        while let Some(oldest) = self.log.oldest()
-            && oldest.timestamp <= cutoff
-        {
-            let sequence = oldest.sequence;
-            self.log.remove(sequence);
+        while self.log.oldest().is_some_and(|oldest| oldest <= cutoff) {
+            self.log.remove_oldest();
         }
     }
 
@@ -143,8 +179,7 @@ impl StreamState {
     ) -> Result<ConsumerInfo> {
         if let Some(cursor) = self.cursors.get_mut(&config.name) {
             check_fixed(&self.config, &cursor.config, config)?;
-            cursor.config = config.clone();
-            cursor.woken.notify_waiters();
+            cursor.declare(config.clone());
             return Ok(cursor.info(&self.log, now));
         }
         self.check_new_consumer(config)?;
@@ -199,7 +234,9 @@ impl StreamState {
     }
 
     pub(super) fn delete_consumer(&mut self, name: &ConsumerName) -> Result<()> {
-        let cursor = self.cursors.remove(name).ok_or_else(|| no_consumer(&self.config, name))?;
+        let mut cursor =
+            self.cursors.remove(name).ok_or_else(|| no_consumer(&self.config, name))?;
+        cursor.forget();
         cursor.woken.notify_waiters();
         Ok(())
     }
