@@ -67,6 +67,16 @@ impl Drop for Entered<'_> {
     }
 }
 
+/// A bucket as it was kept.
+#[cfg(feature = "disk")]
+#[derive(Debug)]
+pub(super) struct BucketParts {
+    pub(super) config: BucketConfig,
+    pub(super) entries: Vec<Entry>,
+    pub(super) revision: u64,
+    pub(super) journal: Journal,
+}
+
 #[derive(Debug, Clone)]
 struct Reported {
     revision: u64,
@@ -76,9 +86,62 @@ struct Reported {
 }
 
 impl BucketCell {
+    /// The bucket as it was kept.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(parts: BucketParts) -> Self {
+        let BucketParts { config, entries, revision, journal } = parts;
+        let cell = Self::holding(config, journal);
+        let mut state = cell.lock();
+        state.revision = revision;
+        for entry in entries {
+            state.bytes += size(&entry.key, &entry.value);
+            state.by_age.insert(entry.revision, entry.key.clone());
+            state.entries.insert(entry.key.clone(), entry);
+        }
+        drop(state);
+        cell
+    }
+
+    /// Has everyone who holds the bucket look for the one that is opened in its place; false for
+    /// one that is in memory only, which stays.
+    #[cfg(feature = "disk")]
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.lock();
+        if state.journal.record().is_none() {
+            return false;
+        }
+        state.gone.get_or_insert(Gone::Closed);
+        state.changed.notify_waiters();
+        true
+    }
+
+    /// True when the bucket was deleted.
+    #[cfg(feature = "disk")]
+    pub(super) fn is_deleted(&self) -> bool {
+        self.lock().gone == Some(Gone::Deleted)
+    }
+
+    /// Takes over the watches on the same bucket as it was before, with the changes that they have
+    /// not seen and that were kept.
+    #[cfg(feature = "disk")]
+    pub(super) fn take_over(&self, before: &Self) {
+        let (mut state, mut before) = (self.lock(), before.lock());
+        let revision = state.revision;
+        state.changes = std::mem::take(&mut before.changes);
+        state.changes.retain(|change| change.revision <= revision);
+        state.watches = std::mem::take(&mut before.watches);
+        state.watches.values_mut().for_each(|seen| *seen = revision.min(*seen));
+        state.next_watch = before.next_watch;
+    }
+
     /// A new bucket, whose changes are noted in `journal` from its declaration on.
     pub(super) fn new(config: BucketConfig, journal: Journal) -> Self {
         journal.note(|| Change::Bucket(&config));
+        journal.flush();
+        Self::holding(config, journal)
+    }
+
+    fn holding(config: BucketConfig, journal: Journal) -> Self {
         let state = BucketState {
             config,
             entries: BTreeMap::new(),
@@ -259,6 +322,24 @@ impl OpenBucket {
         let now = self.connection.enter()?;
         Ok((now, self.cell.enter(now)?))
     }
+
+    pub(super) fn open_watch(&self, filter: &SubjectFilter) -> Result<OpenWatch> {
+        let (_, mut state) = self.enter()?;
+        let mut snapshot = state.matching(filter);
+        snapshot.sort_unstable_by_key(|entry| entry.revision);
+        let puts = snapshot.into_iter().map(KvChange::Put);
+        let (id, seen) = (state.next_watch, state.revision);
+        state.next_watch += 1;
+        state.watches.insert(id, seen);
+        Ok(OpenWatch {
+            connection: self.connection.clone(),
+            cell: self.cell.clone(),
+            filter: filter.clone(),
+            id,
+            seen,
+            snapshot: puts.chain([KvChange::Synced]).collect(),
+        })
+    }
 }
 
 #[async_trait]
@@ -296,32 +377,42 @@ impl KvDriver for OpenBucket {
     }
 
     async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>> {
-        let (_, mut state) = self.enter()?;
-        let mut snapshot = state.matching(filter);
-        snapshot.sort_unstable_by_key(|entry| entry.revision);
-        let puts = snapshot.into_iter().map(KvChange::Put);
-        let (id, seen) = (state.next_watch, state.revision);
-        state.next_watch += 1;
-        state.watches.insert(id, seen);
-        Ok(Box::new(OpenWatch {
-            connection: self.connection.clone(),
-            cell: self.cell.clone(),
-            filter: filter.clone(),
-            id,
-            seen,
-            snapshot: puts.chain([KvChange::Synced]).collect(),
-        }))
+        Ok(Box::new(self.open_watch(filter)?))
     }
 }
 
 /// An open watch: what is left of the snapshot, then a place in the changes.
-struct OpenWatch {
+#[derive(Debug)]
+pub(super) struct OpenWatch {
     connection: Connection,
-    cell: Arc<BucketCell>,
+    pub(super) cell: Arc<BucketCell>,
     filter: SubjectFilter,
     id: u64,
     seen: u64,
     snapshot: VecDeque<KvChange>,
+}
+
+#[cfg(feature = "disk")]
+impl OpenWatch {
+    /// Goes on in the bucket that was opened in place of its own, and forgets that it saw what was
+    /// not kept. Returns the last revision that was.
+    pub(super) fn move_to(&mut self, cell: Arc<BucketCell>) -> u64 {
+        let revision = cell.lock().revision;
+        self.seen = self.seen.min(revision);
+        self.snapshot.retain(|change| is_within(change, revision));
+        self.cell = cell;
+        revision
+    }
+}
+
+/// True for a change that was made at or before `revision`.
+#[cfg(feature = "disk")]
+pub(super) fn is_within(change: &KvChange, revision: u64) -> bool {
+    match change {
+        KvChange::Put(entry) => entry.revision <= revision,
+        KvChange::Delete { revision: deleted, .. } => *deleted <= revision,
+        KvChange::Synced => true,
+    }
 }
 
 #[async_trait]

@@ -50,6 +50,16 @@ impl Now {
         wall.unwrap_or(self.time)
     }
 
+    /// The instant of a wall time, or one in the far future where that overflows. A time that this
+    /// machine's clock cannot tell, from before it was started, is taken for now.
+    #[cfg(feature = "disk")]
+    pub(super) fn instant_of(&self, time: SystemTime) -> Instant {
+        match time.duration_since(self.time) {
+            Ok(ahead) => self.after(ahead),
+            Err(past) => self.instant.checked_sub(past.duration()).unwrap_or(self.instant),
+        }
+    }
+
     /// What was taken at or before this is older than `max_age`.
     pub(super) fn cutoff(&self, max_age: Duration) -> SystemTime {
         self.time.checked_sub(max_age).unwrap_or(SystemTime::UNIX_EPOCH)

@@ -56,6 +56,19 @@ impl BoundConsumer {
     }
 }
 
+#[cfg(feature = "disk")]
+impl BoundConsumer {
+    /// Takes back deliveries that never left the backend.
+    pub(super) fn take_back(&self, deliveries: &[RawDelivery]) {
+        let now = self.connection.now();
+        if let Ok(mut state) = self.cell.enter(now)
+            && let Ok((cursor, _)) = state.cursor(&self.name)
+        {
+            deliveries.iter().for_each(|delivery| cursor.take_back(delivery, now));
+        }
+    }
+}
+
 /// A reader opened through one connection.
 pub(super) struct OpenReader {
     pub(super) connection: Connection,

@@ -41,6 +41,19 @@ pub(super) struct Cursor {
     journal: Journal,
 }
 
+/// A consumer as it was kept.
+#[cfg(feature = "disk")]
+#[derive(Debug)]
+pub(super) struct CursorParts {
+    pub(super) number: u64,
+    pub(super) config: ConsumerConfig,
+    pub(super) created: SystemTime,
+    pub(super) head: Head,
+    /// What is left of the sequences it gets first.
+    pub(super) first: Vec<u64>,
+    pub(super) open: Vec<Open>,
+}
+
 #[derive(Debug)]
 struct Unsettled {
     attempt: u32,
@@ -92,6 +105,48 @@ impl Cursor {
         };
         cursor.note_place();
         cursor
+    }
+
+    /// The consumer as it was kept: leases and delays end when they would have.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(parts: CursorParts, journal: Journal, now: Now) -> Self {
+        let CursorParts { number, config, created, head, first, open } = parts;
+        let mut cursor = Self {
+            woken: Arc::new(Notify::new()),
+            created,
+            position: Position::restore(&config.filters, first, head.next),
+            unsettled: BTreeMap::new(),
+            due: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            delivered: head.delivered,
+            started_after: head.started_after,
+            paused_until: head.paused_until,
+            epoch: head.epoch,
+            number,
+            journal,
+            config,
+        };
+        for Open { sequence, attempt, due, resting } in open {
+            let phase = if resting { Phase::Delayed } else { Phase::Leased };
+            let due = now.instant_of(due);
+            cursor.unsettled.insert(sequence, Unsettled { attempt, due, phase });
+            cursor.due.insert((due, sequence));
+        }
+        cursor
+    }
+
+    /// Takes back a delivery that never left the backend.
+    #[cfg(feature = "disk")]
+    pub(super) fn take_back(&mut self, delivery: &RawDelivery, now: Now) {
+        let Ok((sequence, Some(attempt))) = self.check(&delivery.token, &Settlement::Ack, now)
+        else {
+            return;
+        };
+        if let Some(unsettled) = self.unsettled.get(&sequence) {
+            self.due.remove(&(unsettled.due, sequence));
+            self.put_back(sequence, attempt - 1, now);
+            self.woken.notify_waiters();
+        }
     }
 
     /// Changes what may be changed.

@@ -43,6 +43,15 @@ impl Ids {
         }
     }
 
+    /// Takes in what was remembered before, in the order of places.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(&mut self, place: u64, id: Arc<str>, sequence: u64, came: Instant) {
+        if self.by_age.is_empty() {
+            self.oldest = place;
+        }
+        self.take_in(id, sequence, came);
+    }
+
     fn take_in(&mut self, id: Arc<str>, sequence: u64, came: Instant) {
         self.sequences.insert(id.clone(), sequence);
         self.by_age.push_back((came, id));

@@ -81,6 +81,30 @@ impl Log {
         }
     }
 
+    /// The log as it was kept: `held` in order, none above `last`.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(journal: Journal, last: u64, held: Vec<(u64, Outline)>) -> Self {
+        let mut log = Self::new(journal);
+        log.first = held.first().map_or(last + 1, |(sequence, _)| *sequence);
+        for (sequence, mut outline) in held {
+            while log.last_sequence() + 1 < sequence {
+                log.slots.push_back(None);
+            }
+            // One copy of a subject serves all its messages.
+            if let Some((subject, _)) = log.by_subject.get_key_value(&outline.subject) {
+                outline.subject = subject.clone();
+            }
+            log.by_subject.entry(outline.subject.clone()).or_default().push_back(sequence);
+            log.bytes += outline.bytes;
+            log.held += 1;
+            log.slots.push_back(Some(Held::Outline(Box::new(outline))));
+        }
+        while log.last_sequence() < last {
+            log.slots.push_back(None);
+        }
+        log
+    }
+
     pub(super) fn journal(&self) -> &Journal {
         &self.journal
     }

@@ -13,6 +13,8 @@ mod connection;
 mod consumer;
 mod cursor;
 mod delayed;
+#[cfg(feature = "disk")]
+pub mod disk;
 mod driver;
 mod ids;
 mod intake;

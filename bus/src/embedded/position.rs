@@ -30,6 +30,20 @@ impl Position {
         position
     }
 
+    /// The position as it was kept.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(filters: &[SubjectFilter], first: Vec<u64>, next: u64) -> Self {
+        Self { filters: filters.to_vec(), first: first.into(), next }
+    }
+
+    /// Goes back to where `log` ends, if it is beyond.
+    #[cfg(feature = "disk")]
+    pub(super) fn keep_within(&mut self, log: &Log) {
+        let last = log.last_sequence();
+        self.first.retain(|sequence| *sequence <= last);
+        self.next = self.next.min(last + 1);
+    }
+
     /// The sequences that come before all others.
     pub(super) fn first(&self) -> &VecDeque<u64> {
         &self.first

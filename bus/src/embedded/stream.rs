@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "disk")]
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::clock::Now;
+#[cfg(feature = "disk")]
+use super::cursor::CursorParts;
 use super::cursor::{Cursor, Settled};
 use super::delayed::Delayed;
 use super::ids::Ids;
@@ -16,6 +20,8 @@ use super::log::Log;
 use crate::config::{ConsumerConfig, ConsumerInfo, Retention, Start, StreamConfig, StreamInfo};
 use crate::driver::{LeaseToken, Settlement};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "disk")]
+use crate::message::Message;
 use crate::name::{ConsumerName, SubjectFilter};
 
 /// A stream that handles may outlive.
@@ -36,6 +42,20 @@ pub(super) struct StreamState {
     pub(super) delayed: Delayed,
     pub(super) journal: Journal,
     gone: Option<Gone>,
+}
+
+/// A stream as it was kept.
+#[cfg(feature = "disk")]
+#[derive(Debug)]
+pub(super) struct StreamParts {
+    pub(super) config: StreamConfig,
+    pub(super) log: Log,
+    /// The place, id, sequence and time of each that is remembered.
+    pub(super) ids: Vec<(u64, Arc<str>, u64, SystemTime)>,
+    pub(super) delayed: Vec<(Message, (SystemTime, u64))>,
+    pub(super) consumers: Vec<CursorParts>,
+    pub(super) journal: Journal,
+    pub(super) now: Now,
 }
 
 /// A stream's state, locked. What was changed is handed on to the journal when this is let go.
@@ -80,6 +100,52 @@ impl StreamCell {
 
     fn holding(state: StreamState) -> Self {
         Self { state: Mutex::new(state) }
+    }
+
+    /// The stream as it was kept.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(parts: StreamParts) -> Self {
+        let StreamParts { config, log, ids, delayed, consumers, journal, now } = parts;
+        let mut remembered = Ids::new(journal.clone());
+        for (place, id, sequence, came) in ids {
+            remembered.restore(place, id, sequence, now.instant_of(came));
+        }
+        let mut waiting = Delayed::new(journal.clone());
+        for (message, place) in delayed {
+            waiting.restore(message, place);
+        }
+        let restore = |parts: CursorParts| {
+            (parts.config.name.clone(), Cursor::restore(parts, journal.clone(), now))
+        };
+        Self::holding(StreamState {
+            config,
+            log,
+            arrived: Arc::new(Notify::new()),
+            cursors: consumers.into_iter().map(restore).collect(),
+            ids: remembered,
+            delayed: waiting,
+            journal,
+            gone: None,
+        })
+    }
+
+    /// Has everyone who holds the stream look for the one that is opened in its place; false for
+    /// one that is in memory only, which stays.
+    #[cfg(feature = "disk")]
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.lock();
+        if state.journal.record().is_none() {
+            return false;
+        }
+        state.gone.get_or_insert(Gone::Closed);
+        state.wake_all();
+        true
+    }
+
+    /// True when the stream was deleted.
+    #[cfg(feature = "disk")]
+    pub(super) fn is_deleted(&self) -> bool {
+        self.lock().gone == Some(Gone::Deleted)
     }
 
     /// The state with everything out of date dropped; `NotFound` when the stream was deleted.
