@@ -202,6 +202,12 @@ impl Driver for Disk {
         life.kept(ensured).await
     }
 
+    async fn bucket_info(&self, bucket: &BucketName) -> Result<BucketConfig> {
+        let (life, memory) = self.enter().await?;
+        let config = memory.bucket_info(bucket).await;
+        life.told(config).await
+    }
+
     async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
         let (life, memory) = self.enter().await?;
         let opened = memory.open_bucket(bucket);
