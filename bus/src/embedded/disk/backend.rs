@@ -195,9 +195,8 @@ impl Life {
         }
         let broker = Arc::new(Broker {
             names: Mutex::new(names),
-            responders: before.map_or_else(Arc::<Responders>::default, |before| {
-                before.broker.responders.clone()
-            }),
+            responders: before
+                .map_or_else(Arc::<Responders>::default, |before| before.broker.responders.clone()),
             storage: Some(Arc::new(shared.clone())),
         });
         let committer = Committer::start(shared.clone(), inventory.dropped)?;

@@ -151,7 +151,8 @@ impl Turns {
         let prefix = number.to_be_bytes();
         for table in Table::OWNED {
             let keys = tables.rows(table, &prefix).take(SWEEP_ROWS);
-            let keys = keys.map(|row| row.map(|(key, _)| key)).collect::<fjall::Result<Vec<_>>>()?;
+            let keys =
+                keys.map(|row| row.map(|(key, _)| key)).collect::<fjall::Result<Vec<_>>>()?;
             if !keys.is_empty() {
                 let remove = |key| Write { table, key, value: None };
                 return tables.write(keys.into_iter().map(remove));

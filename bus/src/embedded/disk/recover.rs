@@ -139,10 +139,9 @@ impl Recovery<'_> {
         now: Now,
     ) -> Result<StreamParts> {
         let last = found.last_sequences.get(&number).copied().unwrap_or(0);
-        let held: Vec<(u64, Outline)> =
-            self.each(Table::Outlines, number, |key, value| {
-                Some((key.u64()?, rows::read_outline(value)?))
-            })?;
+        let held: Vec<(u64, Outline)> = self.each(Table::Outlines, number, |key, value| {
+            Some((key.u64()?, rows::read_outline(value)?))
+        })?;
         let ids = self.each(Table::Ids, number, |key, value| {
             let (sequence, came, id) = rows::read_id(value)?;
             Some((key.u64()?, Arc::from(id), sequence, came))

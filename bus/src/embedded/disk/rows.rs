@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn every_row_reads_as_it_was_written() {
-        for (key, payload) in [(None, None), (Some(&b"k"[..]), Some(&b""[..])), (None, Some(b"x"))] {
+        for (key, payload) in [(None, None), (Some(&b"k"[..]), Some(&b""[..])), (None, Some(b"x"))]
+        {
             let mut message = message(key, payload);
             message.not_before = Some(at(7));
             assert_eq!(read_delayed(&delayed(&message), at(7)).unwrap(), message);
@@ -189,7 +190,8 @@ mod tests {
             };
             assert_eq!(read_head(&head(&there)).unwrap(), there);
         }
-        let out = Open { sequence: 8, attempt: 2, due: at(1_700_000_000_123_456_789), resting: true };
+        let out =
+            Open { sequence: 8, attempt: 2, due: at(1_700_000_000_123_456_789), resting: true };
         assert_eq!(read_open(&open(&out), 8).unwrap(), out);
         assert_eq!(read_numbers(&numbers(&[1, u64::MAX])).unwrap(), [1, u64::MAX]);
         assert_eq!(read_id(&id("é", 4, at(5))).unwrap(), (4, at(5), "é"));
