@@ -97,6 +97,11 @@ impl ConsumerDriver for DiskConsumer {
         Ok(std::mem::take(&mut taken.deliveries))
     }
 
+    /// Never: the backend may be opening its folder anew, and that is waited for.
+    fn ack_now(&self, _token: &LeaseToken) -> Option<Result<()>> {
+        None
+    }
+
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
         let (life, bound) = self.enter().await?;
         let settled = bound.settle(token, how, confirm).await;
