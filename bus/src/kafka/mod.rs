@@ -1,0 +1,3 @@
+//! The backend on Kafka.
+
+mod watermark;
