@@ -1,3 +1,6 @@
 //! The backend on Kafka.
 
+mod desk;
+mod lease;
+mod token;
 mod watermark;
