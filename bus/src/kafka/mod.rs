@@ -1,6 +1,253 @@
-//! The backend on Kafka.
+//! Kafka.
+//!
+//! A stream is a topic of the same name, a message a record, its key the record's key; what others
+//! write to the topic is read too. How streams, consumers and buckets were declared stands in a
+//! compacted topic, `lockgate.catalog`. What Kafka has no field for travels in headers that begin
+//! with `Lg-`; they are refused on a message and taken out of what arrives.
+//!
+//! Order is kept per partition: per key, or per subject where a message has no key, chosen as the
+//! Java client does. A sequence is unique in its stream and grows within a partition; with one
+//! partition it is the offset + 1.
+//!
+//! What Kafka cannot do is refused with a typed error: de-duplication by id, conditional
+//! publishing, exact limits, work queues, purging by subject, compare-and-set, requests.
 
+mod catalog;
 mod desk;
+mod entry;
+mod failure;
 mod lease;
+mod link;
+mod partition;
+mod publisher;
+mod record;
+mod sequence;
+mod settings;
+mod streams;
+mod submit;
+mod table;
+mod tail;
+mod threads;
 mod token;
+mod topics;
 mod watermark;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use crate::bus::ConnectOptions;
+use crate::capability::{Capability, Support, unsupported};
+use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::{Message, StoredMessage};
+use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
+use crate::publish::PendingReceipt;
+use crate::unit::Committed;
+use catalog::Catalog;
+use link::Link;
+use publisher::Publisher;
+
+/// The backend's name.
+const NAME: &str = "kafka://";
+
+/// The Kafka backend: one producer, one client for administration, and a thread for each reader,
+/// bucket and consumer that is open.
+pub struct Kafka {
+    link: Arc<Link>,
+    publisher: Arc<Publisher>,
+    catalog: Arc<Catalog>,
+    foreign: submit::Foreign,
+}
+
+impl Kafka {
+    /// Connects to the cluster that `url` names, `kafka://host:port[,host:port...]`; any of its
+    /// brokers is enough. [`crate::ErrorKind::Unavailable`] when none answers within five seconds.
+    ///
+    /// A cluster that this crate has not used before gets the topic `lockgate.catalog`. A user and
+    /// password are sent as SASL PLAIN, without encryption.
+    pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Self> {
+        let link = Link::connect(url, options).await?;
+        let publisher = Arc::new(Publisher::start(&link)?);
+        let catalog = Arc::new(Catalog::open(&link, publisher.clone()).await?);
+        Ok(Self { link, publisher, catalog, foreign: submit::Foreign::default() })
+    }
+}
+
+#[async_trait]
+impl Driver for Kafka {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn support(&self, capability: Capability) -> Support {
+        match capability {
+            Capability::KeyAffinity => Support::Native,
+            Capability::MessageSettle
+            | Capability::LeaseExtension
+            | Capability::AttemptCount
+            | Capability::RetryDelay
+            | Capability::DelayedDelivery
+            | Capability::SubjectFilter
+            | Capability::StateAtSequence
+            | Capability::KvWatch => Support::Emulated,
+            Capability::RemoteSettle
+            | Capability::Deduplication
+            | Capability::ConditionalPublish
+            | Capability::WorkQueue
+            | Capability::ExactLimits
+            | Capability::SelectivePurge
+            | Capability::RequestReply
+            | Capability::KvCompareAndSet => Support::Unsupported,
+        }
+    }
+
+    async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
+        self.link.check_open()?;
+        streams::ensure(&self.link, &self.catalog, config).await
+    }
+
+    async fn stream_info(&self, stream: &StreamName) -> Result<StreamInfo> {
+        self.link.check_open()?;
+        streams::info(&self.link, &self.catalog, stream).await
+    }
+
+    async fn delete_stream(&self, stream: &StreamName) -> Result<()> {
+        self.link.check_open()?;
+        streams::delete(&self.link, &self.catalog, stream).await
+    }
+
+    async fn purge(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<u64> {
+        self.link.check_open()?;
+        streams::purge(&self.link, &self.catalog, stream, filter).await
+    }
+
+    async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
+        self.link.check_open()?;
+        let entry = self.foreign.entry(&self.link, &self.catalog, stream).await?;
+        submit::submit(&self.publisher, &entry.config, &message).await
+    }
+
+    async fn get(&self, _stream: &StreamName, _sequence: u64) -> Result<Option<StoredMessage>> {
+        Err(later())
+    }
+
+    async fn subjects(
+        &self,
+        _stream: &StreamName,
+        _filter: &SubjectFilter,
+    ) -> Result<Vec<Subject>> {
+        Err(later())
+    }
+
+    async fn last_at(
+        &self,
+        _stream: &StreamName,
+        _subjects: &[Subject],
+        _up_to: u64,
+    ) -> Result<Vec<StoredMessage>> {
+        Err(later())
+    }
+
+    async fn reader(
+        &self,
+        _stream: &StreamName,
+        _filters: &[SubjectFilter],
+        _start: Start,
+    ) -> Result<Box<dyn ReaderDriver>> {
+        Err(later())
+    }
+
+    async fn ensure_consumer(
+        &self,
+        _stream: &StreamName,
+        _config: &ConsumerConfig,
+    ) -> Result<ConsumerInfo> {
+        Err(later())
+    }
+
+    async fn consumer_info(
+        &self,
+        _stream: &StreamName,
+        _consumer: &ConsumerName,
+    ) -> Result<ConsumerInfo> {
+        Err(later())
+    }
+
+    async fn consumers(&self, _stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
+        Err(later())
+    }
+
+    async fn delete_consumer(&self, _stream: &StreamName, _consumer: &ConsumerName) -> Result<()> {
+        Err(later())
+    }
+
+    async fn pause_consumer(
+        &self,
+        _stream: &StreamName,
+        _consumer: &ConsumerName,
+        _until: Option<SystemTime>,
+    ) -> Result<()> {
+        Err(later())
+    }
+
+    async fn seek_consumer(
+        &self,
+        _stream: &StreamName,
+        _consumer: &ConsumerName,
+        _to: Start,
+    ) -> Result<()> {
+        Err(later())
+    }
+
+    async fn bind(
+        &self,
+        _stream: &StreamName,
+        _consumer: &ConsumerName,
+        _prefetch: usize,
+    ) -> Result<Arc<dyn ConsumerDriver>> {
+        Err(later())
+    }
+
+    async fn ensure_bucket(&self, _config: &BucketConfig) -> Result<()> {
+        Err(later())
+    }
+
+    async fn bucket(&self, _bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
+        Err(later())
+    }
+
+    async fn delete_bucket(&self, _bucket: &BucketName) -> Result<()> {
+        Err(later())
+    }
+
+    async fn commit(&self, _unit: &Unit) -> Result<Committed> {
+        Err(later())
+    }
+
+    async fn request(&self, question: Message, _wait: Duration) -> Result<Message> {
+        let asked = format!("a question on {}", question.subject);
+        Err(unsupported(NAME, Capability::RequestReply, asked))
+    }
+
+    async fn responder(
+        &self,
+        filter: &SubjectFilter,
+        _group: &ConsumerName,
+    ) -> Result<Box<dyn ResponderDriver>> {
+        let asked = format!("answering on {filter}");
+        Err(unsupported(NAME, Capability::RequestReply, asked))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.publisher.close().await;
+        self.link.close().await;
+        Ok(())
+    }
+}
+
+fn later() -> Error {
+    Error::new(ErrorKind::Backend, "consumers on kafka:// are not built yet")
+}
