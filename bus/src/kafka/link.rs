@@ -1,7 +1,7 @@
 //! What everything on one connection shares: settings, administration, borrowed clients, threads.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::config::FromClientConfigAndContext;
@@ -10,7 +10,7 @@ use rdkafka::metadata::Metadata;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::failure::failed;
+use super::failure::{failed, is_passing};
 use super::settings::{Logged, Settings};
 use super::threads::{Threads, closed};
 use crate::bus::ConnectOptions;
@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long one request to the cluster may take.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// How many clients are lent out at once, each with a thread that waits.
 const CLIENTS: usize = 8;
 /// The group that readers name, because the client insists on one; nobody joins it.
@@ -117,14 +118,22 @@ impl Link {
     }
 }
 
-/// What the cluster says about a topic, or about all of them.
+/// What the cluster says about a topic, or about all of them. Blocks.
 pub(super) fn metadata(client: &Client, topic: Option<&str>) -> Result<Metadata> {
     client.fetch_metadata(topic, REQUEST_LIMIT).map_err(|e| failed("ask the cluster", e))
 }
 
-/// The first offset that a partition holds, and the one after its last.
+/// The first offset that a partition holds, and the one after its last. Blocks.
 pub(super) fn watermarks(client: &Client, topic: &str, partition: i32) -> Result<(i64, i64)> {
-    client
-        .fetch_watermarks(topic, partition, REQUEST_LIMIT)
-        .map_err(|e| failed(format!("look at topic {topic}"), e))
+    let deadline = Instant::now() + REQUEST_LIMIT;
+    loop {
+        match client.fetch_watermarks(topic, partition, REQUEST_LIMIT) {
+            Ok(marks) => return Ok(marks),
+            // A partition that was made or has moved just now is told of before it can be asked.
+            Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                std::thread::sleep(ASK_AGAIN);
+            }
+            Err(error) => return Err(failed(format!("look at topic {topic}"), error)),
+        }
+    }
 }

@@ -12,17 +12,30 @@
 //! What Kafka cannot do is refused with a typed error: de-duplication by id, conditional
 //! publishing, exact limits, work queues, purging by subject, compare-and-set, requests.
 
+mod bucket;
 mod catalog;
+mod consumers;
 mod desk;
 mod entry;
 mod failure;
+mod group;
+mod groups;
+mod keys;
 mod lease;
 mod link;
+mod lookup;
+mod member;
 mod partition;
+mod poller;
 mod publisher;
+mod reader;
 mod record;
+mod retry;
+mod scan;
 mod sequence;
 mod settings;
+mod standing;
+mod start;
 mod streams;
 mod submit;
 mod table;
@@ -30,6 +43,7 @@ mod tail;
 mod threads;
 mod token;
 mod topics;
+mod watch;
 mod watermark;
 
 use std::sync::Arc;
@@ -47,6 +61,8 @@ use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
 use crate::unit::Committed;
 use catalog::Catalog;
+use consumers::Consumers;
+use entry::StreamEntry;
 use link::Link;
 use publisher::Publisher;
 
@@ -60,6 +76,7 @@ pub struct Kafka {
     publisher: Arc<Publisher>,
     catalog: Arc<Catalog>,
     foreign: submit::Foreign,
+    buckets: bucket::Buckets,
 }
 
 impl Kafka {
@@ -72,7 +89,14 @@ impl Kafka {
         let link = Link::connect(url, options).await?;
         let publisher = Arc::new(Publisher::start(&link)?);
         let catalog = Arc::new(Catalog::open(&link, publisher.clone()).await?);
-        Ok(Self { link, publisher, catalog, foreign: submit::Foreign::default() })
+        let (foreign, buckets) = (submit::Foreign::default(), bucket::Buckets::default());
+        Ok(Self { link, publisher, catalog, foreign, buckets })
+    }
+
+    /// What is declared of a stream, or read off a foreign topic; `NotFound` without either.
+    async fn entry(&self, stream: &StreamName) -> Result<Arc<StreamEntry>> {
+        self.link.check_open()?;
+        self.foreign.entry(&self.link, &self.catalog, stream).await
     }
 }
 
@@ -116,6 +140,7 @@ impl Driver for Kafka {
 
     async fn delete_stream(&self, stream: &StreamName) -> Result<()> {
         self.link.check_open()?;
+        self.consumers.delete_all(stream).await?;
         streams::delete(&self.link, &self.catalog, stream).await
     }
 
@@ -125,102 +150,110 @@ impl Driver for Kafka {
     }
 
     async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
-        self.link.check_open()?;
-        let entry = self.foreign.entry(&self.link, &self.catalog, stream).await?;
+        let entry = self.entry(stream).await?;
         submit::submit(&self.publisher, &entry.config, &message).await
     }
 
-    async fn get(&self, _stream: &StreamName, _sequence: u64) -> Result<Option<StoredMessage>> {
-        Err(later())
+    async fn get(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>> {
+        lookup::get(&self.link, &*self.entry(stream).await?, sequence).await
     }
 
-    async fn subjects(
-        &self,
-        _stream: &StreamName,
-        _filter: &SubjectFilter,
-    ) -> Result<Vec<Subject>> {
-        Err(later())
+    async fn subjects(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<Vec<Subject>> {
+        lookup::subjects(&self.link, &*self.entry(stream).await?, filter).await
     }
 
     async fn last_at(
         &self,
-        _stream: &StreamName,
-        _subjects: &[Subject],
-        _up_to: u64,
+        stream: &StreamName,
+        subjects: &[Subject],
+        up_to: u64,
     ) -> Result<Vec<StoredMessage>> {
-        Err(later())
+        lookup::last_at(&self.link, &*self.entry(stream).await?, subjects, up_to).await
     }
 
     async fn reader(
         &self,
-        _stream: &StreamName,
-        _filters: &[SubjectFilter],
-        _start: Start,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        start: Start,
     ) -> Result<Box<dyn ReaderDriver>> {
-        Err(later())
+        let entry = self.entry(stream).await?;
+        let reader = reader::Reader::open(&self.link, &self.catalog, entry, filters, start);
+        Ok(Box::new(reader.await?))
     }
 
     async fn ensure_consumer(
         &self,
-        _stream: &StreamName,
-        _config: &ConsumerConfig,
+        stream: &StreamName,
+        config: &ConsumerConfig,
     ) -> Result<ConsumerInfo> {
-        Err(later())
+        self.link.check_open()?;
+        self.consumers.ensure(stream, config).await
     }
 
     async fn consumer_info(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
+        stream: &StreamName,
+        consumer: &ConsumerName,
     ) -> Result<ConsumerInfo> {
-        Err(later())
+        self.link.check_open()?;
+        self.consumers.info(stream, consumer).await
     }
 
-    async fn consumers(&self, _stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
-        Err(later())
+    async fn consumers(&self, stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
+        self.link.check_open()?;
+        self.consumers.list(stream).await
     }
 
-    async fn delete_consumer(&self, _stream: &StreamName, _consumer: &ConsumerName) -> Result<()> {
-        Err(later())
+    async fn delete_consumer(&self, stream: &StreamName, consumer: &ConsumerName) -> Result<()> {
+        self.link.check_open()?;
+        self.consumers.delete(stream, consumer).await
     }
 
     async fn pause_consumer(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
-        _until: Option<SystemTime>,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        until: Option<SystemTime>,
     ) -> Result<()> {
-        Err(later())
+        self.link.check_open()?;
+        self.consumers.pause(stream, consumer, until).await
     }
 
     async fn seek_consumer(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
-        _to: Start,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        to: Start,
     ) -> Result<()> {
-        Err(later())
+        self.link.check_open()?;
+        self.consumers.seek(stream, consumer, to).await
     }
 
     async fn bind(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
+        stream: &StreamName,
+        consumer: &ConsumerName,
         _prefetch: usize,
     ) -> Result<Arc<dyn ConsumerDriver>> {
-        Err(later())
+        self.link.check_open()?;
+        Ok(self.consumers.bind(stream, consumer).await?)
     }
 
-    async fn ensure_bucket(&self, _config: &BucketConfig) -> Result<()> {
-        Err(later())
+    async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {
+        self.link.check_open()?;
+        bucket::ensure(&self.link, &self.catalog, config).await
     }
 
-    async fn bucket(&self, _bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
-        Err(later())
+    async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
+        self.link.check_open()?;
+        let opened = self.buckets.open(&self.link, &self.catalog, &self.publisher, bucket).await?;
+        Ok(Arc::new(opened))
     }
 
-    async fn delete_bucket(&self, _bucket: &BucketName) -> Result<()> {
-        Err(later())
+    async fn delete_bucket(&self, bucket: &BucketName) -> Result<()> {
+        self.link.check_open()?;
+        bucket::delete(&self.link, &self.catalog, bucket).await
     }
 
     async fn commit(&self, _unit: &Unit) -> Result<Committed> {

@@ -12,6 +12,7 @@ use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, Owne
 
 use super::partition;
 use super::sequence::Place;
+use crate::config::StreamConfig;
 use crate::error::{Error, Result};
 use crate::headers::Headers;
 use crate::message::{Message, StoredMessage};
@@ -80,11 +81,24 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new(partitions: u32, foreign: Subject) -> Self {
+    fn new(partitions: u32, foreign: Subject) -> Self {
         Self { partitions, last: foreign.clone(), foreign }
     }
 
-    /// A record as this crate's message, and when it is due if it has to wait.
+    /// Reads what is stored in the topic of this stream.
+    pub(super) fn of(config: &StreamConfig) -> Self {
+        // A record that another program wrote says nothing of subjects.
+        let literal = config.subjects.first().and_then(|first| Subject::new(first.as_str()).ok());
+        let foreign = literal.unwrap_or_else(|| Subject::received(config.name.as_str()));
+        Self::new(config.partitions, foreign)
+    }
+
+    /// A record as this crate's message.
+    pub(super) fn message(&mut self, record: &BorrowedMessage<'_>) -> StoredMessage {
+        self.stored(record).0
+    }
+
+    /// The same, and when it is due if it has to wait.
     ///
     /// Never fails: anybody may have stored anything, and a record that could not be read would
     /// stop whoever reads the stream.
@@ -111,11 +125,6 @@ impl Decoder {
             payload: record.payload().map(Bytes::copy_from_slice),
         };
         (message, taken.not_before)
-    }
-
-    /// The subject alone, for looking before reading.
-    pub(super) fn subject(&mut self, record: &BorrowedMessage<'_>) -> Subject {
-        self.stored(record).0.subject
     }
 }
 

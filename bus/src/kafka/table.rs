@@ -124,13 +124,14 @@ struct Filler<R> {
 }
 
 impl<R: Rows> Sink for Filler<R> {
-    fn record(&mut self, record: &BorrowedMessage<'_>) {
+    fn record(&mut self, record: &BorrowedMessage<'_>) -> bool {
         self.next = record.offset() + 1;
         // A record without a key is none of a compacted topic's.
         if let Some(key) = record.key() {
             let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
             rows.apply(record.offset(), key, record.payload(), time_of(record));
         }
+        false
     }
 
     fn end(&mut self, _partition: i32) {

@@ -22,8 +22,8 @@ const BATCH: usize = 500;
 
 /// What a tail fills; it runs in the tail's thread. `Break` ends the tail.
 pub(super) trait Sink: Send + 'static {
-    /// The next record of a partition.
-    fn record(&mut self, record: &BorrowedMessage<'_>);
+    /// The next record of a partition. True when it is enough for one step.
+    fn record(&mut self, record: &BorrowedMessage<'_>) -> bool;
 
     /// All that a partition held has been given.
     fn end(&mut self, partition: i32);
@@ -67,19 +67,19 @@ impl Tail {
     fn run(&mut self, sink: &mut impl Sink) -> Result<()> {
         assign(&self.client, &self.topic, &self.next)?;
         while !self.stop.is_cancelled() {
-            let (mut polled, mut taken) = (self.client.poll(LOOK_EVERY), 0);
-            let mut trouble = None;
+            let mut polled = self.client.poll(LOOK_EVERY);
+            let (mut taken, mut enough, mut trouble) = (0, false, None);
             while let Some(event) = polled {
                 match event {
                     Ok(record) => {
                         note(&mut self.next, &record);
-                        sink.record(&record);
+                        enough = sink.record(&record);
                         taken += 1;
                     }
                     Err(KafkaError::PartitionEOF(partition)) => sink.end(partition),
                     Err(error) => trouble = Some(error),
                 }
-                if taken == BATCH || trouble.is_some() {
+                if enough || taken == BATCH || trouble.is_some() {
                     break;
                 }
                 polled = self.client.poll(Duration::ZERO);

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod publish;
+mod reading;
+mod values;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};

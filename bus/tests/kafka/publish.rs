@@ -124,3 +124,44 @@ async fn many_who_declare_the_same_at_once_agree() {
         assert_eq!(one.await.unwrap(), config);
     }
 }
+
+#[tokio::test]
+async fn the_window_is_bounded_while_the_broker_is_away() {
+    let (mut broker, bus) = alone().await;
+    let stream = stream(&bus, |_| {}).await;
+    stream.publish(message(&stream, "a", "first")).await.unwrap();
+    broker.freeze().unwrap();
+    let (mut receipts, body) = (Vec::new(), "x".repeat(20));
+    let stopped = async {
+        loop {
+            receipts.push(stream.submit(message(&stream, "a", &body)).await.unwrap());
+        }
+    };
+    // Time in which many times as many could be submitted, if nothing stopped it.
+    let _: Result<std::convert::Infallible, _> =
+        tokio::time::timeout(Duration::from_secs(5), stopped).await;
+    let submitted = receipts.len() as u64;
+    assert!((1000..=10_000).contains(&submitted), "{submitted} submitted while nothing was stored");
+    broker.thaw().unwrap();
+    for (receipt, n) in receipts.into_iter().zip(2..) {
+        let receipt = tokio::time::timeout(PATIENCE, receipt).await.unwrap();
+        assert_eq!(receipt.unwrap().sequence, n);
+    }
+    let after = stream.publish(message(&stream, "a", "after")).await.unwrap();
+    assert_eq!(after.sequence, submitted + 2);
+}
+
+#[tokio::test]
+async fn large_messages_wait_for_room_and_all_get_there() {
+    let (_broker, bus) = shared().await;
+    let stream = stream(&bus, |config| config.max_message_bytes = 4 << 20).await;
+    // Together more than the producer's queue takes.
+    let body = bytes::Bytes::from(vec![b'x'; 4_000_000]);
+    let subject = format!("{}.a", stream.name());
+    let messages = (0..50).map(|_| bus::Message::new(&subject, body.clone()).unwrap());
+    let receipts = stream.publish_all(messages).await;
+    for (receipt, n) in receipts.into_iter().zip(1..) {
+        assert_eq!(receipt.unwrap().sequence, n);
+    }
+    assert_eq!(stream.get(50).await.unwrap().unwrap().payload, Some(body));
+}
