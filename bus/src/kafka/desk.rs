@@ -167,6 +167,16 @@ impl Desk {
         self.parts.keys().copied().collect()
     }
 
+    /// Each partition with the number of its assignment.
+    pub(super) fn assignments(&self) -> Vec<(Part, u64)> {
+        self.parts.iter().map(|(part, assigned)| (*part, assigned.generation)).collect()
+    }
+
+    /// True when nothing new is delivered before something is settled.
+    pub(super) fn is_full(&self) -> bool {
+        !self.leases.has_room()
+    }
+
     /// True while someone works on a message of these partitions.
     pub(super) fn any_out(&self, parts: &[Part]) -> bool {
         self.leases.any_out(|slot| parts.contains(&(slot.retry, slot.partition)))

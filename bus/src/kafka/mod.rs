@@ -75,6 +75,7 @@ pub struct Kafka {
     link: Arc<Link>,
     publisher: Arc<Publisher>,
     catalog: Arc<Catalog>,
+    consumers: Consumers,
     foreign: submit::Foreign,
     buckets: bucket::Buckets,
 }
@@ -90,7 +91,8 @@ impl Kafka {
         let publisher = Arc::new(Publisher::start(&link)?);
         let catalog = Arc::new(Catalog::open(&link, publisher.clone()).await?);
         let (foreign, buckets) = (submit::Foreign::default(), bucket::Buckets::default());
-        Ok(Self { link, publisher, catalog, foreign, buckets })
+        let consumers = Consumers::new(&link, &publisher, &catalog);
+        Ok(Self { link, publisher, catalog, consumers, foreign, buckets })
     }
 
     /// What is declared of a stream, or read off a foreign topic; `NotFound` without either.
