@@ -361,14 +361,27 @@ impl Desk {
         Ok((slot, attempt, generation))
     }
 
-    /// Checks that these tokens hold the leases of their messages, for a unit.
-    pub(super) fn check(&mut self, tokens: &[&LeaseToken], now: Instant) -> Result<Vec<Slot>> {
+    /// Keeps these leases from ending until they are settled or released, for a unit; all of them,
+    /// or none and an error.
+    pub(super) fn hold(&mut self, tokens: &[LeaseToken], now: Instant) -> Result<Vec<Slot>> {
         self.expire(now);
-        let held = tokens.iter().map(|token| {
+        let mut slots = Vec::with_capacity(tokens.len());
+        for token in tokens {
             let (slot, attempt, _) = self.find(token)?;
-            if self.leases.holds(slot, attempt) { Ok(slot) } else { Err(stale(token)) }
-        });
-        held.collect()
+            if !self.leases.holds(slot, attempt) {
+                return Err(stale(token));
+            }
+            slots.push(slot);
+        }
+        for slot in &slots {
+            self.leases.copy(*slot);
+        }
+        Ok(slots)
+    }
+
+    /// Lets a lease that was held go on where it was.
+    pub(super) fn release(&mut self, slot: Slot) {
+        self.leases.not_copied(slot);
     }
 
     /// Where the partitions of these messages will stand when they are settled.

@@ -27,7 +27,7 @@ pub(super) async fn committed(
 ) -> Result<Vec<(Part, Watermark)>> {
     let (topics, group) = (topics.clone(), group.to_owned());
     let of = link.clone();
-    let asked = link.with_client(move |_| {
+    let asked = link.apart(move || {
         let client = of.client(&group)?;
         let mut list = TopicPartitionList::new();
         for topic in &topics {
@@ -69,7 +69,7 @@ pub(super) async fn commit(
 ) -> Result<()> {
     let (of, group) = (link.clone(), group.to_owned());
     let (topic, origins) = (topic.to_owned(), origins.to_vec());
-    let committed = link.with_client(move |_| {
+    let committed = link.apart(move || {
         let client = of.client(&group)?;
         let list = list(&topic, &origins);
         let committed = list.and_then(|list| client.commit(&list, CommitMode::Sync));

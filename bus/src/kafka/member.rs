@@ -442,7 +442,7 @@ impl Bell {
 }
 
 /// Names a member as no other is named, so that its tokens are nobody else's.
-fn instance() -> Arc<str> {
+pub(super) fn instance() -> Arc<str> {
     static COUNT: AtomicU64 = AtomicU64::new(1);
     static START: OnceLock<String> = OnceLock::new();
     let start = START.get_or_init(|| {

@@ -43,6 +43,7 @@ mod tail;
 mod threads;
 mod token;
 mod topics;
+mod units;
 mod watch;
 mod watermark;
 
@@ -55,7 +56,7 @@ use crate::bus::ConnectOptions;
 use crate::capability::{Capability, Support, unsupported};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
@@ -76,6 +77,7 @@ pub struct Kafka {
     publisher: Arc<Publisher>,
     catalog: Arc<Catalog>,
     consumers: Consumers,
+    units: Arc<units::Units>,
     foreign: submit::Foreign,
     buckets: bucket::Buckets,
 }
@@ -92,7 +94,8 @@ impl Kafka {
         let catalog = Arc::new(Catalog::open(&link, publisher.clone()).await?);
         let (foreign, buckets) = (submit::Foreign::default(), bucket::Buckets::default());
         let consumers = Consumers::new(&link, &publisher, &catalog);
-        Ok(Self { link, publisher, catalog, consumers, foreign, buckets })
+        let units = Arc::default();
+        Ok(Self { link, publisher, catalog, consumers, units, foreign, buckets })
     }
 
     /// What is declared of a stream, or read off a foreign topic; `NotFound` without either.
@@ -258,8 +261,13 @@ impl Driver for Kafka {
         bucket::delete(&self.link, &self.catalog, bucket).await
     }
 
-    async fn commit(&self, _unit: &Unit) -> Result<Committed> {
-        Err(later())
+    async fn commit(&self, unit: &Unit) -> Result<Committed> {
+        self.link.check_open()?;
+        let mut streams = Vec::with_capacity(unit.outputs.len());
+        for (stream, _) in &unit.outputs {
+            streams.push(self.entry(stream).await?);
+        }
+        units::commit(&self.units, &self.consumers, &streams, unit).await
     }
 
     async fn request(&self, question: Message, _wait: Duration) -> Result<Message> {
@@ -278,11 +286,14 @@ impl Driver for Kafka {
 
     async fn close(&self) -> Result<()> {
         self.publisher.close().await;
+        let units = self.units.clone();
+        let closed = self.link.apart(move || {
+            units.close();
+            Ok(())
+        });
+        // Closed before: there is nothing left to close.
+        let _ = closed.await;
         self.link.close().await;
         Ok(())
     }
-}
-
-fn later() -> Error {
-    Error::new(ErrorKind::Backend, "consumers on kafka:// are not built yet")
 }
