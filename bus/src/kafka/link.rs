@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -22,7 +23,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// How many clients are lent out at once, each with a thread that waits.
 const CLIENTS: usize = 8;
 /// The group that readers name, because the client insists on one; nobody joins it.
-pub(super) const READER_GROUP: &str = "lockgate-reader";
+const READER_GROUP: &str = "lockgate-reader";
 
 /// A client that reads, lent out or in a thread of its own.
 pub(super) type Client = BaseConsumer<Logged>;
@@ -64,10 +65,9 @@ impl Link {
         if self.threads.stop().is_cancelled() { Err(closed()) } else { Ok(()) }
     }
 
-    /// A new client of `group`, connected to nothing yet.
-    pub(super) fn client(&self, group: &str) -> Result<Client> {
-        let config = self.settings.consumer(group);
-        Client::from_config_and_context(&config, Logged).map_err(|e| failed("make a client", e))
+    /// A new client that reads, connected to nothing yet.
+    pub(super) fn client(&self) -> Result<Client> {
+        client(&self.settings.consumer(READER_GROUP))
     }
 
     /// Lends a client to `work`, which blocks, away from the runtime. Dropping the future lets
@@ -84,7 +84,7 @@ impl Link {
             let idle = link.idle().pop();
             let client = match idle {
                 Some(client) => client,
-                None => link.client(READER_GROUP)?,
+                None => client(&link.settings.lookup(READER_GROUP))?,
             };
             let done = work(&client);
             // A client that failed may hold on to what failed: the next one is a new one.
@@ -126,6 +126,10 @@ impl Link {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn client(config: &ClientConfig) -> Result<Client> {
+    Client::from_config_and_context(config, Logged).map_err(|e| failed("make a client", e))
 }
 
 /// What the cluster says about a topic, or about all of them. Blocks.

@@ -22,7 +22,7 @@ use super::tail::{self, Sink};
 use super::threads::closed;
 use crate::config::Start;
 use crate::driver::ReaderDriver;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::message::StoredMessage;
 use crate::name::SubjectFilter;
 
@@ -159,10 +159,10 @@ impl Sink for Feeder {
 
     fn over(&mut self, error: Error) {
         let (sender, stop) = (&self.sender, &self.stop);
-        // Told again and again: a reader that has ended stays ended.
+        let (kind, text) = (error.kind(), error.to_string());
         self.runtime.block_on(async {
-            let (kind, text) = (error.kind(), error.to_string());
-            while kind != ErrorKind::Closed {
+            // Told again and again, because a reader that has ended stays ended.
+            loop {
                 let again = Err(Error::new(kind, text.clone()));
                 tokio::select! {
                     biased;

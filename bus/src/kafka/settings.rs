@@ -80,6 +80,13 @@ impl Settings {
         config
     }
 
+    /// For looking into topics: a question must not wait behind the fetch of the one before it.
+    pub(super) fn lookup(&self, group: &str) -> ClientConfig {
+        let mut config = self.consumer(group);
+        config.set("fetch.wait.max.ms", "5");
+        config
+    }
+
     /// For a consumer. `group` is needed even by one that never joins it.
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
         let mut config = self.common.clone();

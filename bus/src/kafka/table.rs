@@ -25,7 +25,7 @@ pub(super) trait Rows: Send + Sync + 'static {
 }
 
 /// How far a table is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Progress {
     /// The offset after the last record that was applied.
     pub(super) next: i64,
@@ -48,11 +48,12 @@ impl<R: Rows> Table<R> {
     /// Returns when everything that the topic held is in `rows`.
     pub(super) async fn open(link: &Arc<Link>, topic: &str, rows: R) -> Result<Self> {
         let name = topic.to_owned();
-        let (low, _) = link.with_client(move |client| watermarks(client, &name, 0)).await?;
+        let (low, high) = link.with_client(move |client| watermarks(client, &name, 0)).await?;
         let rows = Arc::new(RwLock::new(rows));
-        let (sender, progress) = watch::channel(Progress { next: low, ..Progress::default() });
+        let synced = low == high;
+        let (sender, progress) = watch::channel(Progress { next: low, synced, over: None });
         let stop = link.threads.stop().child_token();
-        let filler = Filler { rows: rows.clone(), next: low, synced: false, progress: sender };
+        let filler = Filler { rows: rows.clone(), next: low, high, synced, progress: sender };
         let from = Vec::from([Place { partition: 0, offset: low }]);
         tail::spawn(link, topic, from, stop.clone(), filler)?;
         let (link, topic, _stop) = (link.clone(), topic.to_owned(), stop.drop_guard());
@@ -119,6 +120,8 @@ impl Progress {
 struct Filler<R> {
     rows: Arc<RwLock<R>>,
     next: i64,
+    /// The end when the table was opened.
+    high: i64,
     synced: bool,
     progress: watch::Sender<Progress>,
 }
@@ -126,6 +129,7 @@ struct Filler<R> {
 impl<R: Rows> Sink for Filler<R> {
     fn record(&mut self, record: &BorrowedMessage<'_>) -> bool {
         self.next = record.offset() + 1;
+        self.synced |= self.next >= self.high;
         // A record without a key is none of a compacted topic's.
         if let Some(key) = record.key() {
             let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
