@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -10,7 +11,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::desk::Part;
 use super::entry::Origin;
 use super::failure::failed;
-use super::link::{Link, REQUEST_LIMIT};
+use super::link::{Client, Link, REQUEST_LIMIT};
+use super::settings::Logged;
 use super::watermark::Watermark;
 use crate::error::Result;
 
@@ -28,7 +30,7 @@ pub(super) async fn committed(
     let (topics, group) = (topics.clone(), group.to_owned());
     let of = link.clone();
     let asked = link.apart(move || {
-        let client = of.client(&group)?;
+        let client = client(&of, &group)?;
         let mut list = TopicPartitionList::new();
         for topic in &topics {
             let last = i32::try_from(partitions).unwrap_or(i32::MAX) - 1;
@@ -70,12 +72,18 @@ pub(super) async fn commit(
     let (of, group) = (link.clone(), group.to_owned());
     let (topic, origins) = (topic.to_owned(), origins.to_vec());
     let committed = link.apart(move || {
-        let client = of.client(&group)?;
+        let client = client(&of, &group)?;
         let list = list(&topic, &origins);
         let committed = list.and_then(|list| client.commit(&list, CommitMode::Sync));
         committed.map_err(|e| failed(format!("commit for group {group}"), e))
     });
     committed.await
+}
+
+/// A client that speaks for the group without joining it.
+fn client(link: &Link, group: &str) -> Result<Client> {
+    Client::from_config_and_context(&link.settings.consumer(group), Logged)
+        .map_err(|e| failed(format!("ask about group {group}"), e))
 }
 
 fn list(topic: &str, origins: &[Origin]) -> KafkaResult<TopicPartitionList> {

@@ -256,6 +256,11 @@ impl Driver for Kafka {
         Ok(Arc::new(opened))
     }
 
+    async fn bucket_info(&self, bucket: &BucketName) -> Result<BucketConfig> {
+        self.link.check_open()?;
+        bucket::info(&self.catalog, bucket).await
+    }
+
     async fn delete_bucket(&self, bucket: &BucketName) -> Result<()> {
         self.link.check_open()?;
         bucket::delete(&self.link, &self.catalog, bucket).await
