@@ -85,10 +85,10 @@ async fn publish_all(stream: Stream) {
     for n in 0..PER_KEY {
         let mut open: Vec<String> = (0..KEYS).map(|key| key.to_string()).collect();
         while !open.is_empty() {
-            let messages = open.iter().map(|key| {
-                let subject = format!("{}.a", stream.name());
-                Message::new(subject, format!("{key}/{n}")).unwrap().key(key)
-            });
+            let messages: Vec<Message> = open
+                .iter()
+                .map(|key| message(&stream, "a", format!("{key}/{n}")).key(key))
+                .collect();
             let results = stream.publish_all(messages).await;
             let failed = open.into_iter().zip(results).filter(|(_, result)| result.is_err());
             open = failed.map(|(key, _)| key).collect();
