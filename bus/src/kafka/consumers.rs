@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
+use tokio_util::task::TaskTracker;
+
 use super::catalog::Catalog;
 use super::entry::{ConsumerEntry, Origin, StreamEntry, nanos};
 use super::link::Link;
@@ -21,12 +23,16 @@ use crate::name::{ConsumerName, StreamName, SubjectFilter};
 /// for. Finding the start may take it a scan of the stream.
 const MAKER_LIMIT: Duration = Duration::from_secs(5);
 
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
 /// The consumers of one connection, and its members of their groups.
 pub(super) struct Consumers {
     pub(super) link: Arc<Link>,
     pub(super) publisher: Arc<Publisher>,
     pub(super) catalog: Arc<Catalog>,
     members: Mutex<BTreeMap<(StreamName, ConsumerName), Weak<Member>>>,
+    /// What the members do beside their threads.
+    tasks: TaskTracker,
 }
 
 impl Consumers {
@@ -36,7 +42,16 @@ impl Consumers {
         catalog: &Arc<Catalog>,
     ) -> Self {
         let (link, publisher, catalog) = (link.clone(), publisher.clone(), catalog.clone());
-        Self { link, publisher, catalog, members: Mutex::default() }
+        let (members, tasks) = (Mutex::default(), TaskTracker::new());
+        Self { link, publisher, catalog, members, tasks }
+    }
+
+    /// Waits for what the members had begun; their threads have ended.
+    pub(super) async fn close(&self) {
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE_LIMIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("retries were still on their way when the bus was closed");
+        }
     }
 
     /// See [`crate::driver::Driver::ensure_consumer`]. The start is looked up once, here, and kept
@@ -247,7 +262,8 @@ impl Consumers {
         let topics = [stream.to_string(), retry::topic(stream.as_str(), consumer.as_str())];
         let (stream, consumer) = key.clone();
         let names = Names { stream, consumer, topics, config: of.config.clone() };
-        let member = Member::join(&self.link, &self.publisher, &self.catalog, names, &entry)?;
+        let Self { link, publisher, catalog, tasks, .. } = self;
+        let member = Member::join(link, publisher, catalog, names, &entry, tasks)?;
         members.insert(key, Arc::downgrade(&member));
         Ok(member)
     }

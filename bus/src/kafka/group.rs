@@ -178,6 +178,9 @@ impl Shared {
             Err(error) => Err(error),
         };
         let Err(error) = saved else {
+            let retries = positions.iter().filter(|position| position.part.0);
+            let retries = retries.map(|position| (position.part.1, position.offset));
+            self.state().saved.extend(retries);
             confirms.into_iter().for_each(|confirm| confirm.resolve(Ok(())));
             return true;
         };

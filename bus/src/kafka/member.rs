@@ -4,6 +4,7 @@
 //! A thread polls for it (see [`super::poller`]); those who fetch and settle meet the thread at the
 //! [`Desk`], under a lock that nobody holds while waiting.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -26,6 +27,7 @@ use super::poller;
 use super::publisher::Publisher;
 use super::retry;
 use super::standing::Ours;
+use super::topics;
 use crate::config::StreamConfig;
 use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
 use crate::error::{Error, ErrorKind, Result};
@@ -39,6 +41,8 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 const SAVE_AGAIN: Duration = Duration::from_millis(50);
 /// How often it is looked for what rests in the way.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
+/// How often retries that are settled are removed.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// How many messages are moved then.
 const TIDY_BATCH: usize = 256;
 /// How long leaving a group is waited for.
@@ -48,6 +52,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A bound consumer: leaves the group when it is dropped.
 pub(super) struct Member {
     shared: Arc<Shared>,
+    /// The connection's, which waits for them when it closes.
     tasks: TaskTracker,
 }
 
@@ -95,6 +100,8 @@ pub(super) struct State {
     pub(super) desk: Desk,
     /// Who waits for a commit that was not sent yet.
     pub(super) confirms: Vec<Confirm>,
+    /// Where each partition of the retry topic stands on the broker, since it was trimmed.
+    pub(super) saved: BTreeMap<i32, i64>,
     /// The group is to be joined anew, from what is committed.
     pub(super) rejoin: bool,
     /// True when the thread left messages where they are, for want of room.
@@ -120,10 +127,12 @@ impl Member {
         catalog: &Arc<Catalog>,
         of: Names,
         entry: &ConsumerEntry,
+        tasks: &TaskTracker,
     ) -> Result<Arc<Self>> {
         let state = State {
             desk: Desk::new(instance(), (&entry.config).into()),
             confirms: Vec::new(),
+            saved: BTreeMap::new(),
             rejoin: false,
             hungry: false,
             over: None,
@@ -145,9 +154,8 @@ impl Member {
         link.threads.spawn("kafka-consumer", move || poller::run(&polled))?;
         // The client reports a commit to who waits for it and to nobody else.
         link.threads.spawn("kafka-commit", move || save_all(&saved))?;
-        let tasks = TaskTracker::new();
         tasks.spawn(tidy(shared.clone()));
-        Ok(Arc::new(Self { shared, tasks }))
+        Ok(Arc::new(Self { shared, tasks: tasks.clone() }))
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -201,7 +209,6 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.tasks.close();
         self.shared.stop.cancel();
         self.shared.bell.ring();
     }
@@ -328,12 +335,18 @@ async fn confirmed(waiting: oneshot::Receiver<Result<()>>) -> Result<()> {
     }
 }
 
-/// Moves what rests in the way to the end of the retry topic, for as long as the member lives.
+/// Keeps the retry topic in order for as long as the member lives: what rests in the way goes to
+/// its end, and what is settled goes away.
 async fn tidy(shared: Arc<Shared>) {
+    let mut trimmed = Instant::now();
     loop {
         tokio::select! { biased;
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(TIDY_EVERY) => {}
+        }
+        if trimmed.elapsed() >= TRIM_EVERY {
+            trimmed = Instant::now();
+            trim(&shared).await;
         }
         let copies = match shared.lock() {
             Ok(mut state) => state.desk.in_the_way(TIDY_BATCH, Instant::now()),
@@ -346,6 +359,22 @@ async fn tidy(shared: Arc<Shared>) {
             }
         }
         shared.bell.ring();
+    }
+}
+
+/// Removes the retries that the group has passed. Those of a failure are removed the next time.
+async fn trim(shared: &Shared) {
+    let saved = std::mem::take(&mut shared.state().saved);
+    let passed: Vec<(i32, i64)> = saved.into_iter().collect();
+    if passed.is_empty() {
+        return;
+    }
+    if let Err(error) = topics::empty(&shared.link, &shared.of.topics[1], &passed).await {
+        tracing::debug!(%error, "retries that are settled are still there");
+        let mut state = shared.state();
+        for (partition, offset) in passed {
+            state.saved.entry(partition).or_insert(offset);
+        }
     }
 }
 

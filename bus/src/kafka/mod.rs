@@ -299,6 +299,7 @@ impl Driver for Kafka {
         // Closed before: there is nothing left to close.
         let _ = closed.await;
         self.link.close().await;
+        self.consumers.close().await;
         Ok(())
     }
 }

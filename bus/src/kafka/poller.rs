@@ -23,10 +23,13 @@ use super::record::Decoder;
 use super::retry;
 use super::start::matches_any;
 use super::token::Slot;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long the thread sleeps when there is nothing to do and nobody rings.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often a topic is looked for that seems to be gone, and for how long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const GONE_AFTER: Duration = Duration::from_secs(10);
 /// How soon the group is joined again after a failure.
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
 /// How many messages of a partition are taken together.
@@ -61,6 +64,8 @@ struct Poller<'a> {
     client: Arc<Client>,
     queues: BTreeMap<Part, Queue>,
     decoder: Decoder,
+    /// Since when the stream's topic seems to be gone, and when it was looked for last.
+    missing: Option<(Instant, Instant)>,
 }
 
 /// The messages of one assignment of a partition.
@@ -107,6 +112,7 @@ impl<'a> Poller<'a> {
             client,
             queues: BTreeMap::new(),
             decoder: Decoder::of(&shared.of.config),
+            missing: None,
         })
     }
 
@@ -131,6 +137,7 @@ impl<'a> Poller<'a> {
         if self.is_outdated()? {
             return Ok(Step::Over);
         }
+        self.look_for_topic()?;
         let mut taken = self.take_events()?;
         self.follow_assignment();
         taken |= self.take_messages()?;
@@ -149,18 +156,20 @@ impl<'a> Poller<'a> {
     /// queue of its own.
     fn take_events(&mut self) -> Result<bool> {
         let mut polled = Vec::new();
-        let mut calm = 0;
+        let (mut calm, mut trouble) = (0, None);
         // A callback looks like nothing, and may have left more behind it.
         while calm < 2 {
             match self.client.poll(Duration::ZERO) {
                 Some(Ok(message)) => {
                     polled.push(read(self.shared, &self.entry, &mut self.decoder, &message));
                 }
-                Some(Err(error)) => self.judge(error)?,
+                Some(Err(error)) => trouble = Some(error),
                 None => calm += 1,
             }
         }
-        Ok(self.accept(polled))
+        let taken = self.accept(polled);
+        trouble.map_or(Ok(()), |error| self.judge(error))?;
+        Ok(taken)
     }
 
     /// Gives each new assignment of a partition a queue of its own.
@@ -221,8 +230,28 @@ impl<'a> Poller<'a> {
         any
     }
 
+    /// Ends the member of a topic that others removed. One that cannot be seen for a moment, while
+    /// a broker starts, is not gone.
+    fn look_for_topic(&mut self) -> Result<()> {
+        let Some((since, looked)) = self.missing else { return Ok(()) };
+        if looked.elapsed() < LOOK_AGAIN {
+            return Ok(());
+        }
+        let (topic, now) = (&self.shared.of.topics[0], Instant::now());
+        let found = self.client.fetch_metadata(Some(topic), LOOK_AGAIN);
+        let gone = found.is_ok_and(|found| {
+            found.topics().iter().any(|t| t.name() == topic && t.error().is_some())
+        });
+        if gone && since.elapsed() > GONE_AFTER {
+            let what = format!("there is no stream {topic}: its topic was removed");
+            return Err(Error::not_found(what));
+        }
+        self.missing = gone.then_some((since, now));
+        Ok(())
+    }
+
     /// What an error of the client means: mostly that it goes on by itself.
-    fn judge(&self, error: KafkaError) -> Result<()> {
+    fn judge(&mut self, error: KafkaError) -> Result<()> {
         let doing = || format!("consume {}", self.shared.of.stream);
         match code(&error) {
             Some(Code::UnsupportedFeature) if !self.classic.load(Ordering::Relaxed) => {
@@ -232,9 +261,10 @@ impl<'a> Poller<'a> {
                 self.classic.store(true, Ordering::Relaxed);
                 Err(failed(doing(), error))
             }
-            // Also said while the brokers learn of a topic: the catalog knows.
+            // Also said while the brokers learn of a topic.
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                self.shared.entry().map(|_| ())
+                self.missing.get_or_insert((Instant::now(), Instant::now()));
+                Ok(())
             }
             _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
                 Err(failed(doing(), error))
