@@ -9,7 +9,7 @@
 //! Java client does. A sequence is unique in its stream and grows within a partition; with one
 //! partition it is the offset + 1.
 //!
-//! The client repeats a publish by itself and stores it once, for half a minute. A receipt that
+//! The client repeats a publish by itself and stores it once, for two minutes. A receipt that
 //! fails with [`ErrorKind::Timeout`] leaves open whether the message is stored, and without ids a
 //! repetition may store it twice: consumers tell by what the message says.
 //!

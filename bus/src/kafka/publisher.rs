@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::message::Receipt;
 
 /// What closing waits for at most; longer than the producer tries.
-const DRAIN_LIMIT: Duration = Duration::from_secs(35);
+const DRAIN_LIMIT: Duration = Duration::from_secs(125);
 
 /// Where a record goes.
 #[derive(Clone, Copy)]
