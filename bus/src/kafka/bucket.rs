@@ -36,22 +36,23 @@ pub(super) async fn ensure(
     let config = &BucketConfig { replicas: config.replicas.max(1), ..config.clone() };
     check(config)?;
     catalog.refresh().await?;
-    let has = catalog.bucket(&config.name);
-    if let Some(has) = has.as_deref().filter(|has| has.config.replicas != config.replicas) {
-        let (has, wanted, name) = (has.config.replicas, config.replicas, &config.name);
-        let what = format!("bucket {name} has replicas {has} and cannot get {wanted}");
-        return Err(Error::new(ErrorKind::Mismatch, what));
+    if let Some(has) = catalog.bucket(&config.name) {
+        check_drift(&has.config, config)?;
     }
     let topic = topic(config);
-    let made = topics::ensure_exists(link, &topic).await?;
-    if !made {
-        if has.as_deref().is_some_and(|has| has.config == *config) {
+    if topics::ensure_exists(link, &topic).await? {
+        let generation = nanos(SystemTime::now());
+        return catalog.put_bucket(&BucketEntry { config: config.clone(), generation }).await;
+    }
+    let has = catalog.await_declared(|| catalog.bucket(&config.name)).await;
+    if let Some(has) = &has {
+        check_drift(&has.config, config)?;
+        if has.config == *config {
             return Ok(());
         }
-        topics::configure(link, &topic.name, &topic.config).await?;
     }
-    let known = has.filter(|_| !made).map(|has| has.generation);
-    let generation = known.unwrap_or_else(|| nanos(SystemTime::now()));
+    topics::configure(link, &topic.name, &topic.config).await?;
+    let generation = has.map_or_else(|| nanos(SystemTime::now()), |has| has.generation);
     catalog.put_bucket(&BucketEntry { config: config.clone(), generation }).await
 }
 
@@ -203,6 +204,15 @@ fn check(config: &BucketConfig) -> Result<()> {
         return Err(Error::invalid(format!("{what}: kafka:// keeps every bucket on disk")));
     }
     Ok(())
+}
+
+fn check_drift(has: &BucketConfig, wanted: &BucketConfig) -> Result<()> {
+    if has.replicas == wanted.replicas {
+        return Ok(());
+    }
+    let (name, has, wanted) = (&wanted.name, has.replicas, wanted.replicas);
+    let what = format!("bucket {name} has replicas {has} and cannot get {wanted}");
+    Err(Error::new(ErrorKind::Mismatch, format!("{what}: remove it first, or keep it")))
 }
 
 fn missing(name: &BucketName) -> Error {

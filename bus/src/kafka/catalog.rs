@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -18,6 +18,9 @@ use crate::name::{BucketName, ConsumerName, StreamName};
 
 /// Its topic; no stream can have this name, because of the dot. Keep stable: it is stored.
 const TOPIC: &str = "lockgate.catalog";
+
+/// How long a topic may be there before its declaration is.
+const MAKER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The declarations, and the way to change them.
 ///
@@ -43,6 +46,16 @@ impl Catalog {
     /// Tells whenever the catalog may have changed.
     pub(super) fn watch(&self) -> watch::Receiver<Progress> {
         self.table.subscribe()
+    }
+
+    /// What `look` finds, waiting a while for it: whoever made a topic declares it right after. A
+    /// topic that others made is never declared.
+    pub(super) async fn await_declared<T>(&self, look: impl Fn() -> Option<T>) -> Option<T> {
+        let mut changes = self.watch();
+        let found = changes.wait_for(|_| look().is_some());
+        // Found or not, the answer is how it stands now.
+        let _ = tokio::time::timeout(MAKER_LIMIT, found).await;
+        look()
     }
 
     pub(super) fn stream(&self, name: &StreamName) -> Option<Arc<StreamEntry>> {

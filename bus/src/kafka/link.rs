@@ -23,7 +23,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// How many clients are lent out at once, each with a thread that waits.
 const CLIENTS: usize = 8;
 /// The group that readers name, because the client insists on one; nobody joins it.
-const READER_GROUP: &str = "lockgate-reader";
+pub(super) const READER_GROUP: &str = "lockgate-reader";
 
 /// A client that reads, lent out or in a thread of its own.
 pub(super) type Client = BaseConsumer<Logged>;
@@ -65,9 +65,9 @@ impl Link {
         if self.threads.stop().is_cancelled() { Err(closed()) } else { Ok(()) }
     }
 
-    /// A new client that reads, connected to nothing yet.
-    pub(super) fn client(&self) -> Result<Client> {
-        client(&self.settings.consumer(READER_GROUP))
+    /// A new client of `group`, connected to nothing yet.
+    pub(super) fn client(&self, group: &str) -> Result<Client> {
+        client(&self.settings.consumer(group))
     }
 
     /// Lends a client to `work`, which blocks, away from the runtime. Dropping the future lets
@@ -125,6 +125,18 @@ impl Link {
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let idle = std::mem::take(&mut *self.idle());
+        if !idle.is_empty() {
+            // Clients wait for their threads, which a runtime's thread must not. Without a thread
+            // they are dropped here, late.
+            let dropped = std::thread::Builder::new().name("kafka-drop".to_owned());
+            let _ = dropped.spawn(move || drop(idle));
+        }
     }
 }
 

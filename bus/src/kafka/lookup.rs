@@ -45,10 +45,9 @@ pub(super) async fn subjects(
 ) -> Result<Vec<Subject>> {
     let parts = parts(&marks(link, &entry.config).await?);
     let filter = filter.clone();
-    let found = scan_stream(link, entry, parts, BTreeSet::new(), move |found, message| {
-        if filter.matches(message.subject.as_str()) {
-            found.insert(message.subject);
-        }
+    let matches = move |subject: &Subject| filter.matches(subject.as_str());
+    let found = scan_stream(link, entry, parts, BTreeSet::new(), matches, |found, message| {
+        found.insert(message.subject);
     });
     Ok(found.await?.into_iter().collect())
 }
@@ -70,10 +69,8 @@ pub(super) async fn last_at(
     }
     let asked: BTreeSet<Subject> = subjects.iter().cloned().collect();
     let last: BTreeMap<Subject, StoredMessage> = BTreeMap::new();
-    let found = scan_stream(link, entry, parts, last, move |last, message| {
-        if !asked.contains(&message.subject) {
-            return;
-        }
+    let matches = move |subject: &Subject| asked.contains(subject);
+    let found = scan_stream(link, entry, parts, last, matches, |last, message| {
         let age = |message: &StoredMessage| (message.timestamp, message.sequence);
         if last.get(&message.subject).is_none_or(|known| age(known) < age(&message)) {
             last.insert(message.subject.clone(), message);
@@ -82,18 +79,23 @@ pub(super) async fn last_at(
     Ok(found.await?.into_values().collect())
 }
 
-/// Folds the messages of these parts, away from the runtime.
+/// Folds the messages of these parts whose subject is wanted, away from the runtime.
 async fn scan_stream<T: Send + 'static>(
     link: &Arc<Link>,
     entry: &StreamEntry,
     parts: Vec<Part>,
     mut folded: T,
+    wanted: impl Fn(&Subject) -> bool + Send + 'static,
     mut fold: impl FnMut(&mut T, StoredMessage) + Send + 'static,
 ) -> Result<T> {
     let (topic, mut decoder) = (entry.config.name.to_string(), Decoder::of(&entry.config));
     let stop = link.threads.stop().clone();
     link.with_client(move |client| {
-        scan(client, &topic, &parts, &stop, |record| fold(&mut folded, decoder.message(record)))?;
+        scan(client, &topic, &parts, &stop, |record| {
+            if let Some(message) = decoder.message_if(record, &wanted) {
+                fold(&mut folded, message);
+            }
+        })?;
         Ok(folded)
     })
     .await

@@ -9,6 +9,10 @@
 //! Java client does. A sequence is unique in its stream and grows within a partition; with one
 //! partition it is the offset + 1.
 //!
+//! The client repeats a publish by itself and stores it once, for two minutes. A receipt that
+//! fails with [`ErrorKind::Timeout`] leaves open whether the message is stored, and without ids a
+//! repetition may store it twice: consumers tell by what the message says.
+//!
 //! What Kafka cannot do is refused with a typed error: de-duplication by id, conditional
 //! publishing, exact limits, work queues, purging by subject, compare-and-set, requests.
 
@@ -46,6 +50,7 @@ mod topics;
 mod units;
 mod watch;
 mod watermark;
+mod window;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -155,7 +160,12 @@ impl Driver for Kafka {
     }
 
     async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
-        let entry = self.entry(stream).await?;
+        self.link.check_open()?;
+        let entry = match self.catalog.stream(stream) {
+            Some(entry) => entry,
+            // Boxed, so that the future of the common case stays small.
+            None => Box::pin(self.entry(stream)).await?,
+        };
         submit::submit(&self.publisher, &entry.config, &message).await
     }
 

@@ -9,20 +9,19 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::failure::{code, failed};
 use super::link::Link;
 use super::sequence::Place;
 use super::settings::Logged;
 use super::threads::closed;
+use super::window::Window;
 use crate::error::Result;
 use crate::message::Receipt;
 
-/// How many records are on their way at most.
-const WINDOW: u32 = 10_000;
 /// What closing waits for at most; longer than the producer tries.
-const DRAIN_LIMIT: Duration = Duration::from_secs(35);
+const DRAIN_LIMIT: Duration = Duration::from_secs(125);
 
 /// Where a record goes.
 #[derive(Clone, Copy)]
@@ -40,22 +39,19 @@ pub(super) struct Content<'a> {
     pub(super) headers: OwnedHeaders,
 }
 
+type Record<'a> = BaseRecord<'a, [u8], [u8], Box<Ticket>>;
+/// Why a record was not taken, and the record.
+type Refused<'a> = Box<(KafkaError, Record<'a>)>;
+
 /// One producer, shared.
 pub(super) struct Publisher {
     producer: Option<ThreadedProducer<Reports>>,
     window: Arc<Window>,
 }
 
-struct Window {
-    places: Semaphore,
-    /// Told after each record, to whoever met a full queue.
-    freed: Notify,
-}
-
 impl Publisher {
     pub(super) fn start(link: &Link) -> Result<Self> {
-        let places = Semaphore::new(WINDOW as usize);
-        let window = Arc::new(Window { places, freed: Notify::new() });
+        let window = Arc::new(Window::default());
         let reports = Reports { window: window.clone() };
         let producer =
             ThreadedProducer::from_config_and_context(&link.settings.producer(), reports)
@@ -69,35 +65,31 @@ impl Publisher {
         to: To<'_>,
         content: Content<'_>,
     ) -> Result<oneshot::Receiver<Result<Receipt>>> {
-        let place = self.window.places.acquire().await.map_err(|_| closed())?;
+        let place = self.window.enter().await?;
         let (answer, receipt) = oneshot::channel();
         let ticket = Box::new(Ticket { answer, partitions: to.partitions });
         let mut record = BaseRecord::with_opaque_to(to.topic, ticket).partition(to.partition);
         (record.key, record.payload) = (content.key, content.value);
         record.headers = Some(content.headers);
-        let mut refused = match self.send(record) {
-            Ok(()) => {
-                place.forget();
-                return Ok(receipt);
-            }
-            Err(refused) => refused,
-        };
-        // The queue is full of bytes: each record that leaves it makes room.
-        loop {
-            let (error, record) = *refused;
-            if code(&error) != Some(Code::QueueFull) {
-                return Err(failed(format!("publish to {}", to.topic), error));
-            }
-            let mut freed = std::pin::pin!(self.window.freed.notified());
-            freed.as_mut().enable();
-            refused = match self.send(record) {
-                Ok(()) => break,
-                Err(refused) => refused,
-            };
-            freed.await;
+        if let Err(refused) = self.send(record) {
+            Box::pin(self.send_again(refused)).await?;
         }
-        place.forget();
+        place.keep();
         Ok(receipt)
+    }
+
+    /// Waits while the queue is full of bytes: each record that leaves it makes room.
+    async fn send_again(&self, refused: Refused<'_>) -> Result<()> {
+        let mut held = Some(refused);
+        let sent = self.window.until(|| {
+            let (error, record) = *held.take()?;
+            if code(&error) != Some(Code::QueueFull) {
+                return Some(Err(failed(format!("publish to {}", record.topic), error)));
+            }
+            held = self.send(record).err();
+            held.is_none().then_some(Ok(()))
+        });
+        sent.await?
     }
 
     /// Writes to a table's topic; returns the offset when it is durable.
@@ -111,18 +103,11 @@ impl Publisher {
 
     /// Refuses what comes, and waits for the receipts of what came.
     pub(super) async fn close(&self) {
-        let all = tokio::time::timeout(DRAIN_LIMIT, self.window.places.acquire_many(WINDOW));
-        if let Ok(Ok(all)) = all.await {
-            all.forget();
-        }
-        self.window.places.close();
+        // What is not reported by then is reported when the producer goes.
+        let _ = tokio::time::timeout(DRAIN_LIMIT, self.window.close()).await;
     }
 
-    #[expect(clippy::type_complexity, reason = "the record comes back, to be sent again")]
-    fn send<'a>(
-        &self,
-        record: BaseRecord<'a, [u8], [u8], Box<Ticket>>,
-    ) -> Result<(), Box<(KafkaError, BaseRecord<'a, [u8], [u8], Box<Ticket>>)>> {
+    fn send<'a>(&self, record: Record<'a>) -> Result<(), Refused<'a>> {
         match &self.producer {
             Some(producer) => producer.send(record).map_err(Box::new),
             None => Err(Box::new((KafkaError::Canceled, record))),
@@ -178,7 +163,6 @@ impl ProducerContext for Reports {
         };
         // Whoever dropped the receipt does not want to know.
         let _ = answer.send(receipt);
-        self.window.places.add_permits(1);
-        self.window.freed.notify_waiters();
+        self.window.report();
     }
 }

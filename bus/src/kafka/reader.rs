@@ -59,6 +59,7 @@ impl Reader {
         };
         let (sender, batches) = mpsc::channel(BATCHES);
         let feeder = Feeder {
+            partitions: entry.config.partitions,
             decoder: Decoder::of(&entry.config),
             filters: filters.to_vec(),
             beginning,
@@ -110,6 +111,7 @@ impl ReaderDriver for Reader {
 
 /// Decodes and filters, in the tail's thread.
 struct Feeder {
+    partitions: u32,
     decoder: Decoder,
     filters: Vec<SubjectFilter>,
     beginning: Beginning,
@@ -123,10 +125,12 @@ struct Feeder {
 impl Sink for Feeder {
     fn record(&mut self, record: &BorrowedMessage<'_>) -> bool {
         let place = Place { partition: record.partition(), offset: record.offset() };
-        let message = self.decoder.message(record);
-        if self.beginning.wants(place, message.sequence)
-            && matches_any(&self.filters, &message.subject)
-        {
+        if !self.beginning.wants(place, place.sequence(self.partitions)) {
+            return false;
+        }
+        let filters = &self.filters;
+        let wanted = self.decoder.message_if(record, |subject| matches_any(filters, subject));
+        if let Some(message) = wanted {
             self.bytes += record.key_len() + record.payload_len();
             self.batch.push(message);
         }

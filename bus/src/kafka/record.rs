@@ -98,7 +98,18 @@ impl Decoder {
         self.stored(record).0
     }
 
-    /// The same, and when it is due if it has to wait.
+    /// The same, if its subject is wanted; the others are not copied.
+    pub(super) fn message_if(
+        &mut self,
+        record: &BorrowedMessage<'_>,
+        wanted: impl FnOnce(&Subject) -> bool,
+    ) -> Option<StoredMessage> {
+        let taken = Taken::from(record);
+        let subject = self.subject(taken.subject);
+        wanted(&subject).then(|| self.finish(record, subject, taken).0)
+    }
+
+    /// A record as this crate's message, and when it is due if it has to wait.
     ///
     /// Never fails: anybody may have stored anything, and a record that could not be read would
     /// stop whoever reads the stream.
@@ -106,16 +117,26 @@ impl Decoder {
         &mut self,
         record: &BorrowedMessage<'_>,
     ) -> (StoredMessage, Option<SystemTime>) {
-        let place = Place { partition: record.partition(), offset: record.offset() };
         let taken = Taken::from(record);
-        let subject = match taken.subject {
-            None => self.foreign.clone(),
-            Some(subject) if subject == self.last.as_str() => self.last.clone(),
-            Some(subject) => {
-                self.last = Subject::received(subject);
-                self.last.clone()
-            }
-        };
+        let subject = self.subject(taken.subject);
+        self.finish(record, subject, taken)
+    }
+
+    fn subject(&mut self, text: Option<&str>) -> Subject {
+        let Some(text) = text else { return self.foreign.clone() };
+        if text != self.last.as_str() {
+            self.last = Subject::received(text);
+        }
+        self.last.clone()
+    }
+
+    fn finish(
+        &self,
+        record: &BorrowedMessage<'_>,
+        subject: Subject,
+        taken: Taken<'_>,
+    ) -> (StoredMessage, Option<SystemTime>) {
+        let place = Place { partition: record.partition(), offset: record.offset() };
         let message = StoredMessage {
             sequence: place.sequence(self.partitions),
             timestamp: time_of(record),

@@ -16,9 +16,10 @@ pub(super) const RECORD_OVERHEAD: u32 = 64 << 10;
 /// The client sends up to this much to a partition in one batch. A topic refuses a batch that is
 /// larger than its `max.message.bytes`, so that no topic of ours may take less.
 pub(super) const BATCH_BYTES: u32 = 1 << 20;
-/// How long the client repeats a publish before its receipt fails; a broker that crashed is back
-/// sooner.
-const DELIVERY_LIMIT_MS: &str = "30000";
+/// How long the client repeats a publish before its receipt fails, as the Java client does. Long,
+/// because a failed receipt leaves open whether the message is stored, and repeating it here does
+/// not store it twice.
+const DELIVERY_LIMIT_MS: &str = "120000";
 /// What the producer holds at most, beside the window's bound on messages.
 const QUEUE_KIB: &str = "131072";
 /// What one reader fetches ahead at most.

@@ -145,11 +145,11 @@ fn last_per_subject(
     let mut decoder = Decoder::of(config);
     let mut last: BTreeMap<Subject, (StoredAt, Place)> = BTreeMap::new();
     scan(client, config.name.as_str(), &parts(marks), stop, |record| {
-        let message = decoder.message(record);
+        let wanted = decoder.message_if(record, |subject| matches_any(filters, subject));
+        let Some(message) = wanted else { return };
         let Some(place) = Place::of(message.sequence, config.partitions) else { return };
         let age = StoredAt::of(&message);
-        let newer = last.get(&message.subject).is_none_or(|(known, _)| *known < age);
-        if newer && matches_any(filters, &message.subject) {
+        if last.get(&message.subject).is_none_or(|(known, _)| *known < age) {
             last.insert(message.subject, (age, place));
         }
     })?;

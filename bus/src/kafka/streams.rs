@@ -18,9 +18,6 @@ use crate::config::{Retention, Storage, StreamConfig, StreamInfo, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{StreamName, Subject, SubjectFilter};
 
-/// Whoever made the topic writes its entry right after: so long that is waited for.
-const MAKER_LIMIT: Duration = Duration::from_secs(3);
-
 /// See [`crate::driver::Driver::ensure_stream`].
 pub(super) async fn ensure(
     link: &Arc<Link>,
@@ -63,11 +60,7 @@ async fn adopt(
     topic: &Topic,
 ) -> Result<()> {
     let name = &config.name;
-    let mut changes = catalog.watch();
-    let known = changes.wait_for(|_| catalog.stream(name).is_some());
-    // A foreign topic has none, and gets one now.
-    let _ = tokio::time::timeout(MAKER_LIMIT, known).await;
-    let entry = catalog.stream(name);
+    let entry = catalog.await_declared(|| catalog.stream(name)).await;
     let generation = entry.as_ref().map_or_else(|| nanos(SystemTime::now()), |e| e.generation);
     if let Some(entry) = &entry {
         check_drift(&entry.config, config)?;

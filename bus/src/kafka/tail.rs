@@ -11,7 +11,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{code, failed, is_passing};
-use super::link::{Client, Link, metadata, watermarks};
+use super::link::{Client, Link, READER_GROUP, metadata, watermarks};
 use super::sequence::Place;
 use crate::error::{Error, Result};
 
@@ -46,7 +46,7 @@ pub(super) fn spawn(
     stop: CancellationToken,
     mut sink: impl Sink,
 ) -> Result<()> {
-    let (client, topic) = (link.client()?, topic.to_owned());
+    let (client, topic) = (link.client(READER_GROUP)?, topic.to_owned());
     link.threads.spawn("kafka-tail", move || {
         let mut tail = Tail { client, topic, next: from, stop };
         if let Err(error) = tail.run(&mut sink) {

@@ -18,7 +18,7 @@ use bus::{Bus, ErrorKind, Message, Stream, StreamConfig};
 use tokio::sync::Mutex;
 
 /// Long enough for anything on a busy machine; never waited for when things work.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The broker that the tests running now share; it ends with the last of them.
 static SHARED: Mutex<Weak<KafkaBroker>> = Mutex::const_new(Weak::new());
