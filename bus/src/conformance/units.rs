@@ -86,6 +86,10 @@ impl ConsumerDriver for LosesAcks {
         self.0.fetch(max, wait).await
     }
 
+    fn ack_now(&self, _token: &LeaseToken) -> Option<Result<()>> {
+        None
+    }
+
     async fn settle(&self, _token: &LeaseToken, _how: &Settlement, _confirm: bool) -> Result<()> {
         Err(Error::new(ErrorKind::Unavailable, "the ack was lost"))
     }

@@ -15,6 +15,7 @@ mod direct;
 mod facts;
 mod failure;
 mod feed;
+mod fence;
 mod kv;
 mod link;
 mod publisher;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use async_nats::client::PublishError;
 use async_nats::{Message, StatusCode};
 use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
@@ -14,6 +15,7 @@ use super::arena::Arena;
 use super::consumers;
 use super::convert::{parse_ack_subject, stored};
 use super::failure::Failure;
+use super::fence::Fence;
 use super::link::{Link, limited};
 use super::puller::{Pulled, Puller, Trouble, nanos};
 use super::seek::Gate;
@@ -40,6 +42,7 @@ pub(super) struct Pull {
     tokens: String,
     prefetch: Option<Arc<Prefetch>>,
     gate: Arc<Gate>,
+    fence: Fence,
     arena: std::sync::Mutex<Arena>,
 }
 
@@ -70,10 +73,10 @@ impl Pull {
         if let Some(prefetch) = &prefetch {
             gate.watch_over(prefetch);
         }
-        let tokens = format!("$JS.ACK.{stream}.{name}.");
+        let (tokens, fence) = (format!("$JS.ACK.{stream}.{name}."), Fence::new(ack_wait));
         let (stream, name) = (stream.clone(), name.clone());
         let arena = Default::default();
-        Ok(Self { link, stream, name, ack_wait, tokens, prefetch, gate, arena })
+        Ok(Self { link, stream, name, ack_wait, tokens, prefetch, gate, fence, arena })
     }
 
     /// One request for up to `max` that the server ends as soon as it has sent something.
@@ -218,10 +221,11 @@ impl Pull {
         let Message { subject, reply, payload, headers, .. } = pulled.message;
         let reply = reply?;
         let ack = parse_ack_subject(reply.as_str())?;
-        let (sequence, timestamp) = (ack.stream_sequence, ack.timestamp);
+        let (attempt, sequence, timestamp) = (ack.delivered, ack.stream_sequence, ack.timestamp);
+        self.fence.delivered(sequence, attempt);
         Some(RawDelivery {
             message: stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload),
-            attempt: ack.delivered,
+            attempt,
             expires: pulled.since + self.ack_wait,
             token: settle::token(reply.as_str(), &self.link, self.gate.moves()),
         })
@@ -247,10 +251,29 @@ impl Pull {
         if moves.is_some_and(|moves| moves != self.gate.moves()) {
             return Err(settle::moved(&self.stream, &self.name));
         }
+        if self.fence.is_used()
+            && let Some(ack) = parse_ack_subject(subject)
+            && self.fence.is_over(ack.stream_sequence, ack.delivered)
+        {
+            return Err(settle::over(&self.stream, &self.name, ack.stream_sequence));
+        }
         if self.link.is_closed() {
             return Err(Failure::Closed.into_error(self.settling()));
         }
         Ok(subject)
+    }
+
+    /// Sends a settlement; waits only while the connection takes nothing.
+    fn send(
+        &self,
+        subject: &str,
+        how: &Settlement,
+    ) -> impl Future<Output = Result<(), PublishError>> + Send {
+        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let subject = arena.subject(subject);
+        drop(arena);
+        let (client, payload) = (&self.link.client, settle::payload(how));
+        client.publish(subject, payload)
     }
 
     fn settling(&self) -> String {
@@ -308,22 +331,22 @@ impl ConsumerDriver for Pull {
         }
     }
 
+    fn ack_now(&self, token: &LeaseToken) -> Option<Result<()>> {
+        let subject = match self.check(token) {
+            Ok(subject) => subject,
+            Err(refused) => return Some(Err(refused)),
+        };
+        let sent = self.send(subject, &Settlement::Ack).now_or_never()?;
+        Some(sent.map_err(|failure| Failure::from(failure).into_error(self.settling())))
+    }
+
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
         let subject = self.check(token)?;
         if confirm {
             let (link, stream) = (&self.link, &self.stream);
-            return Box::pin(settle::confirmed(link, stream, &self.name, subject, how)).await;
+            return settle::confirmed(link, stream, &self.name, subject, how).await;
         }
-        let send = || {
-            let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
-            let subject = arena.subject(subject);
-            self.link.client.publish(subject, settle::payload(how))
-        };
-        let sent = match send().now_or_never() {
-            Some(sent) => sent.map_err(Failure::from),
-            // Rare and large: kept out of the future that every ack allocates.
-            None => Box::pin(limited(send())).await,
-        };
+        let sent = limited(self.send(subject, how)).await;
         sent.map_err(|failure| failure.into_error(self.settling()))
     }
 }

@@ -1,7 +1,6 @@
 //! Settling a delivery by the subject it came with.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,18 +64,22 @@ pub(super) async fn confirmed(
 /// process had seen.
 pub(super) fn token(subject: &str, link: &Link, moves: u64) -> LeaseToken {
     let process = link.short();
-    let mut text = String::with_capacity(subject.len() + process.len() + 8);
+    let digits = moves.checked_ilog10().unwrap_or(0) as usize + 1;
+    // To the byte: text that fills its memory is kept as it is.
+    let mut text = String::with_capacity(subject.len() + process.len() + 2 + digits);
     for part in [subject, "#", process, "."] {
         text.push_str(part);
     }
     // Writing to a string cannot fail.
     let _ = write!(text, "{moves}");
-    LeaseToken(Arc::from(text))
+    LeaseToken::received(text.into())
 }
 
 /// The ack's subject, and the moves if the token is of this process.
 pub(super) fn parts<'t>(token: &'t LeaseToken, link: &Link) -> (&'t str, Option<u64>) {
-    let Some((subject, rest)) = token.0.split_once('#') else { return (&token.0, None) };
+    let Some((subject, rest)) = token.as_str().split_once('#') else {
+        return (token.as_str(), None);
+    };
     let own = rest.split_once('.').filter(|(process, _)| *process == link.short());
     (subject, own.and_then(|(_, moves)| moves.parse().ok()))
 }
@@ -84,6 +87,11 @@ pub(super) fn parts<'t>(token: &'t LeaseToken, link: &Link) -> (&'t str, Option<
 pub(super) fn moved(stream: &StreamName, consumer: &ConsumerName) -> Error {
     let what = format!("consumer {consumer} on stream {stream} was moved since this delivery");
     Error::new(ErrorKind::Stale, format!("{what}: fetch again"))
+}
+
+pub(super) fn over(stream: &StreamName, consumer: &ConsumerName, sequence: u64) -> Error {
+    let what = format!("message {sequence} of consumer {consumer} on stream {stream}");
+    Error::new(ErrorKind::Stale, format!("{what} was delivered again since: that one counts"))
 }
 
 fn is_from_before(subject: &str, delivered: u64) -> bool {
