@@ -240,6 +240,10 @@ impl ConsumerDriver for Member {
         }
     }
 
+    fn ack_now(&self, token: &LeaseToken) -> Option<Result<()>> {
+        Some(self.begin(token, &Settlement::Ack, false).map(|_| ()))
+    }
+
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
         match self.begin(token, how, confirm)? {
             Begun::Done => Ok(()),

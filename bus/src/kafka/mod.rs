@@ -13,6 +13,31 @@
 //! fails with [`ErrorKind::Timeout`] leaves open whether the message is stored, and without ids a
 //! repetition may store it twice: consumers tell by what the message says.
 //!
+//! # Consumers
+//!
+//! A consumer is a group, named `<stream>.<consumer>` (with a number behind it once it was moved or
+//! made anew), a topic for its retries, and an entry of the catalog that says where it begins. All
+//! who bind it through one connection share one member of the group. A partition belongs to one
+//! member at a time, so that a consumer that several processes are to share needs a stream of
+//! several partitions.
+//!
+//! - Each message settles on its own: the group's commits carry what is settled beyond the
+//!   committed offset. At most 16,384 offsets lie between a delivery that is out and the newest
+//!   that is taken from its partition.
+//! - Leases, attempts and `max_unsettled` are kept by the member. When it dies, what it had out
+//!   comes again as soon as the group notices, and its attempts count from the last retry.
+//! - A retry is copied to the topic of retries before its source is settled; a crash between the
+//!   two delivers both. Its delay is a floor by the clocks of the processes that wrote and read it.
+//! - A partition that moves gives those at work two seconds to settle; then their leases are over,
+//!   and settling is [`crate::ErrorKind::Stale`].
+//! - Beginning with the last message per subject is possible where those messages are no further
+//!   apart than the span above.
+//! - A commit that the broker took for some partitions and refused for others is reported to the
+//!   client library only as a success; the broker must take 4096 bytes beside an offset
+//!   (`offset.metadata.max.bytes`), which is its default.
+//! - A unit is a transaction. It leaves a marker in each stream, which takes an offset: counts of
+//!   messages and pending ones include it.
+//!
 //! What Kafka cannot do is refused with a typed error: de-duplication by id, conditional
 //! publishing, exact limits, work queues, purging by subject, compare-and-set, requests.
 

@@ -1,7 +1,6 @@
 //! The text that names one delivery of a message.
 
 use std::io::Write as _;
-use std::sync::Arc;
 
 use crate::driver::LeaseToken;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,12 +34,12 @@ impl<'a> Token<'a> {
         let _ = write!(rest, "{member}.{generation}.{topic}{partition}.{offset}.{attempt}");
         let unused = rest.len();
         let written = text.get(..text.len() - unused).unwrap_or_default();
-        LeaseToken(Arc::from(std::str::from_utf8(written).unwrap_or_default()))
+        LeaseToken::from(std::str::from_utf8(written).unwrap_or_default())
     }
 
     pub(super) fn read(token: &'a LeaseToken) -> Result<Self> {
-        parse(&token.0).ok_or_else(|| {
-            let text = &token.0;
+        parse(token.as_str()).ok_or_else(|| {
+            let text = token.as_str();
             let what = format!("{text:?} is no lease token of this backend: pass it unchanged");
             Error::invalid(what)
         })
@@ -64,7 +63,7 @@ fn parse(text: &str) -> Option<Token<'_>> {
 
 /// The refusal of a token whose lease is over.
 pub(super) fn stale(token: &LeaseToken) -> Error {
-    let text = &token.0;
+    let text = token.as_str();
     let what = format!("the lease {text} is over: the message was settled or is delivered again");
     Error::new(ErrorKind::Stale, what)
 }
@@ -88,7 +87,7 @@ mod tests {
         for text in
             ["", "a", "17.2", "m.1.s0.5", "m.1.x0.5.1", "m.1.s.5.1", "m.1.s0.5.1.1", "m.1.é.1.1"]
         {
-            let error = Token::read(&LeaseToken(text.into())).unwrap_err();
+            let error = Token::read(&LeaseToken::from(text)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{text}");
         }
     }

@@ -79,7 +79,7 @@ fn a_partition_that_left_and_came_back_takes_no_token_from_before() {
     desk.accept((0..2).map(|n| polled(STREAM, n, true)), now);
     let again = desk.take(2, now);
     assert_eq!((sequences(&again), again[0].attempt), (vec![1], 1), "2 is settled for good");
-    let stranger = LeaseToken(again[0].token.0.replace('m', "n").into());
+    let stranger = LeaseToken::from(again[0].token.as_str().replace('m', "n"));
     let fenced = desk.settle(&stranger, &Settlement::Ack, now).unwrap_err();
     assert_eq!(fenced.kind(), ErrorKind::Stale);
 }
