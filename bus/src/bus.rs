@@ -30,6 +30,7 @@ impl Bus {
     ///   `bus::embedded::disk`.
     /// - `nats://host:4222[,host:4222...]` is NATS JetStream (feature `nats`). Credentials are
     ///   never in the URL: see [`ConnectOptions`].
+    /// - `kafka://host:9092[,host:9092...]` is Kafka (feature `kafka`).
     pub async fn connect(url: &str) -> Result<Self> {
         Self::connect_with(url, ConnectOptions::default()).await
     }
@@ -53,10 +54,15 @@ impl Bus {
             Some("nats" | "tls") => {
                 Ok(Self::with_driver(Arc::new(crate::nats::Nats::connect(url, &options).await?)))
             }
+            #[cfg(feature = "kafka")]
+            Some("kafka") => {
+                Ok(Self::with_driver(Arc::new(crate::kafka::Kafka::connect(url, &options).await?)))
+            }
             _ => {
                 let _ = options;
                 Err(Error::invalid(format!(
-                    "{url:?} names no backend of this build: use embedded: or nats://host:port"
+                    "{url:?} names no backend of this build: use embedded:, nats://host:port or \
+                     kafka://host:port"
                 )))
             }
         }
@@ -244,7 +250,7 @@ impl Bus {
 pub struct ConnectOptions {
     /// A NATS credentials file (`.creds`).
     pub credentials: Option<std::path::PathBuf>,
-    /// A user and password.
+    /// A user and password: of NATS, or for SASL PLAIN of Kafka.
     pub user: Option<(String, String)>,
     /// The name this connection shows in the server's monitoring.
     pub client_name: Option<String>,

@@ -122,6 +122,8 @@ pub mod conformance;
 pub mod embedded;
 #[cfg(feature = "fault")]
 pub mod fault;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
 #[cfg(feature = "testkit")]

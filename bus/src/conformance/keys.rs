@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Target;
-use super::bench::{Case, PATIENCE, eventually, refuses, unique};
+use super::bench::{Case, PATIENCE, assert_refused, eventually, refuses, unique};
 use crate::bus::Bus;
 use crate::capability::Capability;
 use crate::config::BucketConfig;
@@ -17,7 +17,8 @@ use crate::name::BucketName;
 async fn bucket(target: &dyn Target, bus: &Bus) -> KeyValue {
     let name = BucketName::new(unique("b")).unwrap();
     let config = BucketConfig { replicas: target.replicas(), ..BucketConfig::new(name) };
-    bus.ensure_kv(&config).await.unwrap()
+    bus.ensure_bucket(&config).await.unwrap();
+    bus.kv_for(&config.name, &[]).await.unwrap()
 }
 
 /// Of fifty who write on the same revision one wins, the others are told that they lost.
@@ -59,6 +60,13 @@ pub async fn kv_cas(target: &dyn Target) {
 pub async fn kv_create_after_delete(target: &dyn Target) {
     let case = Case::new(target).await;
     let kv = bucket(target, &case.bus).await;
+    if refuses(&case, Capability::KvCompareAndSet).await {
+        assert_refused(&case, kv.create("k", "x").await, Capability::KvCompareAndSet);
+        assert_refused(&case, kv.update("k", "x", 1).await, Capability::KvCompareAndSet);
+        assert_refused(&case, kv.delete("k", Some(1)).await, Capability::KvCompareAndSet);
+        let opened = case.bus.kv(kv.name()).await.map(|_| ());
+        return assert_refused(&case, opened, Capability::KvCompareAndSet);
+    }
     let mut last = 0;
     for _ in 0..3 {
         let created = kv.create("user.anna", "x").await.unwrap();
@@ -142,7 +150,7 @@ pub async fn kv_watch(target: &dyn Target) {
         }
         other => panic!("expected the deletion of on.c, got {other:?}"),
     }
-    let created = kv.create("on.c", "back").await.unwrap();
+    let created = kv.put("on.c", "back").await.unwrap();
     assert_put(&mut watch, "on.c", created).await;
 
     target.restart_broker().await.unwrap();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::process::{LOOK_EVERY, Process, failed};
 use crate::error::{Error, ErrorKind, Result};
 
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(120);
 /// Another test may take a port between choosing and listening.
 const START_ATTEMPTS: u32 = 3;
 /// Ports are taken from below the range that systems give to outgoing connections: one of those
@@ -35,7 +35,7 @@ pub struct KafkaBroker {
 }
 
 impl KafkaBroker {
-    /// Starts a broker and waits until it takes clients (at most 60 s).
+    /// Starts a broker and waits until it takes clients (at most 120 s).
     ///
     /// Its jars are looked for in `libs/` of the folder that `LOCKGATE_KAFKA` names, and of
     /// `target/tools/kafka` of the workspace; without them, or without `java` on `PATH`, this is

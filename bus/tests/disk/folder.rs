@@ -4,9 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bus::{
-    BucketConfig, BucketName, Bus, ErrorKind, Start, Storage, StreamConfig, SubjectFilter,
-};
+use bus::{BucketConfig, BucketName, Bus, ErrorKind, Start, Storage, StreamConfig, SubjectFilter};
 
 use super::{child, connect, message, url};
 
@@ -184,7 +182,8 @@ fn damage(folder: &Path, what: &[u8]) -> bool {
 
 #[tokio::test]
 async fn a_url_without_a_folder_is_refused() {
-    for bad in ["embedded://", "embedded:///", "embedded://relative/path", "embedded:///x?sync=no"] {
+    for bad in ["embedded://", "embedded:///", "embedded://relative/path", "embedded:///x?sync=no"]
+    {
         assert_eq!(refusal(bad).await.kind(), ErrorKind::Invalid, "{bad}");
     }
     let file = tempfile::NamedTempFile::new().unwrap();

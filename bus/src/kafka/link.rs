@@ -1,0 +1,165 @@
+//! What everything on one connection shares: settings, administration, borrowed clients, threads.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::metadata::Metadata;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use super::failure::{failed, is_passing};
+use super::settings::{Logged, Settings};
+use super::threads::{Threads, closed};
+use crate::bus::ConnectOptions;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long one request to the cluster may take.
+pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// How many clients are lent out at once, each with a thread that waits.
+const CLIENTS: usize = 8;
+/// The group that readers name, because the client insists on one; nobody joins it.
+pub(super) const READER_GROUP: &str = "lockgate-reader";
+
+/// A client that reads, lent out or in a thread of its own.
+pub(super) type Client = BaseConsumer<Logged>;
+
+pub(super) struct Link {
+    pub(super) settings: Settings,
+    pub(super) admin: AdminClient<Logged>,
+    pub(super) threads: Threads,
+    idle: Mutex<Vec<Client>>,
+    lent: Arc<Semaphore>,
+    lookups: TaskTracker,
+}
+
+impl Link {
+    /// Returns when a broker answered, at most after [`REQUEST_LIMIT`].
+    pub(super) async fn connect(url: &str, options: &ConnectOptions) -> Result<Arc<Self>> {
+        let settings = Settings::new(url, options)?;
+        let admin = AdminClient::from_config_and_context(&settings.admin(), Logged)
+            .map_err(|e| failed(format!("connect to {url}"), e))?;
+        let link = Arc::new(Self {
+            settings,
+            admin,
+            threads: Threads::default(),
+            idle: Mutex::default(),
+            lent: Arc::new(Semaphore::new(CLIENTS)),
+            lookups: TaskTracker::new(),
+        });
+        let answered = link.with_client(|client| metadata(client, None)).await;
+        answered.map_err(|error| {
+            let (limit, url) = (REQUEST_LIMIT.as_secs(), link.settings.url());
+            let what = format!("{url} did not answer within {limit} s");
+            Error::with_source(ErrorKind::Unavailable, what, error)
+        })?;
+        Ok(link)
+    }
+
+    /// [`ErrorKind::Closed`] once the bus was closed.
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.threads.stop().is_cancelled() { Err(closed()) } else { Ok(()) }
+    }
+
+    /// A new client of `group`, connected to nothing yet.
+    pub(super) fn client(&self, group: &str) -> Result<Client> {
+        client(&self.settings.consumer(group))
+    }
+
+    /// Lends a client to `work`, which blocks, away from the runtime. Dropping the future lets
+    /// the work run to its end, which it bounds itself.
+    pub(super) async fn with_client<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Client) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.check_open()?;
+        let permit = self.lent.clone().acquire_owned().await.map_err(|_| closed())?;
+        let link = self.clone();
+        let lookup = self.lookups.spawn_blocking(move || {
+            let _permit = permit;
+            let idle = link.idle().pop();
+            let client = match idle {
+                Some(client) => client,
+                None => client(&link.settings.lookup(READER_GROUP))?,
+            };
+            let done = work(&client);
+            // A client that failed may hold on to what failed: the next one is a new one.
+            if done.is_ok() && client.unassign().is_ok() && link.check_open().is_ok() {
+                link.idle().push(client);
+            }
+            done
+        });
+        lookup.await.map_err(|_| closed())?
+    }
+
+    /// Runs `work`, which blocks, away from the runtime. Dropping the future lets it run to its
+    /// end, which it bounds itself.
+    pub(super) async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.check_open()?;
+        self.lookups.spawn_blocking(work).await.map_err(|_| closed())?
+    }
+
+    /// The options of an administrative request.
+    pub(super) fn admin_options(&self) -> AdminOptions {
+        AdminOptions::new()
+            .request_timeout(Some(REQUEST_LIMIT))
+            .operation_timeout(Some(REQUEST_LIMIT))
+    }
+
+    /// Ends the threads and the clients, and waits until they are gone.
+    pub(super) async fn close(self: &Arc<Self>) {
+        self.threads.join().await;
+        self.lookups.close();
+        self.lookups.wait().await;
+        let link = self.clone();
+        // Dropping a client waits for its threads.
+        let _ = tokio::task::spawn_blocking(move || link.idle().clear()).await;
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let idle = std::mem::take(&mut *self.idle());
+        if !idle.is_empty() {
+            // Clients wait for their threads, which a runtime's thread must not. Without a thread
+            // they are dropped here, late.
+            let dropped = std::thread::Builder::new().name("kafka-drop".to_owned());
+            let _ = dropped.spawn(move || drop(idle));
+        }
+    }
+}
+
+fn client(config: &ClientConfig) -> Result<Client> {
+    Client::from_config_and_context(config, Logged).map_err(|e| failed("make a client", e))
+}
+
+/// What the cluster says about a topic, or about all of them. Blocks.
+pub(super) fn metadata(client: &Client, topic: Option<&str>) -> Result<Metadata> {
+    client.fetch_metadata(topic, REQUEST_LIMIT).map_err(|e| failed("ask the cluster", e))
+}
+
+/// The first offset that a partition holds, and the one after its last. Blocks.
+pub(super) fn watermarks(client: &Client, topic: &str, partition: i32) -> Result<(i64, i64)> {
+    let deadline = Instant::now() + REQUEST_LIMIT;
+    loop {
+        match client.fetch_watermarks(topic, partition, REQUEST_LIMIT) {
+            Ok(marks) => return Ok(marks),
+            // A partition that was made or has moved just now is told of before it can be asked.
+            Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                std::thread::sleep(ASK_AGAIN);
+            }
+            Err(error) => return Err(failed(format!("look at topic {topic}"), error)),
+        }
+    }
+}

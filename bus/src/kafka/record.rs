@@ -1,0 +1,195 @@
+//! Between this crate's messages and Kafka's records.
+//!
+//! Kafka has keys, headers and null values of its own. What it lacks, the subject and the time
+//! before which a message is held back, travels in headers that begin with `Lg-`; those are
+//! refused on a message and taken out of what arrives.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
+
+use super::partition;
+use super::sequence::Place;
+use crate::config::StreamConfig;
+use crate::error::{Error, Result};
+use crate::headers::Headers;
+use crate::message::{Message, StoredMessage};
+use crate::name::Subject;
+
+/// Where the message was published. Keep stable: it is stored.
+const SUBJECT: &str = "Lg-Subject";
+/// Milliseconds since 1970 before which no consumer gets it. Keep stable: it is stored.
+const NOT_BEFORE: &str = "Lg-Not-Before";
+const RESERVED: &str = "Lg-";
+
+/// The partition a message belongs to: by its key, or by its subject where it has none.
+pub(super) fn partition_of(message: &Message, partitions: u32) -> i32 {
+    let subject = message.subject.as_str().as_bytes();
+    partition::of_key(message.key.as_deref().unwrap_or(subject), partitions)
+}
+
+/// The headers that a message travels with. One of a reserved name is `Invalid`.
+pub(super) fn headers_out(message: &Message) -> Result<OwnedHeaders> {
+    let room = message.headers.len() + 1 + usize::from(message.not_before.is_some());
+    let subject = Some(message.subject.as_str());
+    let mut out =
+        OwnedHeaders::new_with_capacity(room).insert(Header { key: SUBJECT, value: subject });
+    if let Some(time) = message.not_before {
+        let millis = millis_of(time).to_string();
+        out = out.insert(Header { key: NOT_BEFORE, value: Some(&millis) });
+    }
+    for (name, value) in message.headers.iter() {
+        if is_reserved(name) {
+            let what = format!("header {name} has a meaning of its own on kafka://: rename it");
+            return Err(Error::invalid(what));
+        }
+        out = out.insert(Header { key: name, value: Some(value.as_ref()) });
+    }
+    Ok(out)
+}
+
+/// How many bytes the caller put into a message, as [`crate::StreamConfig::max_message_bytes`]
+/// counts them.
+pub(super) fn content_bytes(message: &Message) -> usize {
+    let headers = message.headers.iter().map(|(name, value)| name.len() + value.len());
+    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    headers.sum::<usize>() + length(&message.key) + length(&message.payload)
+}
+
+/// When a record was stored.
+pub(super) fn time_of(record: &BorrowedMessage<'_>) -> SystemTime {
+    let millis = record.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok());
+    UNIX_EPOCH + Duration::from_millis(millis.unwrap_or_default())
+}
+
+/// Milliseconds since 1970, rounded up, as Kafka counts time.
+pub(super) fn millis_of(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+}
+
+/// Reads the records of one stream.
+#[derive(Clone)]
+pub(super) struct Decoder {
+    partitions: u32,
+    /// The subject of a record that another program wrote.
+    foreign: Subject,
+    /// Neighbours often share a subject, and then its text.
+    last: Subject,
+}
+
+impl Decoder {
+    fn new(partitions: u32, foreign: Subject) -> Self {
+        Self { partitions, last: foreign.clone(), foreign }
+    }
+
+    /// Reads what is stored in the topic of this stream.
+    pub(super) fn of(config: &StreamConfig) -> Self {
+        // A record that another program wrote says nothing of subjects.
+        let literal = config.subjects.first().and_then(|first| Subject::new(first.as_str()).ok());
+        let foreign = literal.unwrap_or_else(|| Subject::received(config.name.as_str()));
+        Self::new(config.partitions, foreign)
+    }
+
+    /// A record as this crate's message.
+    pub(super) fn message(&mut self, record: &BorrowedMessage<'_>) -> StoredMessage {
+        self.stored(record).0
+    }
+
+    /// The same, if its subject is wanted; the others are not copied.
+    pub(super) fn message_if(
+        &mut self,
+        record: &BorrowedMessage<'_>,
+        wanted: impl FnOnce(&Subject) -> bool,
+    ) -> Option<StoredMessage> {
+        let taken = Taken::from(record);
+        let subject = self.subject(taken.subject);
+        wanted(&subject).then(|| self.finish(record, subject, taken).0)
+    }
+
+    /// A record as this crate's message, and when it is due if it has to wait.
+    ///
+    /// Never fails: anybody may have stored anything, and a record that could not be read would
+    /// stop whoever reads the stream.
+    pub(super) fn stored(
+        &mut self,
+        record: &BorrowedMessage<'_>,
+    ) -> (StoredMessage, Option<SystemTime>) {
+        let taken = Taken::from(record);
+        let subject = self.subject(taken.subject);
+        self.finish(record, subject, taken)
+    }
+
+    fn subject(&mut self, text: Option<&str>) -> Subject {
+        let Some(text) = text else { return self.foreign.clone() };
+        if text != self.last.as_str() {
+            self.last = Subject::received(text);
+        }
+        self.last.clone()
+    }
+
+    fn finish(
+        &self,
+        record: &BorrowedMessage<'_>,
+        subject: Subject,
+        taken: Taken<'_>,
+    ) -> (StoredMessage, Option<SystemTime>) {
+        let place = Place { partition: record.partition(), offset: record.offset() };
+        let message = StoredMessage {
+            sequence: place.sequence(self.partitions),
+            timestamp: time_of(record),
+            subject,
+            key: record.key().map(Bytes::copy_from_slice),
+            headers: taken.headers,
+            payload: record.payload().map(Bytes::copy_from_slice),
+        };
+        (message, taken.not_before)
+    }
+}
+
+/// What the headers of a record say.
+#[derive(Default)]
+struct Taken<'a> {
+    subject: Option<&'a str>,
+    not_before: Option<SystemTime>,
+    headers: Headers,
+}
+
+impl<'a> Taken<'a> {
+    fn from(record: &'a BorrowedMessage<'_>) -> Self {
+        let Some(headers) = record.headers() else { return Self::default() };
+        // The client library panics at a header whose name is not UTF-8, which anybody may write.
+        let read = || headers.iter().fold(Self::default(), Self::take);
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+            let offset = record.offset();
+            tracing::warn!(topic = record.topic(), offset, "headers that are not text left out");
+            Self::default()
+        })
+    }
+
+    fn take(mut self, header: Header<'a, &'a [u8]>) -> Self {
+        let value = header.value.unwrap_or_default();
+        let text = || std::str::from_utf8(value).ok();
+        match header.key {
+            SUBJECT => self.subject = text(),
+            NOT_BEFORE => {
+                let millis = text().and_then(|text| text.parse().ok());
+                self.not_before = millis.map(|millis| UNIX_EPOCH + Duration::from_millis(millis));
+            }
+            // Left out, because a copy of the message could not be published with it.
+            name if is_reserved(name) => {}
+            name => {
+                if let Err(error) = self.headers.append(name, Bytes::copy_from_slice(value)) {
+                    tracing::debug!(%error, "header left out");
+                }
+            }
+        }
+        self
+    }
+}
+
+fn is_reserved(name: &str) -> bool {
+    name.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED))
+}

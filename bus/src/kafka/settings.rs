@@ -1,0 +1,165 @@
+//! From a URL and options to the settings of librdkafka's clients.
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+
+use crate::bus::ConnectOptions;
+use crate::error::{Error, Result};
+
+/// The largest message that any stream takes: a broker's own request limit is 100 MiB.
+pub(super) const LARGEST_MESSAGE: u32 = 64 << 20;
+/// What a record needs beside what the caller put into it: its subject and Kafka's own fields.
+pub(super) const RECORD_OVERHEAD: u32 = 64 << 10;
+/// The client sends up to this much to a partition in one batch. A topic refuses a batch that is
+/// larger than its `max.message.bytes`, so that no topic of ours may take less.
+pub(super) const BATCH_BYTES: u32 = 1 << 20;
+/// How long the client repeats a publish before its receipt fails, as the Java client does. Long,
+/// because a failed receipt leaves open whether the message is stored, and repeating it here does
+/// not store it twice.
+const DELIVERY_LIMIT_MS: &str = "120000";
+/// What the producer holds at most, beside the window's bound on messages.
+const QUEUE_KIB: &str = "131072";
+/// What one reader fetches ahead at most.
+const READ_AHEAD_KIB: &str = "16384";
+
+/// What every client of one connection shares.
+pub(super) struct Settings {
+    common: ClientConfig,
+    url: String,
+}
+
+impl Settings {
+    /// Reads `kafka://host:port[,host:port...]`.
+    pub(super) fn new(url: &str, options: &ConnectOptions) -> Result<Self> {
+        let ConnectOptions { credentials, user, client_name } = options;
+        let mut common = ClientConfig::new();
+        common.set("bootstrap.servers", servers(url)?);
+        common.set("client.id", client_name.as_deref().unwrap_or("lockgate"));
+        // A broker that restarts is found again within a second.
+        common.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
+        common.set("socket.keepalive.enable", "true");
+        // Only what is declared is created, whatever the broker's defaults are.
+        common.set("allow.auto.create.topics", "false");
+        if credentials.is_some() {
+            return Err(Error::invalid(
+                "a NATS credentials file is of no use to kafka://: give a user and password",
+            ));
+        }
+        if let Some((user, password)) = user {
+            common.set("security.protocol", "sasl_plaintext").set("sasl.mechanism", "PLAIN");
+            common.set("sasl.username", user).set("sasl.password", password);
+        }
+        Ok(Self { common, url: url.to_owned() })
+    }
+
+    /// The address, for messages.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// For administration.
+    pub(super) fn admin(&self) -> ClientConfig {
+        self.common.clone()
+    }
+
+    /// For an idempotent producer: what it retries is stored once and in order.
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = self.common.clone();
+        config.set("enable.idempotence", "true").set("acks", "all");
+        // Partitions are chosen by this crate; whoever leaves one open gets Java's choice.
+        config.set("partitioner", "murmur2_random");
+        config.set("message.timeout.ms", DELIVERY_LIMIT_MS);
+        // Batches form by themselves while the requests before them are on their way.
+        config.set("linger.ms", "0");
+        config.set("batch.size", (BATCH_BYTES - RECORD_OVERHEAD).to_string());
+        config.set("message.max.bytes", (LARGEST_MESSAGE + RECORD_OVERHEAD).to_string());
+        config.set("queue.buffering.max.messages", "0");
+        config.set("queue.buffering.max.kbytes", QUEUE_KIB);
+        config
+    }
+
+    /// For looking into topics: a question must not wait behind the fetch of the one before it.
+    pub(super) fn lookup(&self, group: &str) -> ClientConfig {
+        let mut config = self.consumer(group);
+        config.set("fetch.wait.max.ms", "5");
+        config
+    }
+
+    /// For a consumer. `group` is needed even by one that never joins it.
+    pub(super) fn consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.common.clone();
+        config.set("group.id", group);
+        config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+        config.set("isolation.level", "read_committed");
+        config.set("enable.partition.eof", "true");
+        // A position that is gone is an error, so that it is looked at and not jumped over.
+        config.set("auto.offset.reset", "error");
+        config.set("queued.max.messages.kbytes", READ_AHEAD_KIB);
+        // The default, a second, is how long a full queue would stop the fetching.
+        config.set("fetch.queue.backoff.ms", "5");
+        config.set("fetch.message.max.bytes", "1048576");
+        config.set("receive.message.max.bytes", (2 * LARGEST_MESSAGE).to_string());
+        config.set("fetch.error.backoff.ms", "100");
+        config
+    }
+}
+
+fn servers(url: &str) -> Result<String> {
+    let shape = || Error::invalid(format!("{url:?} is not kafka://host:port[,host:port...]"));
+    let hosts = url.strip_prefix("kafka://").ok_or_else(shape)?;
+    if hosts.contains('@') {
+        return Err(Error::invalid("credentials never stand in the URL: give a user"));
+    }
+    for host in hosts.split(',') {
+        let (name, port) = host.rsplit_once(':').ok_or_else(shape)?;
+        if name.is_empty() || name.contains('/') || port.parse::<u16>().is_err() {
+            return Err(shape());
+        }
+    }
+    Ok(hosts.to_owned())
+}
+
+/// Takes librdkafka's log lines to where this crate's go.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Logged;
+
+impl ClientContext for Logged {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => {
+                tracing::warn!(target: "librdkafka", fac, "{log_message}")
+            }
+            _ => tracing::debug!(target: "librdkafka", fac, "{log_message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Logged {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_a_list_of_hosts() {
+        assert_eq!(servers("kafka://a:1").unwrap(), "a:1");
+        assert_eq!(servers("kafka://a:1,[::1]:9092").unwrap(), "a:1,[::1]:9092");
+        for bad in ["kafka:", "kafka://", "kafka://a", "kafka://a:x", "kafka://a:1,", "nats://a:1"]
+        {
+            assert!(servers(bad).is_err(), "{bad}");
+        }
+        let secret = servers("kafka://me:secret@a:1").unwrap_err();
+        assert!(!secret.to_string().contains("secret"));
+    }
+}

@@ -1,0 +1,252 @@
+//! Reading: what is on the wire, what others wrote, a broker that goes away, several partitions.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use bus::{Bus, Message, Reader, Start, StoredMessage, StreamConfig, Subject, SubjectFilter};
+use bytes::Bytes;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use super::{PATIENCE, alone, message, shared, stream, unique};
+
+/// Another program's client, made with the client library's defaults.
+fn raw(url: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", url.trim_start_matches("kafka://"));
+    config
+}
+
+async fn read(reader: &mut Reader, count: usize) -> Vec<StoredMessage> {
+    let mut messages = Vec::new();
+    let all = async {
+        while messages.len() < count {
+            match reader.next(count - messages.len(), Duration::from_secs(1)).await {
+                Ok(more) => messages.extend(more),
+                Err(error) if error.is_retryable() => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    messages
+}
+
+async fn numbers(bus: &Bus, count: usize) -> (bus::Stream, Vec<u64>) {
+    let stream = stream(bus, |_| {}).await;
+    let messages = (0..count).map(|n| message(&stream, "a", n));
+    let receipts = stream.publish_all(messages.collect::<Vec<_>>()).await;
+    (stream, receipts.into_iter().map(|receipt| receipt.unwrap().sequence).collect())
+}
+
+#[tokio::test]
+async fn keys_headers_and_bodies_that_are_none_or_empty_stay_apart() {
+    let (_broker, bus) = shared().await;
+    let stream = stream(&bus, |_| {}).await;
+    let subject = format!("{}.a", stream.name());
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let any: Vec<u8> = every_byte.iter().copied().filter(|b| !b"\r\n".contains(b)).collect();
+    let sent = [
+        Message::tombstone(&subject).unwrap(),
+        Message::tombstone(&subject).unwrap().key(""),
+        Message::new(&subject, "").unwrap(),
+        Message::new(&subject, every_byte.clone()).unwrap().key(&every_byte),
+        Message::new(&subject, "x").unwrap().header("a", "1").unwrap().header("b", any).unwrap(),
+        Message::new(&subject, "x")
+            .unwrap()
+            .header("A", "")
+            .unwrap()
+            .header("b", "2")
+            .unwrap()
+            .header("a", "3")
+            .unwrap(),
+    ];
+    for message in &sent {
+        stream.publish(message.clone()).await.unwrap();
+    }
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    for (sent, (n, read)) in sent.iter().zip((1..).zip(read(&mut reader, sent.len()).await)) {
+        let got = stream.get(n).await.unwrap().unwrap();
+        assert_eq!(read, got);
+        assert_eq!((&got.key, &got.payload), (&sent.key, &sent.payload));
+        let pairs = |headers: &bus::Headers| -> Vec<(String, Bytes)> {
+            headers.iter().map(|(name, value)| (name.to_owned(), value.clone())).collect()
+        };
+        assert_eq!(pairs(&got.headers), pairs(&sent.headers), "order between names is kept too");
+        assert_eq!(got.subject, sent.subject);
+    }
+}
+
+#[tokio::test]
+async fn what_another_program_wrote_is_read_and_answered_in_its_terms() {
+    let (broker, bus) = shared().await;
+    let name = unique("foreign");
+    let admin: AdminClient<DefaultClientContext> = raw(&broker.url()).create().unwrap();
+    let topic = NewTopic::new(&name, 4, TopicReplication::Fixed(1));
+    admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
+    let stream = bus.stream(&name).await.unwrap();
+    let config = stream.info().await.unwrap().config;
+    assert_eq!((config.partitions, config.replicas), (4, 1));
+    assert_eq!(config.subjects, [SubjectFilter::new(&name).unwrap()]);
+
+    let producer: FutureProducer =
+        raw(&broker.url()).set("partitioner", "murmur2").create().unwrap();
+    let headers = OwnedHeaders::new()
+        .insert(Header { key: "trace", value: Some("1") })
+        .insert(Header { key: "Lg-Else", value: Some("theirs") });
+    let record = FutureRecord::to(&name).key("patient-7").payload("x").headers(headers);
+    let theirs = producer.send(record, PATIENCE).await.unwrap();
+    let ours = Message::new(&name, "y").unwrap().key("patient-7");
+    let ours = stream.publish(ours).await.unwrap();
+    let at = |partition: i32, offset: i64| offset as u64 * 4 + partition as u64 + 1;
+    assert_eq!(ours.sequence, at(theirs.partition, 1), "the same key, the same partition");
+
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    let read = read(&mut reader, 2).await;
+    assert_eq!(read[0].sequence, at(theirs.partition, 0));
+    assert_eq!(read[0].subject.as_str(), name);
+    assert_eq!(read[0].key.as_deref(), Some(&b"patient-7"[..]));
+    assert_eq!((read[0].headers.len(), read[0].headers.get("trace")), (1, Some("1")));
+    assert_eq!(read[1].payload.as_deref(), Some(&b"y"[..]));
+
+    // Declaring it takes it over as it is; a declaration that differs from it does not.
+    let declared = StreamConfig::parse(&name, &[&name]).unwrap();
+    let refused = bus.ensure_stream(&declared).await.err().unwrap();
+    assert_eq!(refused.kind(), bus::ErrorKind::Mismatch);
+    let declared = StreamConfig { partitions: 4, ..declared };
+    bus.ensure_stream(&declared).await.unwrap();
+    assert_eq!(stream.info().await.unwrap().messages, 2);
+}
+
+#[tokio::test]
+async fn a_header_that_is_not_text_stops_nobody() {
+    let (broker, bus) = shared().await;
+    let stream = stream(&bus, |_| {}).await;
+    let producer: FutureProducer = raw(&broker.url()).create().unwrap();
+    let subject = format!("{}.a", stream.name());
+    // A value that is not text in place of the subject: the stream's name stands in.
+    let headers = OwnedHeaders::new()
+        .insert(Header { key: "Lg-Subject", value: Some(&b"\xff\xfe"[..]) })
+        .insert(Header { key: "no value", value: None::<&[u8]> });
+    let name = stream.name().to_string();
+    let record = FutureRecord::<(), _>::to(&name).payload("x").headers(headers);
+    producer.send(record, PATIENCE).await.unwrap();
+    stream.publish(Message::new(&subject, "y").unwrap()).await.unwrap();
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    let read = read(&mut reader, 2).await;
+    assert_eq!((read[0].subject.as_str(), read[0].headers.len()), (&*name, 0));
+    assert_eq!(read[1].subject.as_str(), subject);
+}
+
+#[tokio::test]
+async fn a_reader_goes_on_after_a_crash_without_gap_or_repeat() {
+    let (mut broker, bus) = alone().await;
+    let (stream, _) = numbers(&bus, 10).await;
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    let mut seen = read(&mut reader, 4).await;
+    broker.kill9();
+    broker.restart().await.unwrap();
+    for n in 10..20 {
+        stream.publish(message(&stream, "a", n)).await.unwrap();
+    }
+    seen.extend(read(&mut reader, 16).await);
+    let seen: Vec<_> = seen.iter().map(|message| message.sequence).collect();
+    assert_eq!(seen, (1..=20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_reader_begins_where_it_was_told_to() {
+    let (_broker, bus) = shared().await;
+    let (stream, _) = numbers(&bus, 5).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let since = SystemTime::now();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let other = Message::new(format!("{}.b", stream.name()), "b").unwrap();
+    stream.publish(other.clone()).await.unwrap();
+    let open = |start| {
+        let stream = stream.clone();
+        async move { stream.reader(&[], start).await.unwrap() }
+    };
+    let starts = [
+        (Start::Beginning, vec![1, 2, 3, 4, 5, 6, 7]),
+        (Start::New, vec![7]),
+        (Start::Sequence(4), vec![4, 5, 6, 7]),
+        (Start::Sequence(7), vec![7]),
+        (Start::Time(since), vec![6, 7]),
+        (Start::LastPerSubject, vec![5, 6, 7]),
+    ];
+    let mut readers = Vec::new();
+    for (start, _) in &starts {
+        readers.push(open(*start).await);
+    }
+    let mut beyond = open(Start::Sequence(8)).await;
+    stream.publish(other.clone()).await.unwrap();
+    for ((start, expected), mut reader) in starts.into_iter().zip(readers) {
+        let read = read(&mut reader, expected.len()).await;
+        let read: Vec<_> = read.iter().map(|message| message.sequence).collect();
+        assert_eq!(read, expected, "{start:?}");
+    }
+    stream.publish(other).await.unwrap();
+    assert_eq!(read(&mut beyond, 1).await[0].sequence, 8, "not the one before");
+
+    let filter = SubjectFilter::new(format!("{}.b", stream.name())).unwrap();
+    let mut filtered = stream.reader(&[filter], Start::LastPerSubject).await.unwrap();
+    assert_eq!(read(&mut filtered, 1).await[0].sequence, 8);
+}
+
+#[tokio::test]
+async fn a_reader_of_a_stream_that_is_gone_says_so_even_if_there_is_a_new_one() {
+    let (_broker, bus) = shared().await;
+    let (stream, _) = numbers(&bus, 3).await;
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    read(&mut reader, 3).await;
+    let config = stream.info().await.unwrap().config;
+    bus.delete_stream(stream.name()).await.unwrap();
+    assert!(reader.next(1, Duration::ZERO).await.unwrap_err().is_not_found());
+    bus.ensure_stream(&config).await.unwrap();
+    stream.publish(message(&stream, "a", 1)).await.unwrap();
+    assert!(reader.next(1, Duration::ZERO).await.unwrap_err().is_not_found());
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    assert_eq!(read(&mut reader, 1).await[0].sequence, 1);
+}
+
+#[tokio::test]
+async fn several_partitions_keep_order_by_key_and_state_by_sequence() {
+    const KEYS: usize = 20;
+    let (_broker, bus) = shared().await;
+    let stream = stream(&bus, |config| config.partitions = 4).await;
+    let subject = |key: usize| Subject::new(format!("{}.k{key}", stream.name())).unwrap();
+    let mut rounds = Vec::new();
+    for round in 0..3 {
+        let messages = (0..KEYS).map(|key| Message::new(subject(key), format!("{round}")).unwrap());
+        let receipts = stream.publish_all(messages.collect::<Vec<_>>()).await;
+        let sequences = receipts.into_iter().map(|receipt| receipt.unwrap().sequence);
+        rounds.push(sequences.collect::<Vec<_>>());
+    }
+    let info = stream.info().await.unwrap();
+    assert_eq!(info.messages, 3 * KEYS as u64);
+    assert_eq!(info.last_sequence, *rounds.iter().flatten().max().unwrap());
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    let mut by_key: BTreeMap<Subject, Vec<Bytes>> = BTreeMap::new();
+    for message in read(&mut reader, 3 * KEYS).await {
+        by_key.entry(message.subject).or_default().push(message.payload.unwrap());
+    }
+    assert_eq!(by_key.len(), KEYS);
+    assert!(by_key.values().all(|bodies| bodies[..] == ["0", "1", "2"]));
+    assert_eq!(stream.subjects(&SubjectFilter::all()).await.unwrap().len(), KEYS);
+    for (key, sequence) in rounds[1].iter().enumerate() {
+        let state = stream.last_at(&[subject(key)], *sequence).await.unwrap();
+        assert_eq!((state[0].sequence, state[0].payload.as_deref()), (*sequence, Some(&b"1"[..])));
+        assert_eq!(stream.get(*sequence).await.unwrap().unwrap(), state[0]);
+    }
+    let early = stream.last_at(&[subject(0)], rounds[0][0] - 1).await.unwrap();
+    assert!(early.is_empty());
+    assert_eq!(stream.get(0).await.unwrap(), None);
+    assert_eq!(stream.get(1_000_000).await.unwrap(), None);
+    assert_eq!(stream.purge(&SubjectFilter::all()).await.unwrap(), 3 * KEYS as u64);
+    assert_eq!(stream.get(rounds[2][0]).await.unwrap(), None);
+    assert!(stream.subjects(&SubjectFilter::all()).await.unwrap().is_empty());
+}
