@@ -125,6 +125,9 @@ pub trait Driver: Send + Sync + 'static {
     /// Creates the bucket, or updates what may be updated.
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()>;
 
+    /// The bucket's configuration as the backend has it. A missing one is `NotFound`.
+    async fn bucket_info(&self, bucket: &BucketName) -> Result<BucketConfig>;
+
     /// Opens an existing bucket. A missing one is `NotFound`.
     async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>>;
 

@@ -113,6 +113,7 @@ mod name;
 mod publish;
 mod request;
 mod stream;
+pub mod topology;
 pub mod unit;
 
 #[cfg(feature = "conformance")]
@@ -146,4 +147,5 @@ pub use name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 pub use publish::PendingReceipt;
 pub use request::{Request, Responder};
 pub use stream::{Reader, Stream};
+pub use topology::Topology;
 pub use unit::{Committed, Guarantee, UnitBuilder, UnitError};

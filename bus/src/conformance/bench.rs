@@ -51,6 +51,7 @@ impl Case {
     pub(super) async fn with(target: &dyn Target, change: impl FnOnce(&mut StreamConfig)) -> Self {
         let (bus, name) = (target.bus().await.unwrap(), unique("s"));
         let mut config = StreamConfig::parse(&name, &[&format!("{name}.>")]).unwrap();
+        config.replicas = target.replicas();
         change(&mut config);
         let stream = bus.ensure_stream(&config).await.unwrap();
         Self { bus, stream, name }
@@ -90,6 +91,22 @@ impl Case {
 
     pub(super) async fn info(&self, consumer: &str) -> ConsumerInfo {
         eventually("consumer info", || self.bus.consumer_info(&self.name, consumer)).await
+    }
+
+    /// Waits until the backend counts these pending and unsettled messages. What it does not
+    /// filter it counts when it has passed it, which takes a moment.
+    pub(super) async fn wait_counts(&self, consumer: &str, counts: (u64, u64)) {
+        let deadline = Instant::now() + PATIENCE;
+        let native = self.bus.support(Capability::SubjectFilter) == Support::Native;
+        loop {
+            let info = self.info(consumer).await;
+            if (info.pending, info.unsettled) == counts {
+                return;
+            }
+            let over = native || Instant::now() >= deadline;
+            assert!(!over, "{counts:?} pending and unsettled expected, is {info:?}");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Waits until the backend counts this many unsettled deliveries.
@@ -187,6 +204,13 @@ pub(super) async fn ack_all(deliveries: Vec<Delivery>) {
 
 pub(super) fn sequences(deliveries: &[Delivery]) -> Vec<u64> {
     deliveries.iter().map(|delivery| delivery.message().sequence).collect()
+}
+
+/// Asserts that what a program asks for without naming it as a requirement is refused by type.
+pub(super) fn assert_refused<T>(case: &Case, result: Result<T>, capability: Capability) {
+    let backend = case.bus.backend();
+    let refusal = result.err().expect("what the backend cannot do must not seem to be done");
+    assert_eq!(refusal.kind(), ErrorKind::Unsupported { capability, backend }, "{refusal}");
 }
 
 /// True when the backend cannot do it, after asserting that it refuses as it must.

@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Target;
-use super::bench::{Case, SHORT_LEASE, ack_all, collect, read, refuses, sequences};
-use crate::capability::Capability;
-use crate::config::{Retention, Start};
+use super::bench::{
+    Case, PATIENCE, SHORT_LEASE, ack_all, assert_refused, collect, read, refuses, sequences, unique,
+};
+use crate::capability::{Capability, Support};
+use crate::config::{Retention, Start, StreamConfig};
 use crate::error::ErrorKind;
 use crate::name::SubjectFilter;
 
@@ -26,6 +30,9 @@ pub async fn fanout_groups(target: &dyn Target) {
 /// Those who share a consumer, over two connections, share its messages: each goes to one.
 pub async fn competing_consumers(target: &dyn Target) {
     let case = Case::new(target).await;
+    if case.bus.support(Capability::RemoteSettle) == Support::Unsupported {
+        return members_share(target).await;
+    }
     let one = case.consumer("c").open().await.unwrap();
     let two = case.again(target).await.bus.bind(&case.name, "c").await.unwrap();
     case.publish_many("a", 200).await;
@@ -40,6 +47,50 @@ pub async fn competing_consumers(target: &dyn Target) {
     }
     assert_eq!(got.len(), 200);
     case.assert_nothing_before_a_new_message(&one).await;
+}
+
+/// Where a part of the stream belongs to one process at a time, two share it by parts. What moves
+/// to the other while it is settled may come twice, and says so to who settles it.
+async fn members_share(target: &dyn Target) {
+    const MESSAGES: usize = 200;
+    let case = Case::with(target, |config| config.partitions = 4).await;
+    let one = case.consumer("c").open().await.unwrap();
+    let two = case.again(target).await.bus.bind(&case.name, "c").await.unwrap();
+    let (mut settled, mut shares) = (BTreeSet::new(), [0, 0]);
+    let deadline = Instant::now() + PATIENCE;
+    // The first may have had everything before the second was there: then there is more to share.
+    for round in 0.. {
+        let messages = (0..MESSAGES).map(|n| case.message("a", "x").key(format!("{round}-{n}")));
+        for result in case.stream.publish_all(messages).await {
+            result.unwrap();
+        }
+        while settled.len() < (round + 1) * MESSAGES {
+            assert!(Instant::now() < deadline, "{} messages are settled", settled.len());
+            let wait = Duration::from_millis(50);
+            let fetched = tokio::join!(one.fetch(5, wait), two.fetch(5, wait));
+            for (share, fetched) in [fetched.0.unwrap(), fetched.1.unwrap()].into_iter().enumerate()
+            {
+                for delivery in fetched {
+                    let sequence = delivery.message().sequence;
+                    match delivery.ack_confirmed().await {
+                        Ok(()) => {
+                            assert!(settled.insert(sequence), "{sequence} came after its ack");
+                            shares[share] += 1;
+                        }
+                        Err(moved) => assert_eq!(moved.error.kind(), ErrorKind::Stale),
+                    }
+                }
+            }
+        }
+        if shares.iter().all(|share| *share > 0) {
+            break;
+        }
+    }
+    drop(two);
+    let sentinel = case.publish("sentinel").await;
+    let last = collect(&one, 1).await.remove(0);
+    assert_eq!(last.message().sequence, sentinel, "a settled message came again");
+    last.ack_confirmed().await.unwrap();
 }
 
 /// Each start position begins where it says, for consumers and for readers.
@@ -106,8 +157,7 @@ pub async fn subject_filters(target: &dyn Target) {
         let consumed = collect(&consumer, expected.len()).await;
         assert_eq!(sequences(&consumed), expected, "consumer with {name}");
         ack_all(consumed).await;
-        let info = case.info(name).await;
-        assert_eq!((info.pending, info.unsettled), (0, 0), "nothing else matches {name}");
+        case.wait_counts(name, (0, 0)).await;
         let seen = read(&mut reader, expected.len()).await;
         let seen: Vec<_> = seen.iter().map(|message| message.sequence).collect();
         assert_eq!(seen, expected, "reader with {name}");
@@ -151,13 +201,9 @@ pub async fn consumer_info_counts(target: &dyn Target) {
         case.publish("a").await;
         case.publish("b").await;
     }
-    let counts = || async {
-        let info = case.info("c").await;
-        (info.pending, info.unsettled)
-    };
-    assert_eq!(counts().await, (5, 0));
+    case.wait_counts("c", (5, 0)).await;
     let mut out = collect(&consumer, 3).await;
-    assert_eq!(counts().await, (2, 3));
+    case.wait_counts("c", (2, 3)).await;
     assert_eq!(case.info("c").await.delivered_sequence, 5);
     out.remove(0).ack_confirmed().await.unwrap();
     let info = case.info("c").await;
@@ -185,6 +231,14 @@ pub async fn consumer_info_counts(target: &dyn Target) {
 
 /// On a work queue a settled message is gone, an unsettled one stays, and no two consumers share.
 pub async fn work_queue_settles_away(target: &dyn Target) {
+    let case = Case::new(target).await;
+    if refuses(&case, Capability::WorkQueue).await {
+        let name = unique("q");
+        let mut config = StreamConfig::parse(&name, &[&format!("{name}.>")]).unwrap();
+        config.retention = Retention::WorkQueue;
+        let declared = case.bus.ensure_stream(&config).await;
+        return assert_refused(&case, declared, Capability::WorkQueue);
+    }
     let case = Case::with(target, |config| config.retention = Retention::WorkQueue).await;
     let jobs = case.subject("job.*");
     let consumer = case.consumer("c").filter(&jobs).ack_wait(SHORT_LEASE).open().await.unwrap();

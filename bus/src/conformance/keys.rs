@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Target;
-use super::bench::{Case, PATIENCE, eventually, refuses, unique};
+use super::bench::{Case, PATIENCE, assert_refused, eventually, refuses, unique};
 use crate::bus::Bus;
 use crate::capability::Capability;
 use crate::config::BucketConfig;
@@ -14,9 +14,11 @@ use crate::error::ErrorKind;
 use crate::kv::{KeyValue, Watch};
 use crate::name::BucketName;
 
-async fn bucket(bus: &Bus) -> KeyValue {
+async fn bucket(target: &dyn Target, bus: &Bus) -> KeyValue {
     let name = BucketName::new(unique("b")).unwrap();
-    bus.ensure_kv(&BucketConfig::new(name)).await.unwrap()
+    let config = BucketConfig { replicas: target.replicas(), ..BucketConfig::new(name) };
+    bus.ensure_bucket(&config).await.unwrap();
+    bus.kv_for(&config.name, &[]).await.unwrap()
 }
 
 /// Of fifty who write on the same revision one wins, the others are told that they lost.
@@ -25,7 +27,7 @@ pub async fn kv_cas(target: &dyn Target) {
     if refuses(&case, Capability::KvCompareAndSet).await {
         return;
     }
-    let kv = bucket(&case.bus).await;
+    let kv = bucket(target, &case.bus).await;
     let mut revision = 0;
     for round in 0..4 {
         let racers = (0..50).map(|racer| {
@@ -57,7 +59,14 @@ pub async fn kv_cas(target: &dyn Target) {
 /// A deleted key has no value, is not listed, and can be created again at a higher revision.
 pub async fn kv_create_after_delete(target: &dyn Target) {
     let case = Case::new(target).await;
-    let kv = bucket(&case.bus).await;
+    let kv = bucket(target, &case.bus).await;
+    if refuses(&case, Capability::KvCompareAndSet).await {
+        assert_refused(&case, kv.create("k", "x").await, Capability::KvCompareAndSet);
+        assert_refused(&case, kv.update("k", "x", 1).await, Capability::KvCompareAndSet);
+        assert_refused(&case, kv.delete("k", Some(1)).await, Capability::KvCompareAndSet);
+        let opened = case.bus.kv(kv.name()).await.map(|_| ());
+        return assert_refused(&case, opened, Capability::KvCompareAndSet);
+    }
     let mut last = 0;
     for _ in 0..3 {
         let created = kv.create("user.anna", "x").await.unwrap();
@@ -113,7 +122,7 @@ pub async fn kv_watch(target: &dyn Target) {
     if refuses(&case, Capability::KvWatch).await {
         return;
     }
-    let kv = bucket(&case.bus).await;
+    let kv = bucket(target, &case.bus).await;
     let mut empty = kv.watch(">").await.unwrap();
     assert_eq!(next(&mut empty).await, KvChange::Synced);
     for key in ["on.a", "on.b", "on.c", "off.d"] {
@@ -141,7 +150,7 @@ pub async fn kv_watch(target: &dyn Target) {
         }
         other => panic!("expected the deletion of on.c, got {other:?}"),
     }
-    let created = kv.create("on.c", "back").await.unwrap();
+    let created = kv.put("on.c", "back").await.unwrap();
     assert_put(&mut watch, "on.c", created).await;
 
     target.restart_broker().await.unwrap();

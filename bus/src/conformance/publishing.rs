@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Target;
-use super::bench::{Case, PATIENCE, ack_all, collect, eventually, read, refuses};
+use super::bench::{Case, PATIENCE, ack_all, assert_refused, collect, eventually, read, refuses};
 use crate::capability::Capability;
 use crate::config::{Start, WhenFull};
 use crate::error::ErrorKind;
@@ -143,6 +143,12 @@ pub async fn backpressure_bounded(target: &dyn Target) {
     }
     assert_eq!(case.stream.info().await.unwrap().messages, SUBMITTED);
 
+    if refuses(&case, Capability::ExactLimits).await {
+        let mut config = case.stream.info().await.unwrap().config;
+        config.max_messages = Some(10);
+        let declared = case.bus.ensure_stream(&config).await;
+        return assert_refused(&case, declared, Capability::ExactLimits);
+    }
     let limits = |when_full| {
         Case::with(target, move |config| {
             config.max_messages = Some(10);
@@ -185,7 +191,8 @@ pub async fn close_flushes(target: &dyn Target) {
 pub async fn dedup_window(target: &dyn Target) {
     let case = Case::new(target).await;
     if refuses(&case, Capability::Deduplication).await {
-        return;
+        let published = case.stream.publish(case.message("a", "x").id("1")).await;
+        return assert_refused(&case, published, Capability::Deduplication);
     }
     let publish = |case: &Case, id: &str| {
         let (stream, message) = (case.stream.clone(), case.message("a", "x").id(id));
@@ -215,7 +222,8 @@ pub async fn dedup_window(target: &dyn Target) {
 pub async fn conditional_publish(target: &dyn Target) {
     let case = Case::new(target).await;
     if refuses(&case, Capability::ConditionalPublish).await {
-        return;
+        let published = case.stream.publish(case.message("a", "x").expect_last(0)).await;
+        return assert_refused(&case, published, Capability::ConditionalPublish);
     }
     let publish = |rest: &str, last| {
         let (stream, message) = (case.stream.clone(), case.message(rest, "x").expect_last(last));

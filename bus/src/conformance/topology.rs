@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Target;
 use super::bench::{Case, refuses, unique};
-use crate::capability::Capability;
+use crate::capability::{Capability, Support};
 use crate::config::{
     BucketConfig, ConsumerConfig, Retention, Start, Storage, StreamConfig, WhenFull,
 };
@@ -24,27 +24,34 @@ pub async fn topology_idempotent(target: &dyn Target) {
     consumers_are_idempotent(target).await;
     let case = Case::new(target).await;
     let mut config = BucketConfig::new(BucketName::new(unique("b")).unwrap());
-    let kv = case.bus.ensure_kv(&config).await.unwrap();
+    config.replicas = target.replicas();
+    case.bus.ensure_bucket(&config).await.unwrap();
+    let kv = case.bus.kv_for(&config.name, &[]).await.unwrap();
     let revision = kv.put("k", "x").await.unwrap();
     config.max_age = Some(Duration::from_secs(3600));
-    let again = case.bus.ensure_kv(&config).await.unwrap();
+    case.bus.ensure_bucket(&config).await.unwrap();
+    let again = case.bus.kv_for(&config.name, &[]).await.unwrap();
     assert_eq!(again.get("k").await.unwrap().unwrap().revision, revision);
     case.bus.delete_kv(&config.name).await.unwrap();
     assert!(case.bus.delete_kv(&config.name).await.unwrap_err().is_not_found());
-    assert!(case.bus.kv(&config.name).await.map(|_| ()).unwrap_err().is_not_found());
+    assert!(case.bus.kv_for(&config.name, &[]).await.map(|_| ()).unwrap_err().is_not_found());
 }
 
 async fn streams_are_idempotent(target: &dyn Target) {
-    let case = Case::with(target, |config| config.max_messages = Some(100)).await;
+    let case = Case::new(target).await;
+    let limits = case.bus.support(Capability::ExactLimits) != Support::Unsupported;
+    let limit = |messages: u64| limits.then_some(messages);
+    let case = Case::with(target, |config| config.max_messages = limit(100)).await;
     let declared = StreamConfig::parse(&case.name, &[&case.subject(">")]).unwrap();
-    let declared = StreamConfig { max_messages: Some(100), ..declared };
+    let replicas = target.replicas();
+    let declared = StreamConfig { max_messages: limit(100), replicas, ..declared };
     case.publish("a").await;
     case.bus.ensure_stream(&declared).await.unwrap();
     let info = case.stream.info().await.unwrap();
     assert_eq!((&info.config, info.messages), (&declared, 1));
 
     let changed = StreamConfig {
-        max_messages: Some(200),
+        max_messages: limit(200),
         max_bytes: Some(1 << 20),
         max_age: Some(Duration::from_secs(3600)),
         when_full: WhenFull::DropOldest,

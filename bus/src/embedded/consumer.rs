@@ -51,7 +51,8 @@ impl BoundConsumer {
             return Ok(Look::Found(taken));
         }
         // Made under the lock, so that no change between this look and the wait is missed.
-        Ok(Look::Nothing(cursor.woken.clone().notified_owned(), cursor.first_due()))
+        let (woken, again) = (cursor.woken.clone().notified_owned(), cursor.look_again(now));
+        Ok(Look::Nothing(woken, earlier(again, state.next_delayed(now))))
     }
 }
 
@@ -78,10 +79,14 @@ impl ReaderDriver for OpenReader {
             if !read.is_empty() || max == 0 {
                 return Ok(Look::Found(read));
             }
-            Ok(Look::Nothing(state.arrived.clone().notified_owned(), None))
+            Ok(Look::Nothing(state.arrived.clone().notified_owned(), state.next_delayed(now)))
         })
         .await
     }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 /// Looks until something is found or `wait` is over. Each look is one synchronous step, so a

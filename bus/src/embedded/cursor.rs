@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::clock::Now;
 use super::log::Log;
 use super::position::Position;
-use crate::config::{ConsumerConfig, ConsumerInfo};
+use crate::config::{ConsumerConfig, ConsumerInfo, Start};
 use crate::driver::{LeaseToken, RawDelivery, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::StoredMessage;
@@ -32,6 +32,10 @@ pub(super) struct Cursor {
     ready: BTreeSet<u64>,
     delivered: u64,
     started_after: u64,
+    /// Nothing is handed out before this time.
+    paused_until: Option<SystemTime>,
+    /// How often the consumer was moved; leases from before are void.
+    epoch: u32,
 }
 
 #[derive(Debug)]
@@ -75,6 +79,40 @@ impl Cursor {
             due: BTreeSet::new(),
             ready: BTreeSet::new(),
             delivered: 0,
+            paused_until: None,
+            epoch: 0,
+        }
+    }
+
+    /// Hands out nothing before `until`; `None` goes on at once.
+    pub(super) fn pause(&mut self, until: Option<SystemTime>) {
+        self.paused_until = until;
+        self.woken.notify_waiters();
+    }
+
+    /// Forgets what was settled and what is out, and goes on at `to`.
+    pub(super) fn seek(&mut self, log: &Log, to: Start) {
+        self.position = Position::new(log, &self.config.filters, to);
+        self.started_after = self.position.next() - 1;
+        self.delivered = 0;
+        self.epoch += 1;
+        self.unsettled.clear();
+        self.due.clear();
+        self.ready.clear();
+        self.woken.notify_waiters();
+    }
+
+    /// How long nothing is handed out from now on.
+    fn pause_left(&self, now: Now) -> Option<Duration> {
+        let left = self.paused_until?.duration_since(now.time).ok()?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// When a fetch that found nothing should look again.
+    pub(super) fn look_again(&self, now: Now) -> Option<Instant> {
+        match self.pause_left(now) {
+            Some(left) => Some(now.after(left)),
+            None => self.first_due(),
         }
     }
 
@@ -86,6 +124,9 @@ impl Cursor {
     pub(super) fn take(&mut self, log: &Log, max: usize, now: Now) -> Vec<RawDelivery> {
         self.expire(now.instant);
         let (first_due, mut taken) = (self.first_due(), Vec::new());
+        if self.pause_left(now).is_some() {
+            return taken;
+        }
         while taken.len() < max
             && let Some(sequence) = self.ready.pop_first()
         {
@@ -112,7 +153,7 @@ impl Cursor {
         self.unsettled.insert(sequence, Unsettled { attempt, due, phase: Phase::Leased });
         self.due.insert((due, sequence));
         self.delivered = self.delivered.max(sequence);
-        let token = token(sequence, attempt);
+        let token = token(sequence, attempt, self.epoch);
         RawDelivery { message: message.clone(), attempt, expires: due, token }
     }
 
@@ -139,16 +180,10 @@ impl Cursor {
         how: &Settlement,
         now: Now,
     ) -> Result<(u64, Settled)> {
-        let (sequence, attempt) = read_token(token)?;
-        self.expire(now.instant);
-        let Some(unsettled) = self.unsettled.get(&sequence) else {
-            let done = sequence <= self.delivered && *how == Settlement::Ack;
-            return if done { Ok((sequence, Settled::Already)) } else { Err(stale(token)) };
+        let (sequence, attempt) = match self.check(token, how, now)? {
+            (sequence, Some(attempt)) => (sequence, attempt),
+            (sequence, None) => return Ok((sequence, Settled::Already)),
         };
-        let resting = unsettled.phase == Phase::Delayed && *how == Settlement::Extend;
-        if unsettled.attempt != attempt || resting {
-            return Err(stale(token));
-        }
         let settled = match how {
             Settlement::Ack | Settlement::Reject(_) => self.finish(sequence),
             Settlement::Retry(_) if self.config.max_attempts.is_some_and(|max| attempt >= max) => {
@@ -159,6 +194,30 @@ impl Cursor {
             Settlement::Extend => self.postpone(sequence, Phase::Leased, self.config.ack_wait, now),
         };
         Ok((sequence, settled))
+    }
+
+    /// The sequence and attempt that `token` names, without an attempt where an ack only repeats
+    /// one; `Stale` when the lease is over.
+    pub(super) fn check(
+        &mut self,
+        token: &LeaseToken,
+        how: &Settlement,
+        now: Now,
+    ) -> Result<(u64, Option<u32>)> {
+        let (sequence, attempt, epoch) = read_token(token)?;
+        if epoch != self.epoch {
+            return Err(stale(token));
+        }
+        self.expire(now.instant);
+        let Some(unsettled) = self.unsettled.get(&sequence) else {
+            let done = sequence <= self.delivered && *how == Settlement::Ack;
+            return if done { Ok((sequence, None)) } else { Err(stale(token)) };
+        };
+        let resting = unsettled.phase == Phase::Delayed && *how == Settlement::Extend;
+        if unsettled.attempt != attempt || resting {
+            return Err(stale(token));
+        }
+        Ok((sequence, Some(attempt)))
     }
 
     fn finish(&mut self, sequence: u64) -> Settled {
@@ -203,28 +262,29 @@ impl Cursor {
             unsettled: self.unsettled.len() as u64,
             delivered_sequence: self.delivered,
             settled_sequence: self.unsettled.keys().next().map_or(floor, |first| first - 1),
-            paused_until: None,
+            paused_until: self.pause_left(now).and(self.paused_until),
         }
     }
 }
 
-/// `<sequence>.<attempt>`
-fn token(sequence: u64, attempt: u32) -> LeaseToken {
-    let mut text = [0_u8; 32];
+/// `<sequence>.<attempt>.<epoch>`
+fn token(sequence: u64, attempt: u32, epoch: u32) -> LeaseToken {
+    let mut text = [0_u8; 48];
     let mut rest = &mut text[..];
-    // 20 digits, a dot and 10 digits always fit.
-    let _ = write!(rest, "{sequence}.{attempt}");
+    // Twice 10 digits, 20 and two dots always fit.
+    let _ = write!(rest, "{sequence}.{attempt}.{epoch}");
     let unused = rest.len();
     let written = text.get(..text.len() - unused).unwrap_or_default();
     LeaseToken(Arc::from(std::str::from_utf8(written).unwrap_or_default()))
 }
 
-fn read_token(token: &LeaseToken) -> Result<(u64, u32)> {
-    let read = token
-        .0
-        .split_once('.')
-        .and_then(|(sequence, attempt)| Some((sequence.parse().ok()?, attempt.parse().ok()?)));
-    read.ok_or_else(|| {
+fn read_token(token: &LeaseToken) -> Result<(u64, u32, u32)> {
+    let read = || {
+        let (sequence, rest) = token.0.split_once('.')?;
+        let (attempt, epoch) = rest.split_once('.')?;
+        Some((sequence.parse().ok()?, attempt.parse().ok()?, epoch.parse().ok()?))
+    };
+    read().ok_or_else(|| {
         let text = &token.0;
         Error::invalid(format!("{text:?} is no lease token of this backend: pass it unchanged"))
     })

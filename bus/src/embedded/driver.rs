@@ -14,7 +14,7 @@ use super::stream::{StreamCell, overlapping};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
@@ -36,8 +36,11 @@ impl Driver for Embedded {
         "embedded:"
     }
 
-    fn support(&self, _capability: Capability) -> Support {
-        Support::Native
+    fn support(&self, capability: Capability) -> Support {
+        match capability {
+            Capability::KeyAffinity => Support::Unsupported,
+            _ => Support::Native,
+        }
     }
 
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
@@ -73,7 +76,7 @@ impl Driver for Embedded {
 
     async fn purge(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<u64> {
         let (now, cell) = self.stream(stream)?;
-        Ok(cell.enter(now)?.log.purge(filter))
+        Ok(cell.enter(now)?.purge(filter))
     }
 
     async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
@@ -159,36 +162,45 @@ impl Driver for Embedded {
 
     async fn pause_consumer(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
-        _until: Option<SystemTime>,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        until: Option<SystemTime>,
     ) -> Result<()> {
-        Err(Error::new(ErrorKind::Backend, "pausing is not built yet"))
+        let (now, cell) = self.stream(stream)?;
+        let mut state = cell.enter(now)?;
+        state.cursor(consumer)?.0.pause(until);
+        Ok(())
     }
 
     async fn seek_consumer(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
-        _to: Start,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        to: Start,
     ) -> Result<()> {
-        Err(Error::new(ErrorKind::Backend, "seeking is not built yet"))
+        let (now, cell) = self.stream(stream)?;
+        let mut state = cell.enter(now)?;
+        let (cursor, log) = state.cursor(consumer)?;
+        cursor.seek(log, to);
+        Ok(())
     }
 
-    async fn commit(&self, _unit: &Unit) -> Result<Committed> {
-        Err(Error::new(ErrorKind::Backend, "units are not built yet"))
+    async fn commit(&self, unit: &Unit) -> Result<Committed> {
+        self.commit_unit(unit)
     }
 
-    async fn request(&self, _question: Message, _wait: Duration) -> Result<Message> {
-        Err(Error::new(ErrorKind::Backend, "requests are not built yet"))
+    async fn request(&self, question: Message, wait: Duration) -> Result<Message> {
+        self.connection.enter()?;
+        self.broker.responders.ask(question, wait).await
     }
 
     async fn responder(
         &self,
-        _filter: &SubjectFilter,
-        _group: &ConsumerName,
+        filter: &SubjectFilter,
+        group: &ConsumerName,
     ) -> Result<Box<dyn ResponderDriver>> {
-        Err(Error::new(ErrorKind::Backend, "responders are not built yet"))
+        self.connection.enter()?;
+        Ok(Box::new(self.broker.responders.open(self.connection.clone(), filter, group)))
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {
@@ -199,6 +211,12 @@ impl Driver for Embedded {
         }
         names.buckets.insert(config.name.clone(), Arc::new(BucketCell::new(config.clone())));
         Ok(())
+    }
+
+    async fn bucket_info(&self, bucket: &BucketName) -> Result<BucketConfig> {
+        let now = self.connection.enter()?;
+        let cell = self.names().buckets.get(bucket).cloned().ok_or_else(|| no_bucket(bucket))?;
+        Ok(cell.enter(now)?.config().clone())
     }
 
     async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
@@ -246,7 +264,7 @@ fn check_apart(config: &StreamConfig, other: &StreamName, has: &StreamConfig) ->
     Ok(())
 }
 
-fn no_stream(name: &StreamName) -> Error {
+pub(super) fn no_stream(name: &StreamName) -> Error {
     Error::not_found(format!("there is no stream {name}: create it first"))
 }
 

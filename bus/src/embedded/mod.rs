@@ -12,11 +12,15 @@ mod clock;
 mod connection;
 mod consumer;
 mod cursor;
+mod delayed;
 mod driver;
 mod ids;
+mod intake;
 mod log;
 mod position;
+mod requests;
 mod stream;
+mod unit;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +29,7 @@ use std::time::SystemTime;
 use bucket::BucketCell;
 use clock::Clock;
 use connection::Connection;
+use requests::Responders;
 use stream::StreamCell;
 
 use crate::name::{BucketName, StreamName};
@@ -43,6 +48,7 @@ pub struct Embedded {
 struct Broker {
     /// Locked before a stream's or bucket's own lock, never after.
     names: Mutex<Names>,
+    responders: Responders,
 }
 
 #[derive(Debug, Default)]

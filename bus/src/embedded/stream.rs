@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::clock::Now;
 use super::cursor::{Cursor, Settled};
+use super::delayed::Delayed;
 use super::ids::Ids;
-use super::log::{Log, content_bytes, message_bytes};
-use crate::config::{
-    ConsumerConfig, ConsumerInfo, Retention, Start, StreamConfig, StreamInfo, WhenFull,
-};
+use super::log::Log;
+use crate::config::{ConsumerConfig, ConsumerInfo, Retention, Start, StreamConfig, StreamInfo};
 use crate::driver::{LeaseToken, Settlement};
 use crate::error::{Error, ErrorKind, Result};
-use crate::message::{Expect, Message, Receipt};
 use crate::name::{ConsumerName, SubjectFilter};
 
 /// A stream that handles may outlive.
@@ -30,19 +29,21 @@ pub(super) struct StreamState {
     pub(super) log: Log,
     /// Woken when a message came or the stream is gone: for readers.
     pub(super) arrived: Arc<Notify>,
-    cursors: BTreeMap<ConsumerName, Cursor>,
-    ids: Ids,
+    pub(super) cursors: BTreeMap<ConsumerName, Cursor>,
+    pub(super) ids: Ids,
+    pub(super) delayed: Delayed,
     gone: bool,
 }
 
 impl StreamCell {
     pub(super) fn new(config: StreamConfig) -> Self {
         let state = StreamState {
-            config,
+            config: StreamConfig { partitions: 1, ..config },
             log: Log::new(),
             arrived: Arc::new(Notify::new()),
             cursors: BTreeMap::new(),
             ids: Ids::default(),
+            delayed: Delayed::default(),
             gone: false,
         };
         Self { state: Mutex::new(state) }
@@ -56,6 +57,7 @@ impl StreamCell {
             let name = &state.config.name;
             return Err(Error::not_found(format!("stream {name} was deleted: open it anew")));
         }
+        state.let_in(now);
         state.drop_aged(now);
         Ok(state)
     }
@@ -74,6 +76,9 @@ impl StreamState {
         if wanted.max_consumers != self.config.max_consumers {
             fixed.push("max_consumers");
         }
+        if self.config.delayed && !wanted.delayed {
+            fixed.push("delayed");
+        }
         if !fixed.is_empty() {
             let (name, fields) = (&wanted.name, fixed.join(", "));
             return Err(Error::new(
@@ -81,10 +86,8 @@ impl StreamState {
                 format!("stream {name} exists with another {fields}: delete it or keep its own"),
             ));
         }
-        self.config = wanted.clone();
-        if self.config.when_full == WhenFull::DropOldest {
-            self.make_room(0, 0);
-        }
+        self.config = StreamConfig { partitions: 1, ..wanted.clone() };
+        self.make_room(0, 0);
         Ok(())
     }
 
@@ -102,93 +105,23 @@ impl StreamState {
     /// Marks the stream as deleted and wakes everyone who waits on it.
     pub(super) fn delete(&mut self) {
         self.gone = true;
+        self.wake_all();
+    }
+
+    pub(super) fn wake_all(&self) {
         self.arrived.notify_waiters();
         self.cursors.values().for_each(|cursor| cursor.woken.notify_waiters());
     }
 
-    /// Checks and stores a message in one step.
-    pub(super) fn publish(&mut self, message: Message, now: Now) -> Result<Receipt> {
-        let (name, subject) = (&self.config.name, &message.subject);
-        if !self.config.subjects.iter().any(|filter| filter.matches(subject.as_str())) {
-            return Err(Error::invalid(format!(
-                "stream {name} does not capture {subject}: publish to a subject it declares"
-            )));
-        }
-        let content = content_bytes(&message);
-        if content > u64::from(self.config.max_message_bytes) {
-            let limit = self.config.max_message_bytes;
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!(
-                    "the message on {subject} has {content} bytes, stream {name} takes {limit}"
-                ),
-            ));
-        }
-        let window = self.config.duplicate_window;
-        if let Some(id) = &message.id
-            && let Some(sequence) = self.ids.find(id, now.instant, window)
-        {
-            return Ok(Receipt { sequence, duplicate: true });
-        }
-        if let Some(Expect::LastSubjectSequence(expected)) = message.expect {
-            let last = self.log.last_of(subject);
-            if last != expected {
-                return Err(Error::new(
-                    ErrorKind::Conflict { current: Some(last) },
-                    format!(
-                        "{subject} has last sequence {last}, not {expected}: read it and try again"
-                    ),
-                ));
-            }
-        }
-        self.fit(&message)?;
-        Ok(self.store(message, now))
+    /// When the next delayed message is due.
+    pub(super) fn next_delayed(&self, now: Now) -> Option<Instant> {
+        self.delayed.next_at(now)
     }
 
-    fn store(&mut self, mut message: Message, now: Now) -> Receipt {
-        let (id, subject) = (message.id.take(), message.subject.clone());
-        let sequence = self.log.append(message, now.time);
-        if let Some(id) = id {
-            self.ids.remember(&id, sequence, now.instant);
-        }
-        self.arrived.notify_waiters();
-        for cursor in self.cursors.values().filter(|cursor| cursor.matches(subject.as_str())) {
-            cursor.woken.notify_waiters();
-        }
-        Receipt { sequence, duplicate: false }
-    }
-
-    /// Makes room for a message where the stream drops its oldest; otherwise `Full`.
-    fn fit(&mut self, message: &Message) -> Result<()> {
-        let bytes = message_bytes(message);
-        let fits = |messages: u64, held: u64, config: &StreamConfig| {
-            config.max_messages.is_none_or(|max| messages < max)
-                && config.max_bytes.is_none_or(|max| held + bytes <= max)
-        };
-        if fits(self.log.messages(), self.log.bytes(), &self.config) {
-            return Ok(());
-        }
-        if self.config.when_full == WhenFull::DropOldest && fits(0, 0, &self.config) {
-            self.make_room(1, bytes);
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Full,
-            format!(
-                "stream {} is full: settle or purge messages, or raise its limit",
-                self.config.name
-            ),
-        ))
-    }
-
-    fn make_room(&mut self, messages: u64, bytes: u64) {
-        let (max_messages, max_bytes) = (self.config.max_messages, self.config.max_bytes);
-        while (max_messages.is_some_and(|max| self.log.messages() + messages > max)
-            || max_bytes.is_some_and(|max| self.log.bytes() + bytes > max))
-            && let Some(oldest) = self.log.oldest().map(|message| message.sequence)
-        {
-            self.log.remove(oldest);
-        }
+    /// Removes what matches, and what is to come too where everything does. Returns how many.
+    pub(super) fn purge(&mut self, filter: &SubjectFilter) -> u64 {
+        let held = self.delayed.purge(filter);
+        held + self.log.purge(filter)
     }
 
     fn drop_aged(&mut self, now: Now) {

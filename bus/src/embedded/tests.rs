@@ -216,3 +216,102 @@ async fn keys_vanish_with_age_and_count_against_the_limit() {
     assert!(kv.create("b", "xyz").await.unwrap() > first + 1);
     assert!(kv.delete("a", Some(first)).await.unwrap_err().is_conflict());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_consumer_gets_nothing_and_goes_on_by_itself() {
+    let bus = bus();
+    let stream = bus.ensure_stream(&StreamConfig::parse("s", &["s.>"]).unwrap()).await.unwrap();
+    stream.publish(Message::new("s.a", "x").unwrap()).await.unwrap();
+    let consumer = bus.consumer("s", "c").open().await.unwrap();
+    let until = stream.get(1).await.unwrap().unwrap().timestamp + Duration::from_secs(60);
+    bus.pause("s", "c", until).await.unwrap();
+    assert_eq!(consumer.info().await.unwrap().paused_until, Some(until));
+    assert!(consumer.fetch(1, Duration::from_secs(59)).await.unwrap().is_empty());
+    assert_eq!(consumer.fetch(1, Duration::from_secs(2)).await.unwrap().len(), 1);
+    assert_eq!(consumer.info().await.unwrap().paused_until, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_moved_consumer_starts_over_and_old_leases_are_void() {
+    let bus = bus();
+    let stream = bus.ensure_stream(&StreamConfig::parse("s", &["s.>"]).unwrap()).await.unwrap();
+    for body in ["1", "2", "3"] {
+        stream.publish(Message::new("s.a", body).unwrap()).await.unwrap();
+    }
+    let consumer = bus.consumer("s", "c").open().await.unwrap();
+    let mut first = consumer.fetch(2, Duration::ZERO).await.unwrap();
+    first.pop().unwrap().ack_confirmed().await.unwrap();
+    bus.seek("s", "c", Start::Sequence(1)).await.unwrap();
+    let stale = first.pop().unwrap().ack_confirmed().await.unwrap_err();
+    assert_eq!(stale.error.kind(), ErrorKind::Stale);
+    let again = consumer.fetch(9, Duration::ZERO).await.unwrap();
+    let seen: Vec<_> = again.iter().map(|d| (d.message().sequence, d.attempt())).collect();
+    assert_eq!(seen, [(1, 1), (2, 1), (3, 1)]);
+    assert_eq!(consumer.info().await.unwrap().settled_sequence, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delayed_message_enters_when_it_is_due_and_wakes_who_waits() {
+    let bus = bus();
+    let config = StreamConfig { delayed: true, ..StreamConfig::parse("s", &["s.>"]).unwrap() };
+    let stream = bus.ensure_stream(&config).await.unwrap();
+    let consumer = bus.consumer("s", "c").open().await.unwrap();
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    stream.publish(Message::new("s.a", "now").unwrap()).await.unwrap();
+    let due = stream.get(1).await.unwrap().unwrap().timestamp + Duration::from_secs(30);
+    let later = Message::new("s.a", "later").unwrap().id("one").not_before(due);
+    assert_eq!(stream.publish(later.clone()).await.unwrap().sequence, 0);
+    assert!(stream.publish(later).await.unwrap().duplicate);
+    consumer.fetch(1, Duration::ZERO).await.unwrap().remove(0).ack().await.unwrap();
+    reader.next(1, Duration::ZERO).await.unwrap();
+    let (delivered, read) = tokio::join!(
+        consumer.fetch(1, Duration::from_secs(60)),
+        reader.next(1, Duration::from_secs(60))
+    );
+    let delivered = delivered.unwrap().remove(0);
+    assert_eq!((delivered.message().sequence, delivered.attempt()), (2, 1));
+    assert!(delivered.message().timestamp >= due);
+    assert_eq!(read.unwrap(), [delivered.message().clone()]);
+    let conditional = Message::new("s.a", "x").unwrap().not_before(due).expect_last(2);
+    assert_eq!(stream.publish(conditional).await.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_is_done_as_a_whole_or_not_at_all() {
+    let bus = bus();
+    let inputs = bus.ensure_stream(&StreamConfig::parse("in", &["in.>"]).unwrap()).await.unwrap();
+    let full =
+        StreamConfig { max_messages: Some(1), ..StreamConfig::parse("out", &["out"]).unwrap() };
+    let outputs = bus.ensure_stream(&full).await.unwrap();
+    inputs.publish(Message::new("in.a", "x").unwrap()).await.unwrap();
+    let consumer = bus.consumer("in", "c").open().await.unwrap();
+    let delivery = consumer.fetch(1, Duration::ZERO).await.unwrap().remove(0);
+    let output = || Message::new("out", "y").unwrap();
+    let both = bus.unit().settle(delivery).publish(&outputs, output()).publish(&outputs, output());
+    let mut failed = both.commit().await.unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::Full);
+    assert_eq!(outputs.info().await.unwrap().messages, 0, "half of the unit was stored");
+    assert_eq!(consumer.info().await.unwrap().unsettled, 1, "half of the unit was settled");
+    let one = bus.unit().settle(failed.deliveries.remove(0)).publish(&outputs, output());
+    let done = one.commit().await.unwrap();
+    assert_eq!((done.guarantee, done.receipts.len()), (crate::Guarantee::Exactly, 1));
+    assert_eq!(consumer.info().await.unwrap().unsettled, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_goes_to_one_of_each_group_and_the_first_answer_counts() {
+    let bus = bus();
+    let ask = || bus.request(Message::new("q.a", "?").unwrap(), Duration::from_secs(1));
+    assert!(ask().await.unwrap_err().is_not_found());
+    let mut one = bus.responder("q.*", "g").await.unwrap();
+    let mut other = bus.responder("q.>", "g").await.unwrap();
+    assert_eq!(ask().await.unwrap_err().kind(), ErrorKind::Timeout);
+    one.next().await.unwrap();
+    let answering = async {
+        let asked = other.next().await.unwrap();
+        assert_eq!(asked.message().payload.as_deref(), Some(&b"?"[..]));
+        asked.answer(Message::new("a", "!").unwrap()).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(ask(), answering);
+    assert_eq!(answer.unwrap().payload.as_deref(), Some(&b"!"[..]));
+}

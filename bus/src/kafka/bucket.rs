@@ -56,6 +56,12 @@ pub(super) async fn ensure(
     catalog.put_bucket(&BucketEntry { config: config.clone(), generation }).await
 }
 
+/// See [`crate::driver::Driver::bucket_info`].
+pub(super) async fn info(catalog: &Catalog, name: &BucketName) -> Result<BucketConfig> {
+    catalog.refresh().await?;
+    Ok(catalog.bucket(name).ok_or_else(|| missing(name))?.config.clone())
+}
+
 /// See [`crate::driver::Driver::delete_bucket`].
 pub(super) async fn delete(link: &Arc<Link>, catalog: &Catalog, name: &BucketName) -> Result<()> {
     catalog.refresh().await?;

@@ -27,8 +27,22 @@ pub(super) struct ConsumerEntry {
     pub(super) config: ConsumerConfig,
     pub(super) created: SystemTime,
     pub(super) paused_until: Option<SystemTime>,
-    /// How often it was moved: positions of an earlier number are void.
-    pub(super) seeks: u64,
+    /// The group that it is to the cluster.
+    pub(super) group: String,
+    /// Another one each time it is made or moved: retries of an earlier one are void.
+    pub(super) epoch: u64,
+    /// Where it begins in each partition of which its group has committed nothing.
+    pub(super) origins: Vec<Origin>,
+    /// Messages of a lower sequence are left out: it may begin where nothing is yet.
+    pub(super) at_least: u64,
+}
+
+/// Where a consumer begins in a partition, as a commit would say it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Origin {
+    pub(super) offset: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) metadata: String,
 }
 
 /// A bucket as it was declared.
@@ -77,8 +91,11 @@ struct ConsumerJson {
     created_ms: u64,
     #[serde(default)]
     paused_until_ms: Option<u64>,
+    group: String,
+    epoch: u64,
+    origins: Vec<Origin>,
     #[serde(default)]
-    seeks: u64,
+    at_least: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -162,7 +179,8 @@ impl ConsumerEntry {
         };
         let time = |millis| UNIX_EPOCH + Duration::from_millis(millis);
         let (created, paused_until) = (time(stored.created_ms), stored.paused_until_ms.map(time));
-        Ok(Self { config, created, paused_until, seeks: stored.seeks })
+        let ConsumerJson { group, epoch, origins, at_least, .. } = stored;
+        Ok(Self { config, created, paused_until, group, epoch, origins, at_least })
     }
 }
 
@@ -184,7 +202,10 @@ impl Stored for ConsumerEntry {
             metadata: config.metadata.clone(),
             created_ms: nanos(self.created) / 1_000_000,
             paused_until_ms: self.paused_until.map(|time| nanos(time).div_ceil(1_000_000)),
-            seeks: self.seeks,
+            group: self.group.clone(),
+            epoch: self.epoch,
+            origins: self.origins.clone(),
+            at_least: self.at_least,
         })
     }
 }
@@ -261,8 +282,16 @@ mod tests {
                 max_attempts: Some(3),
                 ..ConsumerConfig::new(ConsumerName::new("c").unwrap())
             };
-            let paused_until = Some(time);
-            let consumer = ConsumerEntry { config, created: time, paused_until, seeks: 2 };
+            let origin = |offset, metadata: &str| Origin { offset, metadata: metadata.into() };
+            let consumer = ConsumerEntry {
+                config,
+                created: time,
+                paused_until: Some(time),
+                group: "s.c".into(),
+                epoch: 1_795_000_000_000_000_001,
+                origins: vec![origin(7, ""), origin(0, "lg1:AQ")],
+                at_least: 9,
+            };
             let json = consumer.to_json().unwrap();
             assert_eq!(ConsumerEntry::from_json("c", &json).unwrap(), consumer);
         }
@@ -282,9 +311,11 @@ mod tests {
         let declared = StreamConfig::parse("s", &["a.>"]).unwrap();
         assert_eq!(stream.config, StreamConfig { partitions: 3, ..declared });
         let consumer = br#"{"filters":[],"start":{"sequence":4},"ack_wait_ms":30000,
-            "max_unsettled":1000,"max_attempts":null,"created_ms":1795000000000}"#;
+            "max_unsettled":1000,"max_attempts":null,"created_ms":1795000000000,
+            "group":"s.c","epoch":0,"origins":[{"offset":4}]}"#;
         let consumer = ConsumerEntry::from_json("c", consumer).unwrap();
-        assert_eq!((consumer.config.start, consumer.seeks), (Start::Sequence(4), 0));
+        assert_eq!(consumer.config.start, Start::Sequence(4));
+        assert_eq!(consumer.origins, [Origin { offset: 4, metadata: String::new() }]);
         let bucket =
             BucketEntry::from_json("b", br#"{"max_age_ms":1,"replicas":1,"generation":2}"#);
         assert_eq!(bucket.unwrap().generation, 2);

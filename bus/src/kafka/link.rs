@@ -96,6 +96,16 @@ impl Link {
         lookup.await.map_err(|_| closed())?
     }
 
+    /// Runs `work`, which blocks, away from the runtime. Dropping the future lets it run to its
+    /// end, which it bounds itself.
+    pub(super) async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.check_open()?;
+        self.lookups.spawn_blocking(work).await.map_err(|_| closed())?
+    }
+
     /// The options of an administrative request.
     pub(super) fn admin_options(&self) -> AdminOptions {
         AdminOptions::new()

@@ -18,26 +18,38 @@
 
 mod bucket;
 mod catalog;
+mod consumers;
+mod desk;
 mod entry;
 mod failure;
+mod group;
+mod groups;
 mod keys;
+mod lease;
 mod link;
 mod lookup;
+mod member;
 mod partition;
+mod poller;
 mod publisher;
 mod reader;
 mod record;
+mod retry;
 mod scan;
 mod sequence;
 mod settings;
+mod standing;
 mod start;
 mod streams;
 mod submit;
 mod table;
 mod tail;
 mod threads;
+mod token;
 mod topics;
+mod units;
 mod watch;
+mod watermark;
 mod window;
 
 use std::sync::Arc;
@@ -49,12 +61,13 @@ use crate::bus::ConnectOptions;
 use crate::capability::{Capability, Support, unsupported};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
 use crate::unit::Committed;
 use catalog::Catalog;
+use consumers::Consumers;
 use entry::StreamEntry;
 use link::Link;
 use publisher::Publisher;
@@ -68,6 +81,8 @@ pub struct Kafka {
     link: Arc<Link>,
     publisher: Arc<Publisher>,
     catalog: Arc<Catalog>,
+    consumers: Consumers,
+    units: Arc<units::Units>,
     foreign: submit::Foreign,
     buckets: bucket::Buckets,
 }
@@ -83,7 +98,9 @@ impl Kafka {
         let publisher = Arc::new(Publisher::start(&link)?);
         let catalog = Arc::new(Catalog::open(&link, publisher.clone()).await?);
         let (foreign, buckets) = (submit::Foreign::default(), bucket::Buckets::default());
-        Ok(Self { link, publisher, catalog, foreign, buckets })
+        let consumers = Consumers::new(&link, &publisher, &catalog);
+        let units = Arc::default();
+        Ok(Self { link, publisher, catalog, consumers, units, foreign, buckets })
     }
 
     /// What is declared of a stream, or read off a foreign topic; `NotFound` without either.
@@ -133,6 +150,7 @@ impl Driver for Kafka {
 
     async fn delete_stream(&self, stream: &StreamName) -> Result<()> {
         self.link.check_open()?;
+        self.consumers.delete_all(stream).await?;
         streams::delete(&self.link, &self.catalog, stream).await
     }
 
@@ -181,53 +199,60 @@ impl Driver for Kafka {
 
     async fn ensure_consumer(
         &self,
-        _stream: &StreamName,
-        _config: &ConsumerConfig,
+        stream: &StreamName,
+        config: &ConsumerConfig,
     ) -> Result<ConsumerInfo> {
-        Err(later())
+        self.link.check_open()?;
+        self.consumers.ensure(stream, config).await
     }
 
     async fn consumer_info(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
+        stream: &StreamName,
+        consumer: &ConsumerName,
     ) -> Result<ConsumerInfo> {
-        Err(later())
+        self.link.check_open()?;
+        self.consumers.info(stream, consumer).await
     }
 
-    async fn consumers(&self, _stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
-        Err(later())
+    async fn consumers(&self, stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
+        self.link.check_open()?;
+        self.consumers.list(stream).await
     }
 
-    async fn delete_consumer(&self, _stream: &StreamName, _consumer: &ConsumerName) -> Result<()> {
-        Err(later())
+    async fn delete_consumer(&self, stream: &StreamName, consumer: &ConsumerName) -> Result<()> {
+        self.link.check_open()?;
+        self.consumers.delete(stream, consumer).await
     }
 
     async fn pause_consumer(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
-        _until: Option<SystemTime>,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        until: Option<SystemTime>,
     ) -> Result<()> {
-        Err(later())
+        self.link.check_open()?;
+        self.consumers.pause(stream, consumer, until).await
     }
 
     async fn seek_consumer(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
-        _to: Start,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        to: Start,
     ) -> Result<()> {
-        Err(later())
+        self.link.check_open()?;
+        self.consumers.seek(stream, consumer, to).await
     }
 
     async fn bind(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
+        stream: &StreamName,
+        consumer: &ConsumerName,
         _prefetch: usize,
     ) -> Result<Arc<dyn ConsumerDriver>> {
-        Err(later())
+        self.link.check_open()?;
+        Ok(self.consumers.bind(stream, consumer).await?)
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {
@@ -241,13 +266,23 @@ impl Driver for Kafka {
         Ok(Arc::new(opened))
     }
 
+    async fn bucket_info(&self, bucket: &BucketName) -> Result<BucketConfig> {
+        self.link.check_open()?;
+        bucket::info(&self.catalog, bucket).await
+    }
+
     async fn delete_bucket(&self, bucket: &BucketName) -> Result<()> {
         self.link.check_open()?;
         bucket::delete(&self.link, &self.catalog, bucket).await
     }
 
-    async fn commit(&self, _unit: &Unit) -> Result<Committed> {
-        Err(later())
+    async fn commit(&self, unit: &Unit) -> Result<Committed> {
+        self.link.check_open()?;
+        let mut streams = Vec::with_capacity(unit.outputs.len());
+        for (stream, _) in &unit.outputs {
+            streams.push(self.entry(stream).await?);
+        }
+        units::commit(&self.units, &self.consumers, &streams, unit).await
     }
 
     async fn request(&self, question: Message, _wait: Duration) -> Result<Message> {
@@ -266,11 +301,14 @@ impl Driver for Kafka {
 
     async fn close(&self) -> Result<()> {
         self.publisher.close().await;
+        let units = self.units.clone();
+        let closed = self.link.apart(move || {
+            units.close();
+            Ok(())
+        });
+        // Closed before: there is nothing left to close.
+        let _ = closed.await;
         self.link.close().await;
         Ok(())
     }
-}
-
-fn later() -> Error {
-    Error::new(ErrorKind::Backend, "consumers on kafka:// are not built yet")
 }

@@ -6,14 +6,16 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
+use super::entry::Origin;
 use super::failure::failed;
 use super::link::{Client, REQUEST_LIMIT};
 use super::record::{Decoder, millis_of};
 use super::scan::{parts, scan};
 use super::sequence::{Place, first_offset};
 use super::topics::all_watermarks;
+use super::watermark::Watermark;
 use crate::config::{Start, StreamConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::StoredMessage;
 use crate::name::{Subject, SubjectFilter};
 
@@ -71,6 +73,34 @@ impl Beginning {
             }
             Start::LastPerSubject => last_per_subject(client, config, filters, &marks, stop)?,
         })
+    }
+
+    /// The same for a consumer, as what its group would have committed, and the sequence that its
+    /// messages have at least. What was there and is not wanted counts as settled, which must fit
+    /// beside a commit.
+    pub(super) fn origins(&self, config: &StreamConfig) -> Result<(Vec<Origin>, u64)> {
+        let origin = |place: &Place| {
+            let mut watermark = Watermark::new(place.offset);
+            let ends = self.only.as_ref().map_or(&[][..], |only| &only.ends);
+            let end = usize::try_from(place.partition).ok().and_then(|at| ends.get(at));
+            for offset in place.offset..end.copied().unwrap_or(place.offset) {
+                if !watermark.fits(offset) {
+                    let what = format!(
+                        "the last messages of the subjects of stream {} are too far apart for a                          consumer to begin with them: begin elsewhere, or use a reader",
+                        config.name
+                    );
+                    return Err(Error::invalid(what));
+                }
+                let place = Place { offset, ..*place };
+                watermark.take(offset);
+                if !self.wants(place, place.sequence(config.partitions)) {
+                    watermark.settle(offset);
+                }
+            }
+            let (offset, metadata) = (watermark.committed(), watermark.metadata());
+            Ok(Origin { offset, metadata })
+        };
+        Ok((self.places.iter().map(origin).collect::<Result<_>>()?, self.at_least))
     }
 
     /// True for a message that belongs to what was asked for.

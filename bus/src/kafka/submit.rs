@@ -47,7 +47,7 @@ pub(super) async fn submit(
 }
 
 /// Refuses what the stream or Kafka cannot take, before anything is attempted.
-fn check(config: &StreamConfig, message: &Message) -> Result<()> {
+pub(super) fn check(config: &StreamConfig, message: &Message) -> Result<()> {
     let (name, subject) = (&config.name, &message.subject);
     let asked = |what| format!("{what} of a message on {subject}");
     if message.id.is_some() {

@@ -9,9 +9,11 @@
 //! # Ok(()) }
 //! ```
 
+mod cluster;
 mod kafka;
 mod nats;
 mod process;
 
+pub use cluster::NatsCluster;
 pub use kafka::KafkaBroker;
 pub use nats::NatsServer;

@@ -58,6 +58,11 @@ impl NatsServer {
         self.process.stop().await
     }
 
+    /// Sends it a signal by name.
+    pub(super) fn signal(&mut self, name: &str) -> Result<()> {
+        self.process.signal(name)
+    }
+
     /// Starts the server again on the same port with the same store, killing it first if it runs.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill9();

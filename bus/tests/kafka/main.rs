@@ -3,8 +3,10 @@
 // The lint knows test functions, but not the functions that these share.
 #![allow(clippy::unwrap_used)]
 
+mod members;
 mod publish;
 mod reading;
+mod units;
 mod values;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -48,8 +48,8 @@ impl Bench {
 fn redeliveries_come_first_in_stream_order() {
     let mut bench = Bench::new(4, |_| {});
     assert_eq!(bench.take(3, 0), [(1, 1), (2, 1), (3, 1)]);
-    bench.settle("3.1", Settlement::Retry(Duration::ZERO), 1).unwrap();
-    bench.settle("1.1", Settlement::Retry(Duration::from_secs(1)), 1).unwrap();
+    bench.settle("3.1.0", Settlement::Retry(Duration::ZERO), 1).unwrap();
+    bench.settle("1.1.0", Settlement::Retry(Duration::from_secs(1)), 1).unwrap();
     assert_eq!(bench.take(9, 2), [(1, 2), (3, 2), (4, 1)]);
     assert_eq!(bench.take(9, 10), [(2, 2)], "the second lease ends last");
 }
@@ -60,10 +60,10 @@ fn a_lease_ends_on_time_and_fences_the_old_token() {
     assert_eq!(bench.take(1, 0), [(1, 1)]);
     assert!(bench.take(1, 9).is_empty());
     assert_eq!(bench.take(1, 10), [(1, 2)]);
-    assert_eq!(bench.kind("1.1", Settlement::Ack, 11), ErrorKind::Stale);
-    assert_eq!(bench.settle("1.2", Settlement::Ack, 11).unwrap(), Settled::Done);
-    assert_eq!(bench.settle("1.2", Settlement::Ack, 11).unwrap(), Settled::Already);
-    assert_eq!(bench.kind("1.2", Settlement::Extend, 11), ErrorKind::Stale);
+    assert_eq!(bench.kind("1.1.0", Settlement::Ack, 11), ErrorKind::Stale);
+    assert_eq!(bench.settle("1.2.0", Settlement::Ack, 11).unwrap(), Settled::Done);
+    assert_eq!(bench.settle("1.2.0", Settlement::Ack, 11).unwrap(), Settled::Already);
+    assert_eq!(bench.kind("1.2.0", Settlement::Extend, 11), ErrorKind::Stale);
     assert!(bench.take(1, 99).is_empty());
 }
 
@@ -71,7 +71,7 @@ fn a_lease_ends_on_time_and_fences_the_old_token() {
 fn extending_moves_the_end_of_the_lease() {
     let mut bench = Bench::new(1, |_| {});
     bench.take(1, 0);
-    bench.settle("1.1", Settlement::Extend, 9).unwrap();
+    bench.settle("1.1.0", Settlement::Extend, 9).unwrap();
     assert!(bench.take(1, 18).is_empty());
     assert_eq!(bench.take(1, 19), [(1, 2)]);
 }
@@ -86,7 +86,7 @@ fn attempts_end_and_count_as_settled() {
     let info = bench.cursor.info(&bench.log, now);
     assert_eq!((info.settled_sequence, info.unsettled, info.pending), (1, 1, 0));
     bench.take(1, 30);
-    bench.settle("2.2", Settlement::Retry(Duration::ZERO), 31).unwrap();
+    bench.settle("2.2.0", Settlement::Retry(Duration::ZERO), 31).unwrap();
     assert!(bench.take(1, 99).is_empty());
 }
 
@@ -96,7 +96,7 @@ fn the_limit_holds_back_new_messages_but_not_redeliveries() {
     assert_eq!(bench.take(9, 0), [(1, 1), (2, 1)]);
     assert!(bench.take(9, 1).is_empty());
     assert_eq!(bench.take(9, 10), [(1, 2), (2, 2)]);
-    bench.settle("1.2", Settlement::Reject(String::from("bad")), 11).unwrap();
+    bench.settle("1.2.0", Settlement::Reject(String::from("bad")), 11).unwrap();
     assert_eq!(bench.take(9, 11), [(3, 1)]);
 }
 
@@ -115,7 +115,10 @@ fn tokens_of_others_are_refused() {
     let mut bench = Bench::new(1, |_| {});
     bench.take(1, 0);
     assert_eq!(bench.kind("one", Settlement::Ack, 0), ErrorKind::Invalid);
-    assert_eq!(bench.kind("7.1", Settlement::Ack, 0), ErrorKind::Stale);
-    assert_eq!(bench.cursor.settle(&token(1, 1), &Settlement::Ack, bench.at(0)).unwrap().0, 1);
-    assert_eq!(&*token(u64::MAX, u32::MAX).0, "18446744073709551615.4294967295");
+    assert_eq!(bench.kind("7.1.0", Settlement::Ack, 0), ErrorKind::Stale);
+    assert_eq!(bench.cursor.settle(&token(1, 1, 0), &Settlement::Ack, bench.at(0)).unwrap().0, 1);
+    assert_eq!(
+        &*token(u64::MAX, u32::MAX, u32::MAX).0,
+        "18446744073709551615.4294967295.4294967295"
+    );
 }

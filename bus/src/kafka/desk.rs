@@ -1,0 +1,513 @@
+//! What one member of a consumer's group has: its partitions, what it took from them, and who
+//! works on what. Changed under one lock by those who fetch and settle and by the thread that
+//! polls; nothing here waits.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lease::{Leased, Leases, Limits, Record};
+use super::token::{Slot, Token, stale};
+use super::watermark::{Taken, Watermark};
+use crate::driver::{LeaseToken, RawDelivery, Settlement};
+use crate::error::Result;
+use crate::message::StoredMessage;
+
+/// At most this many messages of a partition wait to be fetched.
+const WAITING: usize = 2000;
+/// And no more once these bytes are reached, over all partitions.
+const WAITING_BYTES: usize = 32 << 20;
+/// At most this many messages rest here; then those that rest longest are copied to the end of
+/// the retry topic, to make room for what may be due sooner.
+const RESTING: usize = 4096;
+
+/// A partition of the consumer: of its stream, or (`true`) of its retries.
+pub(super) type Part = (bool, i32);
+
+/// An offset taken from a partition, and the message there where the consumer wants it.
+#[derive(Debug)]
+pub(super) struct Polled {
+    pub(super) slot: Slot,
+    pub(super) record: Option<Record>,
+}
+
+/// What is to be committed of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) part: Part,
+    pub(super) generation: u64,
+    pub(super) offset: i64,
+    pub(super) metadata: String,
+}
+
+/// What a settlement asks for.
+#[derive(Debug)]
+pub(super) enum Settled {
+    /// The message is settled when this assignment of its partition is committed.
+    Done(Part, u64),
+    /// It was settled before.
+    Already(Part, u64),
+    /// Nothing: its lease goes on.
+    Open,
+    /// It is to be copied to the retry topic, and settled then with [`Desk::copied`].
+    Copy(Copy),
+}
+
+/// A message on its way to the retry topic.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) slot: Slot,
+    pub(super) generation: u64,
+    pub(super) message: StoredMessage,
+    pub(super) attempts: u32,
+    pub(super) delay: Duration,
+}
+
+/// Where the member stands in one partition.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    pub(super) part: Part,
+    /// The first offset that is not settled.
+    pub(super) settled: i64,
+    /// The first offset that was not taken from the log.
+    pub(super) next: i64,
+    /// Messages that were taken, and wait.
+    pub(super) waiting: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Desk {
+    /// Names the member in its tokens.
+    member: Arc<str>,
+    generation: u64,
+    parts: BTreeMap<Part, Assigned>,
+    leases: Leases,
+    /// Retries that were copied and did not come back yet, with their sequence.
+    copies: BTreeMap<Slot, u64>,
+    waiting_bytes: usize,
+    /// The partition that was served last.
+    served: Part,
+    delivered: u64,
+    pub(super) paused_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Assigned {
+    generation: u64,
+    watermark: Watermark,
+    /// The offset that the log gives next, or one behind it.
+    log: i64,
+    /// Not delivered yet.
+    waiting: VecDeque<Record>,
+    /// Taken from the log before there was room for them in the watermark's span.
+    early: VecDeque<Polled>,
+    /// Settled since the last commit.
+    dirty: bool,
+    /// On its way to another member: nothing more is delivered.
+    leaving: bool,
+}
+
+impl Desk {
+    pub(super) fn new(member: Arc<str>, limits: Limits) -> Self {
+        Self {
+            member,
+            generation: 0,
+            parts: BTreeMap::new(),
+            leases: Leases::new(limits),
+            copies: BTreeMap::new(),
+            waiting_bytes: 0,
+            served: (true, i32::MAX),
+            delivered: 0,
+            paused_until: None,
+        }
+    }
+
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.leases.limits = limits;
+    }
+
+    /// Takes over a partition where its last owner left it.
+    pub(super) fn assign(&mut self, part: Part, watermark: Watermark) {
+        self.generation += 1;
+        let assigned = Assigned {
+            generation: self.generation,
+            log: watermark.committed(),
+            watermark,
+            waiting: VecDeque::new(),
+            early: VecDeque::new(),
+            dirty: false,
+            leaving: false,
+        };
+        self.parts.insert(part, assigned);
+    }
+
+    /// Delivers nothing more of these partitions.
+    pub(super) fn leave(&mut self, parts: &[Part]) {
+        for part in parts {
+            if let Some(assigned) = self.parts.get_mut(part) {
+                assigned.leaving = true;
+                self.waiting_bytes -= assigned.waiting.drain(..).map(|r| size(&r)).sum::<usize>();
+                assigned.early.clear();
+            }
+        }
+    }
+
+    /// Gives partitions up: every lease on their messages is over.
+    pub(super) fn revoke(&mut self, parts: &[Part]) {
+        self.leave(parts);
+        let gone = |slot: Slot| parts.contains(&(slot.retry, slot.partition));
+        self.parts.retain(|part, _| !parts.contains(part));
+        self.leases.retain(|slot| !gone(slot));
+        self.copies.retain(|slot, _| !gone(*slot));
+    }
+
+    pub(super) fn parts(&self) -> Vec<Part> {
+        self.parts.keys().copied().collect()
+    }
+
+    /// Each partition with the number of its assignment.
+    pub(super) fn assignments(&self) -> Vec<(Part, u64)> {
+        self.parts.iter().map(|(part, assigned)| (*part, assigned.generation)).collect()
+    }
+
+    /// True when nothing new is delivered before something is settled.
+    pub(super) fn is_full(&self) -> bool {
+        !self.leases.has_room()
+    }
+
+    /// True while someone works on a message of these partitions.
+    pub(super) fn any_out(&self, parts: &[Part]) -> bool {
+        self.leases.any_out(|slot| parts.contains(&(slot.retry, slot.partition)))
+    }
+
+    /// How many messages may be taken from a partition's log now.
+    pub(super) fn room(&self, part: Part) -> usize {
+        let Some(assigned) = self.parts.get(&part).filter(|assigned| !assigned.leaving) else {
+            return 0;
+        };
+        let crowded = self.waiting_bytes >= WAITING_BYTES || self.leases.resting() >= RESTING;
+        if crowded || !assigned.early.is_empty() {
+            return 0;
+        }
+        WAITING.saturating_sub(assigned.waiting.len())
+    }
+
+    /// Takes in what was polled. True when there may be something to deliver.
+    pub(super) fn accept(
+        &mut self,
+        polled: impl IntoIterator<Item = Polled>,
+        now: Instant,
+    ) -> bool {
+        let mut news = false;
+        for polled in polled {
+            let part = (polled.slot.retry, polled.slot.partition);
+            let Some(assigned) = self.parts.get_mut(&part) else { continue };
+            if assigned.leaving {
+                continue;
+            }
+            // The log lost its end and goes on from there: what comes is new.
+            if polled.slot.offset < assigned.log {
+                tracing::warn!(?part, offset = polled.slot.offset, "the log went back");
+                self.revoke(&[part]);
+                self.assign(part, Watermark::new(polled.slot.offset));
+            }
+            if let Some(assigned) = self.parts.get_mut(&part) {
+                assigned.log = polled.slot.offset + 1;
+                assigned.early.push_back(polled);
+            }
+            news |= self.settle_in(part, now);
+        }
+        news
+    }
+
+    /// Takes in what came too early, as far as there is room by now.
+    pub(super) fn accept_early(&mut self, now: Instant) -> bool {
+        let early = self.parts.iter().filter(|(_, assigned)| !assigned.early.is_empty());
+        let early: Vec<Part> = early.map(|(part, _)| *part).collect();
+        let mut news = false;
+        for part in early {
+            news |= self.settle_in(part, now);
+        }
+        news
+    }
+
+    fn settle_in(&mut self, part: Part, now: Instant) -> bool {
+        let Some(assigned) = self.parts.get_mut(&part) else { return false };
+        let mut news = false;
+        while let Some(polled) = assigned.early.front()
+            && assigned.watermark.fits(polled.slot.offset)
+            && let Some(Polled { slot, record }) = assigned.early.pop_front()
+        {
+            self.copies.remove(&slot);
+            let taken = assigned.watermark.take(slot.offset);
+            match (taken, record) {
+                (Taken::Settled, _) => {}
+                (Taken::Open, None) => {
+                    assigned.dirty |= assigned.watermark.settle(slot.offset);
+                }
+                (Taken::Open, Some(record)) => {
+                    news = true;
+                    match record.due.filter(|due| *due > now) {
+                        Some(due) => self.leases.rest(record, due),
+                        None => {
+                            self.waiting_bytes += size(&record);
+                            assigned.waiting.push_back(record);
+                        }
+                    }
+                }
+            }
+        }
+        news
+    }
+
+    /// Hands out up to `max` deliveries: what comes again first, then what is new.
+    pub(super) fn take(&mut self, max: usize, now: Instant) -> Vec<RawDelivery> {
+        self.expire(now);
+        let mut taken = Vec::new();
+        if self.paused_until.is_some_and(|until| until > now) {
+            return taken;
+        }
+        while taken.len() < max
+            && let Some(leased) = self.leases.lease_ready(now)
+        {
+            taken.push(self.deliver(leased));
+        }
+        while taken.len() < max
+            && self.leases.has_room()
+            && let Some(record) = self.next_waiting()
+        {
+            let leased = self.leases.lease(record, now);
+            taken.push(self.deliver(leased));
+        }
+        taken
+    }
+
+    /// The next message that waits: the partitions take turns of a few messages each.
+    fn next_waiting(&mut self) -> Option<Record> {
+        let after = (std::ops::Bound::Excluded(self.served), std::ops::Bound::Unbounded);
+        let waits =
+            |(part, assigned): (&Part, &Assigned)| (!assigned.waiting.is_empty()).then_some(*part);
+        let part = self
+            .parts
+            .range(after)
+            .find_map(waits)
+            .or_else(|| self.parts.iter().find_map(waits))?;
+        self.served = part;
+        let record = self.parts.get_mut(&part)?.waiting.pop_front()?;
+        self.waiting_bytes -= size(&record);
+        Some(record)
+    }
+
+    fn deliver(&mut self, leased: Leased) -> RawDelivery {
+        let Leased { slot, message, attempt, expires } = leased;
+        self.delivered = self.delivered.max(message.sequence);
+        let generation = self.generation_of(slot);
+        let token = Token { member: &self.member, generation, slot, attempt }.write();
+        RawDelivery { message, attempt, expires, token }
+    }
+
+    fn generation_of(&self, slot: Slot) -> u64 {
+        let assigned = self.parts.get(&(slot.retry, slot.partition));
+        assigned.map_or(0, |assigned| assigned.generation)
+    }
+
+    /// Ends what is due.
+    pub(super) fn expire(&mut self, now: Instant) {
+        for slot in self.leases.expire(now) {
+            tracing::warn!(?slot, "given up: delivered as often as it may be");
+            self.finish(slot);
+        }
+    }
+
+    /// Settles what `token` names, or says what it takes.
+    pub(super) fn settle(
+        &mut self,
+        token: &LeaseToken,
+        how: &Settlement,
+        now: Instant,
+    ) -> Result<Settled> {
+        self.expire(now);
+        let (slot, attempt, generation) = self.find(token)?;
+        let part = (slot.retry, slot.partition);
+        if !self.leases.holds(slot, attempt) {
+            let assigned = self.parts.get(&part);
+            let done = assigned.is_some_and(|assigned| assigned.watermark.is_settled(slot.offset));
+            let again = done && *how == Settlement::Ack;
+            return if again { Ok(Settled::Already(part, generation)) } else { Err(stale(token)) };
+        }
+        match how {
+            Settlement::Extend => {
+                self.leases.extend(slot, now);
+                return Ok(Settled::Open);
+            }
+            Settlement::Retry(delay) if !self.leases.is_last(attempt) => {
+                let message = self.leases.copy(slot).ok_or_else(|| stale(token))?;
+                let (attempts, delay) = (attempt, *delay);
+                return Ok(Settled::Copy(Copy { slot, generation, message, attempts, delay }));
+            }
+            Settlement::Retry(_) | Settlement::Ack | Settlement::Reject(_) => self.finish(slot),
+        }
+        Ok(Settled::Done(part, generation))
+    }
+
+    /// The message of a token of this member, as long as its partition is here.
+    fn find(&self, token: &LeaseToken) -> Result<(Slot, u32, u64)> {
+        let Token { member, generation, slot, attempt } = Token::read(token)?;
+        if *member != *self.member || generation != self.generation_of(slot) {
+            return Err(stale(token));
+        }
+        Ok((slot, attempt, generation))
+    }
+
+    /// Keeps these leases from ending until they are settled or released, for a unit; all of them,
+    /// or none and an error.
+    pub(super) fn hold(&mut self, tokens: &[LeaseToken], now: Instant) -> Result<Vec<Slot>> {
+        self.expire(now);
+        let mut slots = Vec::with_capacity(tokens.len());
+        for token in tokens {
+            let (slot, attempt, _) = self.find(token)?;
+            if !self.leases.holds(slot, attempt) {
+                return Err(stale(token));
+            }
+            slots.push(slot);
+        }
+        for slot in &slots {
+            self.leases.copy(*slot);
+        }
+        Ok(slots)
+    }
+
+    /// Lets a lease that was held go on where it was.
+    pub(super) fn release(&mut self, slot: Slot) {
+        self.leases.not_copied(slot);
+    }
+
+    /// Where the partitions of these messages will stand when they are settled.
+    pub(super) fn positions_with(&self, slots: &[Slot]) -> Vec<Position> {
+        let parts: BTreeSet<Part> = slots.iter().map(|s| (s.retry, s.partition)).collect();
+        let settled = parts.into_iter().filter_map(|part| {
+            let assigned = self.parts.get(&part)?;
+            let mut watermark = assigned.watermark.clone();
+            for slot in slots.iter().filter(|slot| (slot.retry, slot.partition) == part) {
+                watermark.settle(slot.offset);
+            }
+            Some(position(part, assigned.generation, &watermark))
+        });
+        settled.collect()
+    }
+
+    /// Forgets a message and settles its offset.
+    pub(super) fn finish(&mut self, slot: Slot) {
+        self.leases.finish(slot);
+        if let Some(assigned) = self.parts.get_mut(&(slot.retry, slot.partition)) {
+            assigned.dirty |= assigned.watermark.settle(slot.offset);
+        }
+    }
+
+    /// The retry topic holds the copy, at `to` where that is known: the source is settled. False
+    /// where its partition was given up meanwhile, and it is delivered again.
+    pub(super) fn copied(&mut self, copy: &Copy, to: Slot) -> bool {
+        if self.generation_of(copy.slot) != copy.generation {
+            return false;
+        }
+        let target = self.parts.get(&(to.retry, to.partition));
+        if target.is_some_and(|target| target.watermark.next() <= to.offset) {
+            self.copies.insert(to, copy.message.sequence);
+        }
+        self.finish(copy.slot);
+        true
+    }
+
+    pub(super) fn not_copied(&mut self, copy: &Copy) {
+        if self.generation_of(copy.slot) == copy.generation {
+            self.leases.not_copied(copy.slot);
+        }
+    }
+
+    /// What is to be copied to the end of the retry topic, because it rests where it is in the
+    /// way: up to `max` messages.
+    pub(super) fn in_the_way(&mut self, max: usize, now: Instant) -> Vec<Copy> {
+        let stuck = self.parts.values().any(|assigned| !assigned.early.is_empty());
+        if !stuck && self.leases.resting() < RESTING {
+            return Vec::new();
+        }
+        let rests = self.leases.longest_rests(max);
+        let copies = rests.into_iter().map(|Record { slot, message, attempts, due }| {
+            self.leases.copy(slot);
+            let delay = due.unwrap_or(now).saturating_duration_since(now);
+            Copy { slot, generation: self.generation_of(slot), message, attempts, delay }
+        });
+        copies.collect()
+    }
+
+    /// What was settled since it was asked for last.
+    pub(super) fn unsaved(&mut self) -> Vec<Position> {
+        let dirty = self.parts.iter_mut().filter(|(_, assigned)| assigned.dirty);
+        let positions = dirty.map(|(part, assigned)| {
+            assigned.dirty = false;
+            position(*part, assigned.generation, &assigned.watermark)
+        });
+        positions.collect()
+    }
+
+    /// A commit of these failed: they are unsaved as before.
+    pub(super) fn not_saved(&mut self, positions: &[Position]) {
+        for Position { part, generation, .. } in positions {
+            if let Some(assigned) = self.parts.get_mut(part) {
+                assigned.dirty |= assigned.generation == *generation;
+            }
+        }
+    }
+
+    /// True while this assignment of the partition goes on.
+    pub(super) fn owns(&self, part: Part, generation: u64) -> bool {
+        self.parts.get(&part).is_some_and(|assigned| assigned.generation == generation)
+    }
+
+    /// When something may be delivered that may not now, if nothing else happens.
+    pub(super) fn next_change(&self) -> Option<Instant> {
+        self.paused_until.into_iter().chain(self.leases.first_due()).min()
+    }
+
+    /// Where each partition stands.
+    pub(super) fn standings(&self) -> Vec<Standing> {
+        let standing = |(part, assigned): (&Part, &Assigned)| Standing {
+            part: *part,
+            settled: assigned.watermark.committed(),
+            next: assigned.watermark.next(),
+            waiting: (assigned.waiting.len() + assigned.early.len()) as u64,
+        };
+        self.parts.iter().map(standing).collect()
+    }
+
+    /// What was delivered and is not settled, with retries that rest: how many, and the lowest
+    /// sequence among them.
+    pub(super) fn unsettled(&self) -> (u64, Option<u64>) {
+        let (count, lowest) = self.leases.unsettled();
+        let lowest = lowest.into_iter().chain(self.copies.values().copied()).min();
+        (count + self.copies.len() as u64, lowest)
+    }
+
+    /// The highest sequence that was delivered.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered
+    }
+}
+
+fn position(part: Part, generation: u64, watermark: &Watermark) -> Position {
+    Position { part, generation, offset: watermark.committed(), metadata: watermark.metadata() }
+}
+
+fn size(record: &Record) -> usize {
+    const OVERHEAD: usize = 256;
+    let message = &record.message;
+    OVERHEAD
+        + message.payload.as_ref().map_or(0, bytes::Bytes::len)
+        + message.key.as_ref().map_or(0, bytes::Bytes::len)
+        + message.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests;

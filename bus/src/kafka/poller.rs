@@ -1,0 +1,295 @@
+//! The thread of a member: it is in the group, takes messages to the desk as far as there is room,
+//! and commits what was settled.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use tokio::time::Instant;
+
+use super::desk::{Part, Polled};
+use super::entry::ConsumerEntry;
+use super::failure::{code, failed, is_passing};
+use super::group::Group;
+use super::lease::{Record, after};
+use super::member::Shared;
+use super::record::Decoder;
+use super::retry;
+use super::start::matches_any;
+use super::token::Slot;
+use crate::error::Result;
+
+/// How long the thread sleeps when there is nothing to do and nobody rings.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How soon the group is joined again after a failure.
+const JOIN_AGAIN: Duration = Duration::from_millis(500);
+/// How many messages of a partition are taken together.
+const BATCH: usize = 500;
+
+type Client = BaseConsumer<Group>;
+
+/// Runs until the member is dropped or its consumer removed.
+pub(super) fn run(shared: &Arc<Shared>) {
+    let classic = AtomicBool::new(false);
+    while !shared.stop.is_cancelled() {
+        let entry = match shared.entry() {
+            Ok(entry) => entry,
+            Err(gone) => return shared.end(&gone),
+        };
+        match Poller::join(shared, &entry, &classic).and_then(Poller::serve) {
+            Ok(()) => {}
+            Err(gone) if gone.is_not_found() => return shared.end(&gone),
+            Err(error) => {
+                tracing::warn!(consumer = %shared.of.consumer, %error, "joining the group again");
+                shared.bell.wait(JOIN_AGAIN);
+            }
+        }
+    }
+}
+
+struct Poller<'a> {
+    shared: &'a Arc<Shared>,
+    entry: Arc<ConsumerEntry>,
+    /// Set when the brokers know the classic protocol of groups only.
+    classic: &'a AtomicBool,
+    client: Arc<Client>,
+    queues: BTreeMap<Part, Queue>,
+    decoder: Decoder,
+}
+
+/// The messages of one assignment of a partition.
+struct Queue {
+    generation: u64,
+    queue: PartitionQueue<Group>,
+}
+
+impl<'a> Poller<'a> {
+    fn join(
+        shared: &'a Arc<Shared>,
+        entry: &Arc<ConsumerEntry>,
+        classic: &'a AtomicBool,
+    ) -> Result<Self> {
+        let mut config = shared.link.settings.consumer(&entry.group);
+        config.set("enable.partition.eof", "false");
+        // Where the log's beginning has moved past the position, the oldest message left is next.
+        config.set("auto.offset.reset", "earliest");
+        // Ranges give partitions of one number in both topics to one member: a key has one owner.
+        if classic.load(Ordering::Relaxed) {
+            config.set("partition.assignment.strategy", "range");
+            config.set("session.timeout.ms", "10000").set("heartbeat.interval.ms", "1000");
+        } else {
+            config.set("group.protocol", "consumer").set("group.remote.assignor", "range");
+        }
+        let doing = || format!("join group {}", entry.group);
+        let group = Group { shared: shared.clone(), entry: entry.clone() };
+        let mut client =
+            Client::from_config_and_context(&config, group).map_err(|e| failed(doing(), e))?;
+        let bell = shared.bell.clone();
+        client.set_nonempty_callback(move || bell.ring());
+        let client = Arc::new(client);
+        let topics = shared.of.topics.each_ref().map(String::as_str);
+        client.subscribe(&topics).map_err(|e| failed(doing(), e))?;
+        {
+            let mut state = shared.state();
+            state.rejoin = false;
+            state.client = Some(client.clone());
+        }
+        Ok(Self {
+            shared,
+            entry: entry.clone(),
+            classic,
+            client,
+            queues: BTreeMap::new(),
+            decoder: Decoder::of(&shared.of.config),
+        })
+    }
+
+    /// Serves until the member is dropped, or the group is to be joined anew.
+    fn serve(mut self) -> Result<()> {
+        let served = loop {
+            if self.shared.stop.is_cancelled() {
+                break Ok(());
+            }
+            match self.step() {
+                Ok(Step::Busy) => {}
+                Ok(Step::Idle) => self.shared.bell.wait(LOOK_EVERY),
+                Ok(Step::Over) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.leave();
+        served
+    }
+
+    fn step(&mut self) -> Result<Step> {
+        if self.is_outdated()? {
+            return Ok(Step::Over);
+        }
+        let mut taken = self.take_events()?;
+        self.follow_assignment();
+        taken |= self.take_messages()?;
+        Ok(if taken { Step::Busy } else { Step::Idle })
+    }
+
+    /// True when the consumer was moved, or what is committed is to be looked at anew.
+    fn is_outdated(&self) -> Result<bool> {
+        let now = self.shared.entry()?;
+        let mut state = self.shared.state();
+        self.shared.apply(&mut state)?;
+        Ok(now.epoch != self.entry.epoch || now.group != self.entry.group || state.rejoin)
+    }
+
+    /// Serves the client's callbacks, and takes messages that arrived before their partition had a
+    /// queue of its own.
+    fn take_events(&mut self) -> Result<bool> {
+        let mut polled = Vec::new();
+        let mut calm = 0;
+        // A callback looks like nothing, and may have left more behind it.
+        while calm < 2 {
+            match self.client.poll(Duration::ZERO) {
+                Some(Ok(message)) => {
+                    polled.push(read(self.shared, &self.entry, &mut self.decoder, &message));
+                }
+                Some(Err(error)) => self.judge(error)?,
+                None => calm += 1,
+            }
+        }
+        Ok(self.accept(polled))
+    }
+
+    /// Gives each new assignment of a partition a queue of its own.
+    fn follow_assignment(&mut self) {
+        let now: BTreeMap<Part, u64> = self.shared.state().desk.assignments().into_iter().collect();
+        self.queues.retain(|part, queue| now.get(part) == Some(&queue.generation));
+        for (part, generation) in now {
+            if self.queues.contains_key(&part) {
+                continue;
+            }
+            let topic = self.shared.of.topic(part);
+            if let Some(mut queue) = self.client.split_partition_queue(topic, part.1) {
+                let bell = self.shared.bell.clone();
+                queue.set_nonempty_callback(move || bell.ring());
+                self.queues.insert(part, Queue { generation, queue });
+            }
+        }
+    }
+
+    fn take_messages(&mut self) -> Result<bool> {
+        let mut any = false;
+        let (mut polled, mut trouble) = (Vec::new(), None);
+        for (part, Queue { queue, .. }) in &self.queues {
+            let room = {
+                let mut state = self.shared.state();
+                let room = state.desk.room(*part).min(BATCH);
+                state.hungry |= room == 0;
+                room
+            };
+            while polled.len() < room {
+                match queue.poll(Duration::ZERO) {
+                    Some(Ok(message)) => {
+                        polled.push(read(self.shared, &self.entry, &mut self.decoder, &message));
+                    }
+                    Some(Err(error)) => {
+                        trouble = Some(error);
+                        break;
+                    }
+                    None => break,
+                }
+            }
+            any |= self.accept(std::mem::take(&mut polled));
+        }
+        trouble.map_or(Ok(()), |error| self.judge(error))?;
+        Ok(any)
+    }
+
+    fn accept(&self, polled: Vec<Polled>) -> bool {
+        let any = !polled.is_empty();
+        let mut state = self.shared.state();
+        let now = Instant::now();
+        let mut news = state.desk.accept_early(now);
+        news |= state.desk.accept(polled, now);
+        drop(state);
+        if news {
+            self.shared.arrived.notify_waiters();
+        }
+        any
+    }
+
+    /// What an error of the client means: mostly that it goes on by itself.
+    fn judge(&self, error: KafkaError) -> Result<()> {
+        let doing = || format!("consume {}", self.shared.of.stream);
+        match code(&error) {
+            Some(Code::UnsupportedFeature) if !self.classic.load(Ordering::Relaxed) => {
+                tracing::info!(
+                    "the brokers have no group protocol of their own: using the classic"
+                );
+                self.classic.store(true, Ordering::Relaxed);
+                Err(failed(doing(), error))
+            }
+            // Also said while the brokers learn of a topic: the catalog knows.
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                self.shared.entry().map(|_| ())
+            }
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                Err(failed(doing(), error))
+            }
+            _ => {
+                if !is_passing(&error) {
+                    tracing::warn!(consumer = %self.shared.of.consumer, %error, "consuming");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Leaves the group, with all that was settled committed.
+    fn leave(mut self) {
+        {
+            let turn = &self.shared.commits;
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            self.shared.save(&self.client);
+        }
+        let parts = self.shared.state().desk.parts();
+        self.shared.give_up(&parts);
+        self.queues.clear();
+        self.shared.state().client = None;
+        // The last one that goes takes the client out of the group, and waits for it.
+        drop(self.client);
+    }
+}
+
+enum Step {
+    Busy,
+    Idle,
+    Over,
+}
+
+/// A record as the desk takes it; without a message where no filter matches.
+fn read(
+    shared: &Shared,
+    entry: &ConsumerEntry,
+    decoder: &mut Decoder,
+    record: &BorrowedMessage<'_>,
+) -> Polled {
+    let (retry, partition) = shared.of.part(record.topic(), record.partition());
+    let slot = Slot { retry, partition, offset: record.offset() };
+    let (message, not_before) = decoder.stored(record);
+    let due = not_before.and_then(|time| {
+        let left = time.duration_since(std::time::SystemTime::now()).ok()?;
+        Some(after(Instant::now(), left))
+    });
+    let found = Record { slot, message, attempts: 0, due };
+    if retry {
+        return Polled { slot, record: retry::read(record, found, entry.epoch) };
+    }
+    let message = &found.message;
+    let wanted =
+        message.sequence >= entry.at_least && matches_any(&entry.config.filters, &message.subject);
+    Polled { slot, record: wanted.then_some(found) }
+}
