@@ -113,6 +113,7 @@ mod name;
 mod publish;
 mod request;
 mod stream;
+mod text;
 pub mod topology;
 pub mod unit;
 

@@ -25,6 +25,7 @@ const MAX_CONSUMERS: u64 = 10026;
 const FILTERS_OVERLAP: u64 = 10138;
 const FILTERS_OVERLAP_AMONG_CONSUMERS: u64 = 10100;
 const WORK_QUEUE_START: u64 = 10101;
+const SCHEDULE_TARGET: u64 = 10190;
 
 /// Why a request got no useful answer.
 #[derive(Debug)]
@@ -123,7 +124,8 @@ impl Failure {
                 SUBJECT_OVERLAP
                 | FILTERS_OVERLAP
                 | FILTERS_OVERLAP_AMONG_CONSUMERS
-                | WORK_QUEUE_START => ErrorKind::Invalid,
+                | WORK_QUEUE_START
+                | SCHEDULE_TARGET => ErrorKind::Invalid,
                 _ => ErrorKind::Backend,
             },
         }

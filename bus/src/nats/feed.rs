@@ -14,6 +14,7 @@ use super::consumers::{CreateRequest, deliver_policy, set_filters};
 use super::convert::parse_ack_subject;
 use super::link::Link;
 use super::puller::{Puller, Trouble};
+use super::schedule;
 use super::streams;
 use crate::backoff::Backoff;
 use crate::config::Start;
@@ -82,7 +83,7 @@ impl Feed {
         let mut feed = Self {
             link,
             stream: stream.clone(),
-            filters: filters.to_vec(),
+            filters: schedule::hide_waiting(stream, &info.config, filters)?,
             start: deliver_policy(start)?,
             resume_at: None,
             created: info.created,

@@ -39,7 +39,8 @@ pub(super) async fn recover(link: &Link, job: &Job, failure: Failure) -> Result<
                 }
             }
             transient if transient.is_transient() => {}
-            conflict if conflict.is_conflict() && lost => {
+            // The server looks at the condition before it looks at the id.
+            conflict if conflict.is_conflict() && (lost || !job.own_id) => {
                 return own_success(link, job, failure).await;
             }
             _ => break,
@@ -68,12 +69,13 @@ pub(super) async fn send(link: &Link, job: &Job) -> Result<Result<Receipt>, Fail
         Ok(headers) => headers,
         Err(error) => return Ok(Err(error)),
     };
-    let (subject, payload) = (message.subject.to_string(), message.payload.clone());
+    let (subject, payload) = (job.subject().to_owned(), message.payload.clone());
     let answer = link.request(subject, headers, payload.unwrap_or_default(), REQUEST_LIMIT).await?;
     read_answer(job, &answer)
 }
 
-/// A conflict after a lost answer may be this message's own earlier success. The first message
+/// A conflict may be this message's own earlier success: after a lost answer, or where its id was
+/// given by who publishes it again. The first message
 /// on the subject after the expected one tells: it carries this message's id, or another's.
 async fn own_success(link: &Link, job: &Job, conflict: Failure) -> Result<Receipt> {
     let Some(Expect::LastSubjectSequence(expected)) = job.message.expect else {
@@ -83,8 +85,8 @@ async fn own_success(link: &Link, job: &Job, conflict: Failure) -> Result<Receip
     let found = direct::get(link, &job.stream, &next).await?;
     if let Some(found) = found {
         let id = found.headers.as_ref().and_then(|headers| headers.get(MESSAGE_ID));
-        if id.map(|id| id.as_str()) == job.message.id.as_deref() {
-            return Ok(Receipt { sequence: found.sequence, duplicate: false });
+        if id.is_some() && id.map(|id| id.as_str()) == job.message.id.as_deref() {
+            return Ok(Receipt { sequence: found.sequence, duplicate: !job.own_id });
         }
     }
     Err(conflict.into_error(format!("publish to {}", job.message.subject)))
