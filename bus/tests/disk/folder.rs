@@ -4,9 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bus::{
-    BucketConfig, BucketName, Bus, ErrorKind, Start, Storage, StreamConfig, SubjectFilter,
-};
+use bus::{BucketConfig, BucketName, Bus, ErrorKind, Start, Storage, StreamConfig, SubjectFilter};
 
 use super::{child, connect, message, url};
 
@@ -170,7 +168,8 @@ async fn damage_is_told_with_the_folder_and_what_to_do() {
 
 /// Changes one byte of what is found in a journal.
 fn damage(folder: &Path, what: &[u8]) -> bool {
-    let files = std::fs::read_dir(folder.join("database")).unwrap().map(|entry| entry.unwrap().path());
+    let files =
+        std::fs::read_dir(folder.join("database")).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|end| end == "jnl")).any(|path| {
         let mut bytes = std::fs::read(&path).unwrap();
         let Some(at) = bytes.windows(what.len()).position(|part| part == what) else {
@@ -184,7 +183,8 @@ fn damage(folder: &Path, what: &[u8]) -> bool {
 
 #[tokio::test]
 async fn a_url_without_a_folder_is_refused() {
-    for bad in ["embedded://", "embedded:///", "embedded://relative/path", "embedded:///x?sync=no"] {
+    for bad in ["embedded://", "embedded:///", "embedded://relative/path", "embedded:///x?sync=no"]
+    {
         assert_eq!(refusal(bad).await.kind(), ErrorKind::Invalid, "{bad}");
     }
     let file = tempfile::NamedTempFile::new().unwrap();
