@@ -41,6 +41,7 @@ pub(super) struct Feed {
     /// The last sequence of the stream when the feed was opened.
     opened_at: u64,
     in_step: bool,
+    replicated: bool,
     live: Option<Live>,
     failures: u32,
 }
@@ -89,6 +90,7 @@ impl Feed {
             created: info.created,
             opened_at: info.state.last_sequence,
             in_step: false,
+            replicated: info.config.num_replicas > 1,
             live: None,
             failures: 0,
         };
@@ -100,6 +102,17 @@ impl Feed {
     /// out. What was overwritten meanwhile comes behind it.
     pub(super) fn in_step(&self) -> bool {
         self.in_step
+    }
+
+    /// The next sequence that it has not handed out.
+    pub(super) fn position(&self) -> u64 {
+        self.resume_at.unwrap_or(1)
+    }
+
+    /// True when the server that it reads from may be a moment behind the leader, so that being in
+    /// step with it does not mean to have seen everything.
+    pub(super) fn may_lag(&self) -> bool {
+        self.replicated
     }
 
     /// The last sequence of the stream when the feed was opened.
