@@ -28,6 +28,7 @@ lint: ## Formatting, and lints as errors; the bus also without features and with
 	cargo clippy -p lockgate-bus --no-default-features -- -D warnings
 	cargo clippy -p lockgate-bus --no-default-features --features nats -- -D warnings
 	cargo clippy -p lockgate-bus --no-default-features --features kafka -- -D warnings
+	cargo clippy -p lockgate-bus --no-default-features --features disk -- -D warnings
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 
 .PHONY: bench

@@ -4,6 +4,9 @@
 //! future leaves it done or not done. Nothing is spawned: leases, delays and ages are looked at
 //! when someone asks, on tokio's clock, so that tests with paused time need not wait.
 //!
+//! With the feature `disk` the same is kept in a folder, `embedded:///path`: every change is noted
+//! in a journal, which for a backend in memory nobody reads.
+//!
 //! A message whose attempts are used up is not delivered again. On a work queue it stays held,
 //! because it was never settled.
 

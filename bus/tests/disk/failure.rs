@@ -9,7 +9,7 @@ use bus::{Bus, ErrorKind, Message, StreamConfig};
 
 use super::{child, connect};
 
-const BODY: usize = 256 << 10;
+const BODY: usize = 320 << 10;
 /// What a journal is made with and a little more: it grows further before the next one begins.
 const FILE_LIMIT_KIB: usize = (64 << 10) + 64;
 /// So much is written at most until it fails.

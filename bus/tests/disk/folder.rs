@@ -168,7 +168,8 @@ async fn damage_is_told_with_the_folder_and_what_to_do() {
 
 /// Changes one byte of what is found in a journal.
 fn damage(folder: &Path, what: &[u8]) -> bool {
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files =
+        std::fs::read_dir(folder.join("database")).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|end| end == "jnl")).any(|path| {
         let mut bytes = std::fs::read(&path).unwrap();
         let Some(at) = bytes.windows(what.len()).position(|part| part == what) else {

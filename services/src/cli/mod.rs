@@ -84,7 +84,7 @@ struct Run {
 struct Demo {
     #[command(flatten)]
     demo: DemoOptions,
-    /// The bus to run on: `embedded:` or `nats://host:port`
+    /// The bus to run on: `embedded:`, `embedded:///path` or `nats://host:port`
     #[arg(long, env = "LOCKGATE_BUS", default_value = "embedded:", value_name = "URL")]
     bus: String,
 }

@@ -19,7 +19,8 @@ use crate::store::{Store, StoreOptions};
 /// Where the roles run and who may use them.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeOptions {
-    /// The bus: `embedded:` (in memory, nothing is kept) or `nats://host:port[,host:port...]`
+    /// The bus: `embedded:` (in memory, nothing is kept), `embedded:///path` (kept in that folder)
+    /// or `nats://host:port[,host:port...]`
     #[arg(long, env = "LOCKGATE_BUS", default_value = "embedded:", value_name = "URL")]
     pub(crate) bus: String,
     /// A NATS credentials file; credentials never stand in the URL
@@ -105,6 +106,8 @@ impl ServeOptions {
             let way_out =
                 "start a server: make nats-up      or use the embedded bus: --bus embedded:";
             match error.is_retryable() {
+                // A folder: the error says what to do about it.
+                true if self.bus.starts_with("embedded:") => Failure::unavailable(chain(&error)),
                 true => Failure::unavailable(format!("{}\n  {way_out}", chain(&error))),
                 false => Failure::from(error),
             }

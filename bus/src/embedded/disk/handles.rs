@@ -35,6 +35,12 @@ impl<T> Found<T> {
         Self(Mutex::new((life.count, Arc::new(found))))
     }
 
+    /// What was found in this life before.
+    fn already_in(&self, life: &Life) -> Option<Arc<T>> {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (found.0 == life.count).then(|| found.1.clone())
+    }
+
     fn in_life(&self, life: &Life, find: impl FnOnce(&T) -> Result<Option<T>>) -> Result<Arc<T>> {
         let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if found.0 != life.count {
@@ -97,9 +103,13 @@ impl ConsumerDriver for DiskConsumer {
         Ok(std::mem::take(&mut taken.deliveries))
     }
 
-    /// Never: the backend may be opening its folder anew, and that is waited for.
-    fn ack_now(&self, _token: &LeaseToken) -> Option<Result<()>> {
-        None
+    fn ack_now(&self, token: &LeaseToken) -> Option<Result<()>> {
+        let life = self.disk.backend.current();
+        if !life.shared.has_room() {
+            return None;
+        }
+        // A refusal may tell of what is not written: `settle` finds it again, and waits.
+        self.bound.already_in(&life)?.ack_now(token).filter(Result::is_ok)
     }
 
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {

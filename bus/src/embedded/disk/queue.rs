@@ -199,6 +199,11 @@ impl Shared {
         self.pushed.load(Ordering::Acquire)
     }
 
+    /// True when a step need not wait before it begins.
+    pub(super) fn has_room(&self) -> bool {
+        !self.has_failed() && self.queued_bytes.load(Ordering::Acquire) < MAX_QUEUED_BYTES
+    }
+
     /// Waits until few enough bytes are on their way.
     pub(super) async fn room(&self) -> Result<()> {
         self.until(|| self.queued_bytes.load(Ordering::Acquire) < MAX_QUEUED_BYTES).await

@@ -1,5 +1,6 @@
 //! The database underneath: a keyspace per table, and what its failures mean.
 
+use std::fs::File;
 use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
@@ -24,15 +25,44 @@ pub(super) struct Write {
     pub(super) value: Option<Slice>,
 }
 
+/// What a backend's folder has in it: the lock of whoever has it open, the database, and one that
+/// is being made.
+const LOCK: &str = "lock";
+const DATABASE: &str = "database";
+const UNFINISHED: &str = "unfinished";
+
 /// An open database. Only one process can have it open.
 pub(super) struct Tables {
     database: Database,
     keyspaces: [Keyspace; Table::ALL.len()],
+    /// Let go last.
+    _lock: File,
 }
 
 impl Tables {
     /// Opens the database in the folder `path`, or makes one there.
+    ///
+    /// It is made under another name and then renamed: a database whose making was cut short
+    /// cannot be opened.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        let io = |error: std::io::Error| failed(path, error.into());
+        let lock = lock(path)?;
+        let database = path.join(DATABASE);
+        if !database.try_exists().map_err(io)? {
+            let unfinished = path.join(UNFINISHED);
+            if unfinished.try_exists().map_err(io)? {
+                std::fs::remove_dir_all(&unfinished).map_err(io)?;
+            }
+            let made = Self::open_in(&unfinished, lock.try_clone().map_err(io)?)?;
+            made.sync().map_err(|error| failed(path, error))?;
+            drop(made);
+            std::fs::rename(&unfinished, &database).map_err(io)?;
+            File::open(path).and_then(|folder| folder.sync_all()).map_err(io)?;
+        }
+        Self::open_in(&database, lock)
+    }
+
+    fn open_in(path: &Path, lock: File) -> Result<Self> {
         let opened = Database::builder(path)
             .worker_threads(WORKERS)
             .max_journaling_size(JOURNAL_BYTES)
@@ -53,7 +83,7 @@ impl Tables {
             open(unsettled)?,
             open(values)?,
         ];
-        let tables = Self { database, keyspaces };
+        let tables = Self { database, keyspaces, _lock: lock };
         tables.check_version(path)?;
         Ok(tables)
     }
@@ -122,6 +152,17 @@ impl Tables {
     /// Returns when everything written before is on the disk.
     pub(super) fn sync(&self) -> fjall::Result<()> {
         self.database.persist(PersistMode::SyncData)
+    }
+}
+
+/// Keeps other processes out until it is dropped.
+fn lock(path: &Path) -> Result<File> {
+    let file = File::options().create(true).append(true).open(path.join(LOCK));
+    let file = file.map_err(|error| failed(path, error.into()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(failed(path, fjall::Error::Locked)),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(path, error.into())),
     }
 }
 
