@@ -103,14 +103,17 @@ pub mod capability;
 pub mod config;
 mod consume;
 mod consumer;
+pub mod dead_letter;
 mod delivery;
 pub mod driver;
 mod error;
 mod headers;
 mod kv;
 mod message;
+pub mod middleware;
 mod name;
 mod publish;
+mod random;
 mod request;
 mod stream;
 pub mod unit;
@@ -125,7 +128,7 @@ pub mod nats;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, Jitter};
 pub use bus::{Bus, ConnectOptions};
 pub use capability::{Capability, Support};
 pub use config::{
@@ -134,6 +137,7 @@ pub use config::{
 };
 pub use consume::{FromMessage, HandlerError, Json, Outcome, Received};
 pub use consumer::{Consumer, ConsumerBuilder};
+pub use dead_letter::{DeadLetter, DeadLetters};
 pub use delivery::{Delivery, SettleError};
 pub use driver::{KvChange, LeaseToken, Settlement};
 pub use error::{Error, ErrorKind, Result};

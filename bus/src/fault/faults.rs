@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::random::SplitMix;
 use crate::bus::Bus;
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::SplitMix;
 
 /// How often each fault strikes, per mille of the operations, each drawn on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
