@@ -42,6 +42,7 @@
 mod bench;
 mod consuming;
 mod keys;
+mod loops;
 mod publishing;
 mod reading;
 mod recovery;
@@ -56,6 +57,7 @@ use crate::error::Result;
 pub use bench::unique;
 pub use consuming::*;
 pub use keys::*;
+pub use loops::*;
 pub use publishing::*;
 pub use reading::*;
 pub use recovery::*;
@@ -104,7 +106,10 @@ macro_rules! conformance_tests {
             competing_consumers
             conditional_publish
             consumer_info_counts
+            dead_letters_redrive_in_order
             dedup_window
+            deleted_consumer_heals
+            drain_has_a_deadline
             drop_unsettled_redelivers
             empty_vs_tombstone
             extend_keeps_lease
@@ -113,11 +118,14 @@ macro_rules! conformance_tests {
             header_values_unchanged
             kv_cas
             kv_create_after_delete
+            max_attempts_dead_letters
             max_attempts_end
             max_in_flight_and_resume
             offset_gaps
             partial_batch_results
+            per_key_order_under_faults
             poison_does_not_block
+            poison_spares_the_others
             reject_is_terminal
             retry_delay_floor
             retry_survives_crash
@@ -127,6 +135,8 @@ macro_rules! conformance_tests {
             subject_filters
             subjects_complete
             topology_idempotent
+            trace_context_travels
+            unit_from_handler
             unsupported_is_typed
             work_queue_settles_away
         }
@@ -153,6 +163,7 @@ mod tests {
         let sources = [
             include_str!("consuming.rs"),
             include_str!("keys.rs"),
+            include_str!("loops.rs"),
             include_str!("publishing.rs"),
             include_str!("reading.rs"),
             include_str!("recovery.rs"),

@@ -155,7 +155,8 @@ mod faulty {
         let builder = World::builder(&faults.wrap(&connection));
         let shared = world.shared.clone();
         let builder = builder.max_in_flight(4).max_unsettled(12).max_attempts(8);
-        let running = builder.run(stop, move |received: Received| erratic(shared.clone(), seed, received));
+        let running =
+            builder.run(stop, move |received: Received| erratic(shared.clone(), seed, received));
         (faults, tokio::spawn(running))
     }
 

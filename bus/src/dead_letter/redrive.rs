@@ -55,6 +55,11 @@ impl DeadLetters {
         Self { driver, layers, dead }
     }
 
+    /// The stream they are on.
+    pub fn name(&self) -> &StreamName {
+        &self.dead
+    }
+
     /// The first `most` outstanding letters in the order they were given up, of one origin or of
     /// all.
     pub async fn list(&self, of: Option<&Origin>, most: usize) -> Result<Vec<DeadLetter>> {
