@@ -143,8 +143,10 @@ impl ConsumerBuilder {
     /// good: acked, rejected or a dead letter. A message that fails is tried again in this process
     /// after the backoff, its attempts counted up, and holds its key meanwhile; others go on.
     /// Messages that wait for their turn are held under extended leases, at most
-    /// [`ConsumerBuilder::max_unsettled`] of them; each counts as delivered, also if the process
-    /// dies before its turn. [`ConsumerBuilder::prefetch`] is not used.
+    /// [`ConsumerBuilder::max_unsettled`] of them. [`ConsumerBuilder::prefetch`] is not used. An
+    /// attempt is a delivery or a local retry, so that a message which waited in line when its
+    /// process died shows a higher one; what only ever stood behind another is not given up for
+    /// it.
     ///
     /// It holds over crashes and with any number of processes. Where the backend gives each key to
     /// one process ([`Capability::KeyAffinity`]) they share the work. Elsewhere one of them works,

@@ -6,6 +6,9 @@
 //! and whose lease was lost: it comes again, and until then its key waits for it, up to a limit,
 //! because it may also have been settled by an ack whose answer was lost.
 //!
+//! A turn tells whether the delivery stood **behind** another message of its key. If it did, it was
+//! not at work when a process before this one died, however often it was delivered.
+//!
 //! While the **gate** is closed nobody is given a turn. The loop closes it when deliveries may be
 //! out that it does not hold, and opens it when it knows that it holds everything.
 
@@ -23,6 +26,13 @@ pub(super) struct Place {
     ticket: u64,
 }
 
+/// A delivery may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// Another message of the key was before it.
+    pub(super) behind: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     keys: BTreeMap<Bytes, Line>,
@@ -34,6 +44,8 @@ pub(super) struct Lines {
 struct Line {
     /// The ticket of the delivery whose turn it is.
     at_work: Option<u64>,
+    /// The sequence whose turn it was last.
+    last: Option<u64>,
     waiting: BTreeMap<u64, Waiting>,
     /// What comes again, by sequence, and until when the key waits for it.
     missing: BTreeMap<u64, Instant>,
@@ -42,13 +54,13 @@ struct Line {
 #[derive(Debug)]
 struct Waiting {
     ticket: u64,
-    turn: oneshot::Sender<()>,
+    turn: oneshot::Sender<Turn>,
 }
 
 impl Lines {
     /// Puts a delivery into its line. Its turn is when the receiver resolves; an error there means
     /// that a later delivery of the same message has taken its place.
-    pub(super) fn join(&mut self, key: Bytes, sequence: u64) -> (Place, oneshot::Receiver<()>) {
+    pub(super) fn join(&mut self, key: Bytes, sequence: u64) -> (Place, oneshot::Receiver<Turn>) {
         self.tickets += 1;
         let (turn, given) = oneshot::channel();
         let line = self.keys.entry(key.clone()).or_default();
@@ -134,11 +146,12 @@ impl Lines {
         let missing = line.missing.keys().next();
         let first = line.waiting.keys().next();
         if first.is_some_and(|first| missing.is_none_or(|missing| first < missing))
-            && let Some((_, Waiting { ticket, turn })) = line.waiting.pop_first()
+            && let Some((sequence, Waiting { ticket, turn })) = line.waiting.pop_first()
         {
+            let behind = line.last.replace(sequence).is_some_and(|last| last != sequence);
             line.at_work = Some(ticket);
             // One that has ended meanwhile leaves in a moment: it is at work until then.
-            let _ = turn.send(());
+            let _ = turn.send(Turn { behind });
         }
     }
 }
@@ -151,7 +164,7 @@ mod tests {
         Bytes::from_static(name.as_bytes())
     }
 
-    fn has_turn(turn: &mut oneshot::Receiver<()>) -> bool {
+    fn has_turn(turn: &mut oneshot::Receiver<Turn>) -> bool {
         turn.try_recv().is_ok()
     }
 
@@ -196,6 +209,19 @@ mod tests {
         assert!(!lines.misses_something());
         lines.leave(&at_work, true, now);
         assert!(has_turn(&mut again));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stood_behind_another_is_told() {
+        let (mut lines, now) = (Lines::default(), Instant::now());
+        let (first, mut one) = lines.join(key("a"), 1);
+        let (_, mut two) = lines.join(key("a"), 2);
+        assert_eq!(one.try_recv(), Ok(Turn { behind: false }));
+        lines.leave(&first, false, now + std::time::Duration::from_secs(1));
+        let (again, mut one) = lines.join(key("a"), 1);
+        assert_eq!(one.try_recv(), Ok(Turn { behind: false }), "behind itself is not behind");
+        lines.leave(&again, true, now);
+        assert_eq!(two.try_recv(), Ok(Turn { behind: true }));
     }
 
     #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ async fn erratic(shared: Shared, seed: u64, received: Received) -> Result<Outcom
     let (sequence, attempt) = (received.message.sequence, received.attempt);
     let parts = [seed, sequence, u64::from(attempt)].map(u64::to_be_bytes);
     let drawn = hash(&[&parts[0], &parts[1], &parts[2]]);
-    sleep(Duration::from_millis(drawn % 97 * u64::from(drawn % 7 == 0) * 60)).await;
+    sleep(Duration::from_millis(drawn % 97 * u64::from(drawn.is_multiple_of(7)) * 60)).await;
     match drawn % 23 {
         0 => panic!("on purpose"),
         1 | 2 => Err("on purpose".into()),
@@ -174,7 +174,7 @@ mod faulty {
             sleep(Duration::from_millis(random.next() % 200)).await;
             if at % (messages / (troubles + 1)).max(1) == 3 {
                 let victim = (random.next() % 2) as usize;
-                if random.next() % 2 == 0 {
+                if random.next().is_multiple_of(2) {
                     let away = Duration::from_millis(random.next() % 8000);
                     let faults = running[victim].0.clone();
                     faults.set_rates(AWAY);
@@ -224,4 +224,147 @@ mod faulty {
             runtime.block_on(run(seed, keys, messages, troubles));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_holds_its_key_and_no_other() {
+    let world = world().await;
+    let (first, second) = (world.publish(1, "fails").await, world.publish(1, "x").await);
+    let other = world.publish(2, "x").await;
+    let (stop, log) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+    let (noted, began) = (log.clone(), Instant::now());
+    let builder = World::builder(&world.bus).retry(Backoff::fixed(4 * LEASE)).max_in_flight(1);
+    let running = tokio::spawn(builder.run(stop.clone(), move |received: Received| {
+        let at = began.elapsed() >= 4 * LEASE;
+        noted.lock().unwrap().push((received.message.sequence, received.attempt, at));
+        async move {
+            let fails = received.message.payload.as_deref() == Some(b"fails");
+            if fails && received.attempt == 1 { Err("on purpose".into()) } else { Ok(Outcome::Ack) }
+        }
+    }));
+    sleep(6 * LEASE).await;
+    let expected = [(first, 1, false), (other, 1, false), (first, 2, true), (second, 1, true)];
+    assert_eq!(*log.lock().unwrap(), expected);
+    assert_eq!(world.bus.consumer_info("s", "c").await.unwrap().unsettled, 0);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+/// Publishes one message to a loop that holds it for as long as `gate` says, and starts another.
+async fn two_owners(world: &World) -> (CancellationToken, Running, CancellationToken, Running) {
+    let start = || {
+        let (stop, shared) = (CancellationToken::new(), world.shared.clone());
+        let run = World::builder(&world.bus).run(stop.clone(), move |received: Received| {
+            let begun = shared.begin(&received);
+            async move {
+                begun.complete(received.message.sequence);
+                Ok(Outcome::Ack)
+            }
+        });
+        (stop, tokio::spawn(run))
+    };
+    let (stop, first) = start();
+    sleep(Duration::from_secs(1)).await;
+    let (stop_standby, standby) = start();
+    sleep(Duration::from_secs(60)).await;
+    (stop, first, stop_standby, standby)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_hand_over_takes_a_moment_and_a_crash_a_lease() {
+    for (crashes, at_most) in [(false, LEASE / 6), (true, LEASE * 3 / 2)] {
+        let world = world().await;
+        let (stop, first, stop_standby, standby) = two_owners(&world).await;
+        if crashes {
+            first.abort();
+            let _ = first.await;
+        } else {
+            stop.cancel();
+            first.await.unwrap().unwrap();
+        }
+        let (stopped, sequence) = (Instant::now(), world.publish(1, "x").await);
+        while !world.shared.completed().contains(&sequence) {
+            assert!(stopped.elapsed() < at_most, "crashes: {crashes}");
+            sleep(Duration::from_millis(10)).await;
+        }
+        stop_standby.cancel();
+        standby.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_brings_down_every_process_is_not_handled_for_ever() {
+    let world = world().await;
+    let (poison, after) = (world.publish(1, "crash").await, world.publish(1, "x").await);
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    for _ in 0..4 {
+        let (log, stop) = (handled.clone(), CancellationToken::new());
+        let builder = World::builder(&world.bus).max_attempts(2);
+        let run = builder.run(stop.clone(), move |received: Received| {
+            let sequence = received.message.sequence;
+            log.lock().unwrap().push(sequence);
+            let crashes = received.message.payload.as_deref() == Some(b"crash");
+            async move {
+                if crashes {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Outcome::Ack)
+            }
+        });
+        // As long as the lease is extended it works; then the process is killed.
+        let _ = timeout(10 * LEASE, run).await;
+    }
+    let handled = handled.lock().unwrap().clone();
+    assert_eq!(handled.iter().filter(|sequence| **sequence == poison).count(), 2);
+    // It waited behind the poison each time: it is not given up for that.
+    assert_eq!(handled.last(), Some(&after));
+    assert_eq!(world.dead().await, BTreeSet::from([poison]));
+    assert_eq!(world.bus.consumer_info("s", "c").await.unwrap().unsettled, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_hands_back_what_waits_in_line() {
+    let world = world().await;
+    for _ in 0..5 {
+        world.publish(1, "x").await;
+    }
+    let (stop, shared) = (CancellationToken::new(), world.shared.clone());
+    let running =
+        tokio::spawn(World::builder(&world.bus).run(stop.clone(), move |received: Received| {
+            let begun = shared.begin(&received);
+            async move {
+                sleep(2 * LEASE).await;
+                begun.complete(received.message.sequence);
+                Ok(Outcome::Ack)
+            }
+        }));
+    sleep(LEASE).await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    assert_eq!(world.shared.completed(), BTreeSet::from([1]));
+    let consumer = world.bus.bind("s", "c").await.unwrap();
+    let back = consumer.fetch(10, Duration::ZERO).await.unwrap();
+    let back: Vec<_> = back.iter().map(|d| (d.message().sequence, d.attempt())).collect();
+    assert_eq!(back, [(2, 2), (3, 2), (4, 2), (5, 2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_need_a_stream_that_takes_them() {
+    let world = world().await;
+    let open = |dead: &str| world.bus.consumer("s", "d").dead_letters(dead).open();
+    let missing = open("nowhere").await.map(|_| ()).unwrap_err();
+    assert!(missing.is_not_found() && missing.to_string().contains("consumer s/d"), "{missing}");
+    let narrow = StreamConfig::parse("narrow", &["narrow.s.other"]).unwrap();
+    world.bus.ensure_stream(&narrow).await.unwrap();
+    let refused = open("narrow").await.map(|_| ()).unwrap_err();
+    assert!(refused.to_string().contains("narrow.s.d"), "{refused}");
+    assert!(world.bus.consumer_info("s", "d").await.unwrap_err().is_not_found());
+    open("dead").await.unwrap();
+    let kept = world.bus.consumer_info("s", "d").await.unwrap().config;
+    assert_eq!(kept.metadata[crate::dead_letter::TARGET_METADATA], "dead");
+    let none = world.bus.consumer("s", "e").open().await.unwrap();
+    world.publish(1, "x").await;
+    let delivery = none.fetch(1, Duration::ZERO).await.unwrap().remove(0);
+    let refused = delivery.dead_letter("why").await.unwrap_err();
+    refused.delivery.ack_confirmed().await.unwrap();
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::argument::Received;
+use super::lines::Turn;
 use super::outcome::{Verdict, judge};
 use super::ownership::Term;
 use super::settling::{self, Settling};
@@ -84,7 +85,7 @@ impl Drop for Counted {
 pub(super) async fn work(
     shop: Arc<Shop>,
     delivery: Delivery,
-    turn: Option<oneshot::Receiver<()>>,
+    turn: Option<oneshot::Receiver<Turn>>,
     counted: Counted,
 ) -> bool {
     let (sequence, attempt) = (delivery.message().sequence, delivery.attempt());
@@ -111,12 +112,13 @@ pub(super) async fn work(
 async fn process(
     shop: &Arc<Shop>,
     mut delivery: Delivery,
-    turn: Option<oneshot::Receiver<()>>,
+    turn: Option<oneshot::Receiver<Turn>>,
     counted: Counted,
 ) -> Result<Disposition> {
+    let mut behind = false;
     if let Some(turn) = turn {
         match keep(&mut delivery, shop.unless_stopping(turn)).await? {
-            Some(Ok(())) => {}
+            Some(Ok(turn)) => behind = turn.behind,
             Some(Err(_)) if !shop.stopping.is_cancelled() => return Ok(Disposition::Left),
             _ => return settling::give_back(shop, delivery, counted).await,
         }
@@ -127,6 +129,8 @@ async fn process(
             settling::settle(shop, delivery, Settlement::Ack, counted).await?;
             return Ok(Disposition::Skipped);
         }
+        // Its deliveries were spent in line, behind what brought the processes down.
+        Screened::GiveUp(_) if behind => None,
         Screened::GiveUp(reason) => Some(Verdict::GiveUp(reason)),
     };
     let mut settling = Settling { shop, delivery, counted, attempt: 0 };
