@@ -154,6 +154,9 @@ pub(crate) fn is_for_another(message: &StoredMessage, consumer: &ConsumerName) -
     !message.headers.is_empty() && to().is_some_and(|to| to != consumer.as_str())
 }
 
+#[cfg(all(test, feature = "fault"))]
+mod tests;
+
 impl StreamConfig {
     /// A stream for dead letters: captures `<name>.>`, keeps everything, remembers ids for an
     /// hour, and takes messages of 2 MiB, because a copy is larger than what it is a copy of.

@@ -115,15 +115,17 @@ impl DeadLetters {
         let mut done = Redriven { origin, redriven: 0, unreadable: 0, failed: None };
         let mut deadline = Instant::now() + PATIENCE;
         while left > 0 {
-            let Some(delivery) = consumer.fetch(1, FETCH_WAIT).await?.pop() else {
-                let info = consumer.info().await?;
-                if info.pending == 0 && info.unsettled == 0 {
-                    break;
+            let delivery = match next(&consumer).await {
+                Ok(Next::Letter(delivery)) => delivery,
+                Ok(Next::End) => break,
+                Ok(Next::Later) if Instant::now() < deadline => continue,
+                Ok(Next::Later) => return Err(held_elsewhere(&done.origin)),
+                Err(error) if error.is_retryable() && Instant::now() < deadline => {
+                    tracing::warn!(origin = %done.origin, %error, "redrive goes on");
+                    tokio::time::sleep(FETCH_WAIT).await;
+                    continue;
                 }
-                if Instant::now() >= deadline {
-                    return Err(held_elsewhere(&done.origin));
-                }
-                continue;
+                Err(error) => return Err(error),
             };
             deadline = Instant::now() + PATIENCE;
             if delivery.message().sequence > until {
@@ -226,6 +228,21 @@ impl DeadLetters {
         });
         Ok(positions.collect())
     }
+}
+
+enum Next {
+    Letter(Delivery),
+    /// Another redrive has taken the next one, or a crash has left it to its lease.
+    Later,
+    End,
+}
+
+async fn next(consumer: &Consumer) -> Result<Next> {
+    if let Some(delivery) = consumer.fetch(1, FETCH_WAIT).await?.pop() {
+        return Ok(Next::Letter(delivery));
+    }
+    let info = consumer.info().await?;
+    Ok(if info.pending == 0 && info.unsettled == 0 { Next::End } else { Next::Later })
 }
 
 /// Two names may be longer together than one name may be.
