@@ -230,6 +230,11 @@ impl Bus {
         self.driver.ensure_bucket(config).await
     }
 
+    /// A bucket's configuration; [`crate::ErrorKind::NotFound`] when there is none.
+    pub async fn bucket_info(&self, name: impl AsRef<str>) -> Result<BucketConfig> {
+        self.driver.bucket_info(&BucketName::new(name)?).await
+    }
+
     /// Removes a bucket and its entries.
     pub async fn delete_kv(&self, name: impl AsRef<str>) -> Result<()> {
         self.driver.delete_bucket(&BucketName::new(name)?).await

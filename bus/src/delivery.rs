@@ -90,6 +90,11 @@ impl Delivery {
 
     /// Done. The ack is sent, and not waited for: if it is lost the message comes again.
     pub async fn ack(self) -> Result<(), SettleError> {
+        if self.check_lease().is_ok()
+            && let Some(sent) = self.consumer.ack_now(&self.raw.token)
+        {
+            return sent.map_err(|error| SettleError { error, delivery: Box::new(self) });
+        }
         self.settle(Settlement::Ack, false).await
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use bytestring::ByteString;
 use tokio::time::Instant;
 
 use crate::capability::{Capability, Support};
@@ -20,6 +21,7 @@ use crate::error::Result;
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
+use crate::text::Text;
 use crate::unit::Committed;
 
 /// A backend: streams, their consumers and readers, and buckets.
@@ -125,6 +127,9 @@ pub trait Driver: Send + Sync + 'static {
     /// Creates the bucket, or updates what may be updated.
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()>;
 
+    /// The bucket's configuration as the backend has it. A missing one is `NotFound`.
+    async fn bucket_info(&self, bucket: &BucketName) -> Result<BucketConfig>;
+
     /// Opens an existing bucket. A missing one is `NotFound`.
     async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>>;
 
@@ -213,9 +218,33 @@ pub struct RawDelivery {
     pub token: LeaseToken,
 }
 
-/// Names one delivery of one message to one consumer, in the backend's own words.
+/// Names one delivery of one message to one consumer, in the backend's own words. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LeaseToken(pub Arc<str>);
+pub struct LeaseToken(Text);
+
+impl LeaseToken {
+    /// The token as text, which [`LeaseToken::from`] takes back.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A token that a backend received; kept without a copy.
+    pub fn received(token: ByteString) -> Self {
+        Self(Text::from(token))
+    }
+}
+
+impl From<&str> for LeaseToken {
+    fn from(token: &str) -> Self {
+        Self(Text::from(token))
+    }
+}
+
+impl From<String> for LeaseToken {
+    fn from(token: String) -> Self {
+        Self(Text::from(token))
+    }
+}
 
 /// What becomes of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,6 +266,10 @@ pub trait ConsumerDriver: Send + Sync {
     /// first and not for more. Empty after `wait` is normal. Survives a restart of the backend by
     /// itself: [`crate::ErrorKind::Unavailable`] says it is away, the next call tries again.
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<RawDelivery>>;
+
+    /// Acks without a confirmation and without waiting. `None` when that cannot be done at this
+    /// moment: [`ConsumerDriver::settle`] it then.
+    fn ack_now(&self, token: &LeaseToken) -> Option<Result<()>>;
 
     /// Settles a delivery. With `confirm`, `Ok` means that the backend has recorded it and has a
     /// consumer to record it on; without, that it was sent. A token of an earlier delivery of the

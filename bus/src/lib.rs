@@ -116,6 +116,8 @@ mod publish;
 mod random;
 mod request;
 mod stream;
+mod text;
+pub mod topology;
 pub mod unit;
 
 #[cfg(feature = "conformance")]
@@ -148,4 +150,5 @@ pub use name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 pub use publish::PendingReceipt;
 pub use request::{Request, Responder};
 pub use stream::{Reader, Stream};
+pub use topology::Topology;
 pub use unit::{Committed, Guarantee, UnitBuilder, UnitError};

@@ -47,6 +47,53 @@ from here on, every change:
 ",
 );
 
+const UNIT: (&str, &str) = (
+    env!("CARGO_BIN_EXE_4_unit"),
+    "\
+2 bills for 1 order
+0 orders are unsettled
+",
+);
+
+const DELAY: (&str, &str) = (
+    env!("CARGO_BIN_EXE_5_delay"),
+    "\
+at once: good morning
+two seconds later: take the pill
+",
+);
+
+const PAUSE_AND_SEEK: (&str, &str) = (
+    env!("CARGO_BIN_EXE_6_pause_and_seek"),
+    "\
+paused: 0 readings
+resumed: 36.6 37.1 38.4
+from the second: 37.1 38.4
+",
+);
+
+const REQUEST_REPLY: (&str, &str) = (
+    env!("CARGO_BIN_EXE_7_request_reply"),
+    "\
+nobody answers yet
+aspirin: 7 packs
+ibuprofen: out of stock
+",
+);
+
+const TOPOLOGY: (&str, &str) = (
+    env!("CARGO_BIN_EXE_8_topology"),
+    "\
++ stream example-orders-log
++ consumer billing of example-orders-log
+a second time: 0 changes
+~ stream example-orders-log
+    max-age: 7days -> 8days
+refused: ! consumer billing of example-orders-log
+    filters: [example.log.created] -> [example.log.paid] (fixed at creation)
+",
+);
+
 async fn prints((program, expected): (&str, &str), arguments: &[&str]) {
     let mut command = tokio::process::Command::from(Command::new(program));
     let output = command.args(arguments).kill_on_drop(true).output();
@@ -65,34 +112,33 @@ async fn prints_on_nats(example: (&str, &str)) {
     }
 }
 
-#[tokio::test]
-async fn publish_and_consume_on_the_embedded_bus() {
-    prints(PUBLISH_AND_CONSUME, &[]).await;
+/// A test on the embedded bus and one on NATS for each example.
+macro_rules! examples {
+    ($($name:ident: $example:ident,)+) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $name() {
+                super::prints(super::$example, &[]).await;
+            })+
+        }
+        mod nats {
+            $(#[tokio::test]
+            async fn $name() {
+                super::prints_on_nats(super::$example).await;
+            })+
+        }
+    };
 }
 
-#[tokio::test]
-async fn publish_and_consume_on_nats() {
-    prints_on_nats(PUBLISH_AND_CONSUME).await;
-}
-
-#[tokio::test]
-async fn kv_watch_on_the_embedded_bus() {
-    prints(KV_WATCH, &["--bus", "embedded:"]).await;
-}
-
-#[tokio::test]
-async fn kv_watch_on_nats() {
-    prints_on_nats(KV_WATCH).await;
-}
-
-#[tokio::test]
-async fn subscribe_on_the_embedded_bus() {
-    prints(SUBSCRIBE, &[]).await;
-}
-
-#[tokio::test]
-async fn subscribe_on_nats() {
-    prints_on_nats(SUBSCRIBE).await;
+examples! {
+    publish_and_consume: PUBLISH_AND_CONSUME,
+    kv_watch: KV_WATCH,
+    subscribe: SUBSCRIBE,
+    unit: UNIT,
+    delay: DELAY,
+    pause_and_seek: PAUSE_AND_SEEK,
+    request_reply: REQUEST_REPLY,
+    topology: TOPOLOGY,
 }
 
 #[tokio::test]

@@ -69,6 +69,25 @@ impl Raw {
         }
     }
 
+    /// Reads everything through `readers` ordered consumers at once.
+    pub(crate) async fn fan_out(&self, stream: &str, readers: u64, count: u64) {
+        let mut reading = tokio::task::JoinSet::new();
+        for _ in 0..readers {
+            let stream = self.context.get_stream(stream).await.expect("stream");
+            reading.spawn(async move {
+                let config = pull::OrderedConfig::default();
+                let consumer = stream.create_consumer(config).await.expect("consumer");
+                let mut messages = consumer.messages().await.expect("messages");
+                for _ in 0..count {
+                    messages.next().await.expect("a message").expect("no error");
+                }
+            });
+        }
+        while let Some(read) = reading.join_next().await {
+            read.expect("a reader");
+        }
+    }
+
     pub(crate) async fn bucket(&self, name: &str) -> kv::Store {
         let _ = self.context.delete_key_value(name).await;
         let config = kv::Config { bucket: name.to_owned(), ..Default::default() };

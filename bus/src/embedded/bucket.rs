@@ -84,6 +84,10 @@ impl BucketCell {
 }
 
 impl BucketState {
+    pub(super) fn config(&self) -> &BucketConfig {
+        &self.config
+    }
+
     pub(super) fn update_config(&mut self, wanted: &BucketConfig) -> Result<()> {
         if wanted.storage != self.config.storage {
             return Err(Error::new(

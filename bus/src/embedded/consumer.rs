@@ -35,13 +35,21 @@ impl ConsumerDriver for BoundConsumer {
         wait_for(&self.connection, wait, || self.look(max)).await
     }
 
+    fn ack_now(&self, token: &LeaseToken) -> Option<Result<()>> {
+        Some(self.settle_at_once(token, &Settlement::Ack))
+    }
+
     async fn settle(&self, token: &LeaseToken, how: &Settlement, _confirm: bool) -> Result<()> {
-        let now = self.connection.enter()?;
-        self.cell.enter(now)?.settle(&self.name, token, how, now)
+        self.settle_at_once(token, how)
     }
 }
 
 impl BoundConsumer {
+    fn settle_at_once(&self, token: &LeaseToken, how: &Settlement) -> Result<()> {
+        let now = self.connection.enter()?;
+        self.cell.enter(now)?.settle(&self.name, token, how, now)
+    }
+
     fn look(&self, max: usize) -> Result<Look<RawDelivery>> {
         let now = self.connection.enter()?;
         let mut state = self.cell.enter(now)?;

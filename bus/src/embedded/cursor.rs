@@ -275,23 +275,23 @@ fn token(sequence: u64, attempt: u32, epoch: u32) -> LeaseToken {
     let _ = write!(rest, "{sequence}.{attempt}.{epoch}");
     let unused = rest.len();
     let written = text.get(..text.len() - unused).unwrap_or_default();
-    LeaseToken(Arc::from(std::str::from_utf8(written).unwrap_or_default()))
+    LeaseToken::from(std::str::from_utf8(written).unwrap_or_default())
 }
 
 fn read_token(token: &LeaseToken) -> Result<(u64, u32, u32)> {
     let read = || {
-        let (sequence, rest) = token.0.split_once('.')?;
+        let (sequence, rest) = token.as_str().split_once('.')?;
         let (attempt, epoch) = rest.split_once('.')?;
         Some((sequence.parse().ok()?, attempt.parse().ok()?, epoch.parse().ok()?))
     };
     read().ok_or_else(|| {
-        let text = &token.0;
+        let text = token.as_str();
         Error::invalid(format!("{text:?} is no lease token of this backend: pass it unchanged"))
     })
 }
 
 fn stale(token: &LeaseToken) -> Error {
-    let text = &token.0;
+    let text = token.as_str();
     Error::new(
         ErrorKind::Stale,
         format!("the lease {text} is over: the message was settled or is delivered again"),

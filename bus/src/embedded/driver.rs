@@ -213,6 +213,12 @@ impl Driver for Embedded {
         Ok(())
     }
 
+    async fn bucket_info(&self, bucket: &BucketName) -> Result<BucketConfig> {
+        let now = self.connection.enter()?;
+        let cell = self.names().buckets.get(bucket).cloned().ok_or_else(|| no_bucket(bucket))?;
+        Ok(cell.enter(now)?.config().clone())
+    }
+
     async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
         self.connection.enter()?;
         let cell = self.names().buckets.get(bucket).cloned().ok_or_else(|| no_bucket(bucket))?;

@@ -196,6 +196,10 @@ impl Driver for FaultDriver {
         self.faults.run("ensure_bucket", &config.name, self.inner.ensure_bucket(config)).await
     }
 
+    async fn bucket_info(&self, bucket: &BucketName) -> Result<BucketConfig> {
+        self.faults.run("bucket_info", bucket, self.inner.bucket_info(bucket)).await
+    }
+
     async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
         let opened = self.faults.run("bucket", bucket, self.inner.bucket(bucket)).await?;
         Ok(Arc::new(FaultyKv::new(opened, self.faults.clone(), bucket.to_string())))

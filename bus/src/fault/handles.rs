@@ -37,6 +37,11 @@ impl ConsumerDriver for FaultyConsumer {
         self.faults.run("fetch", &self.at, self.inner.fetch(max, wait)).await
     }
 
+    /// Never: an ack that may wait is one that may fail.
+    fn ack_now(&self, _token: &LeaseToken) -> Option<Result<()>> {
+        None
+    }
+
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
         let operation = match how {
             Settlement::Ack => "ack",
@@ -44,7 +49,7 @@ impl ConsumerDriver for FaultyConsumer {
             Settlement::Reject(_) => "reject",
             Settlement::Extend => "extend",
         };
-        let plan = self.faults.begin(operation, &At(&self.at, &token.0)).await;
+        let plan = self.faults.begin(operation, &At(&self.at, &token.as_str())).await;
         if plan.fate == Fate::FailBefore && !confirm {
             return Ok(());
         }

@@ -61,6 +61,19 @@ pub(super) async fn ensure(link: &Link, config: &BucketConfig) -> Result<()> {
     streams::ensure_raw(link, &stream, &wanted).await.map(|_| ())
 }
 
+/// See [`crate::driver::Driver::bucket_info`].
+pub(super) async fn info(link: &Link, name: &BucketName) -> Result<BucketConfig> {
+    let info = streams::info(link, &stream_name(name)?).await;
+    let config = info.map_err(|e| if e.is_not_found() { missing(name) } else { e })?.config;
+    Ok(BucketConfig {
+        name: name.clone(),
+        max_age: config.max_age,
+        max_bytes: config.max_bytes,
+        replicas: config.replicas,
+        storage: config.storage,
+    })
+}
+
 /// See [`crate::driver::Driver::delete_bucket`].
 pub(super) async fn delete(link: &Link, name: &BucketName) -> Result<()> {
     let deleted = streams::delete(link, &stream_name(name)?).await;

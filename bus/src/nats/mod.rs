@@ -233,6 +233,10 @@ impl Driver for Nats {
         kv::ensure(&self.link, config).await
     }
 
+    async fn bucket_info(&self, bucket: &BucketName) -> Result<BucketConfig> {
+        kv::info(&self.link, bucket).await
+    }
+
     async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
         let (link, publisher) = (self.link.clone(), self.publisher.clone());
         Ok(Arc::new(kv::Bucket::open(link, publisher, bucket).await?))

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use async_nats::client::PublishError;
 use async_nats::{Message, StatusCode};
 use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
@@ -184,12 +185,12 @@ impl Pull {
         let Message { subject, reply, payload, headers, .. } = pulled.message;
         let reply = reply?;
         let ack = parse_ack_subject(reply.as_str())?;
-        let (sequence, timestamp) = (ack.stream_sequence, ack.timestamp);
+        let (attempt, sequence, timestamp) = (ack.delivered, ack.stream_sequence, ack.timestamp);
         Some(RawDelivery {
             message: stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload),
-            attempt: ack.delivered,
+            attempt,
             expires: pulled.since + self.ack_wait,
-            token: LeaseToken(Arc::from(reply.as_str())),
+            token: LeaseToken::received(reply.into_string().into()),
         })
     }
 
@@ -205,7 +206,7 @@ impl Pull {
     /// Refuses what is no token of this consumer, and everything after the close.
     fn check(&self, token: &LeaseToken) -> Result<()> {
         // The usual form is told by its beginning; the rest are numbers that only the server knows.
-        let usual = token.0.strip_prefix(self.tokens.as_str());
+        let usual = token.as_str().strip_prefix(self.tokens.as_str());
         if !usual.is_some_and(|rest| rest.bytes().all(|b| b == b'.' || b.is_ascii_digit())) {
             settle::check(&self.stream, &self.name, token)?;
         }
@@ -213,6 +214,19 @@ impl Pull {
             return Err(Failure::Closed.into_error(self.settling()));
         }
         Ok(())
+    }
+
+    /// Sends a settlement; waits only while the connection takes nothing.
+    fn send(
+        &self,
+        token: &LeaseToken,
+        how: &Settlement,
+    ) -> impl Future<Output = Result<(), PublishError>> + Send {
+        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let subject = arena.subject(token.as_str());
+        drop(arena);
+        let (client, payload) = (&self.link.client, settle::payload(how));
+        client.publish(subject, payload)
     }
 
     fn settling(&self) -> String {
@@ -258,22 +272,21 @@ impl ConsumerDriver for Pull {
         }
     }
 
+    fn ack_now(&self, token: &LeaseToken) -> Option<Result<()>> {
+        if let Err(refused) = self.check(token) {
+            return Some(Err(refused));
+        }
+        let sent = self.send(token, &Settlement::Ack).now_or_never()?;
+        Some(sent.map_err(|failure| Failure::from(failure).into_error(self.settling())))
+    }
+
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
         self.check(token)?;
         if confirm {
             let (link, stream) = (&self.link, &self.stream);
-            return Box::pin(settle::confirmed(link, stream, &self.name, token, how)).await;
+            return settle::confirmed(link, stream, &self.name, token, how).await;
         }
-        let send = || {
-            let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
-            let subject = arena.subject(&token.0);
-            self.link.client.publish(subject, settle::payload(how))
-        };
-        let sent = match send().now_or_never() {
-            Some(sent) => sent.map_err(Failure::from),
-            // Rare and large: kept out of the future that every ack allocates.
-            None => Box::pin(limited(send())).await,
-        };
+        let sent = limited(self.send(token, how)).await;
         sent.map_err(|failure| failure.into_error(self.settling()))
     }
 }

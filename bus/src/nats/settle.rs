@@ -27,7 +27,7 @@ pub(super) async fn confirmed(
     how: &Settlement,
 ) -> Result<()> {
     let doing = || format!("settle a delivery of consumer {consumer} on stream {stream}");
-    let (subject, payload) = (token.0.to_string(), payload(how));
+    let (subject, payload) = (token.as_str().to_owned(), payload(how));
     let deadline = Instant::now() + CONFIRM_FOR;
     loop {
         // Settling twice is as good as once, so a lost answer is asked for again too.
@@ -62,7 +62,7 @@ pub(super) fn check(
     consumer: &ConsumerName,
     token: &LeaseToken,
 ) -> Result<()> {
-    let ack = parse_ack_subject(&token.0);
+    let ack = parse_ack_subject(token.as_str());
     if ack.is_some_and(|ack| ack.stream == stream.as_str() && ack.consumer == consumer.as_str()) {
         return Ok(());
     }
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn a_token_of_anything_else_is_refused() {
         let (stream, consumer) = (StreamName::new("S").unwrap(), ConsumerName::new("c").unwrap());
-        let check = |token: &str| check(&stream, &consumer, &LeaseToken(token.into()));
+        let check = |token: &str| check(&stream, &consumer, &LeaseToken::from(token));
         assert!(check("$JS.ACK.S.c.1.2.3.4.5").is_ok());
         assert!(check("$JS.ACK._.account.S.c.1.2.3.4.5").is_ok());
         for bad in [

@@ -95,7 +95,7 @@ async fn a_token_settles_from_elsewhere_and_a_foreign_one_does_not() {
     let token = consumer.fetch(1, PATIENCE).await.unwrap().remove(0).token().clone();
     let foreign = other.settle(&token, Settlement::Ack).await.unwrap_err();
     assert_eq!(foreign.kind(), ErrorKind::Invalid);
-    let evil = LeaseToken("$JS.API.STREAM.DELETE.S".into());
+    let evil = LeaseToken::from("$JS.API.STREAM.DELETE.S");
     assert_eq!(
         consumer.settle(&evil, Settlement::Ack).await.unwrap_err().kind(),
         ErrorKind::Invalid

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bus::{Backoff, Bus, Capability, Message, Outcome, Received, StreamConfig};
-use lockgate_examples::{Failure, bus_url};
+use lockgate_examples::{Failure, bus_url, fresh, remove};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +22,7 @@ struct Order {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let bus = Bus::connect(&bus_url()?).await?;
-    remove(&bus).await?; // what an earlier run may have left on a server
-    let orders = bus.ensure_stream(&StreamConfig::parse(STREAM, &["example.orders.*"])?).await?;
+    let orders = fresh(&bus, &StreamConfig::parse(STREAM, &["example.orders.*"])?).await?;
 
     for id in [41, 42, 42, 43] {
         let order = Order { id, cents: id * 100 };
@@ -44,7 +43,7 @@ async fn main() -> Result<(), Failure> {
         .run(stop, move |received: Received| bill(received, done.clone(), enough.clone()))
         .await?;
 
-    remove(&bus).await?;
+    remove(&bus, STREAM).await?;
     Ok(bus.close().await?)
 }
 
@@ -65,11 +64,4 @@ async fn bill(
         enough.cancel();
     }
     Ok(Outcome::Ack)
-}
-
-async fn remove(bus: &Bus) -> Result<(), bus::Error> {
-    match bus.delete_stream(STREAM).await {
-        Err(error) if !error.is_not_found() => Err(error),
-        _ => Ok(()),
-    }
 }

@@ -14,6 +14,7 @@ mod server;
 mod state;
 mod subscribe;
 mod subscriptions;
+mod topology;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,7 @@ enum Command {
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Subscriptions(subscriptions::Subscriptions),
+    Topology(topology::Topology),
 }
 
 /// `lockgate run`
@@ -121,6 +123,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Publish(publish) => publish.run().await,
         Command::Subscribe(subscribe) => until_asked(|stop| subscribe.run(stop)).await,
         Command::Subscriptions(subscriptions) => subscriptions.run().await,
+        Command::Topology(topology) => topology.run().await,
     }
 }
 

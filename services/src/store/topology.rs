@@ -102,3 +102,31 @@ pub(super) async fn shared_signer(
     })?;
     Ok(Signer::new(key))
 }
+
+#[cfg(test)]
+mod tests {
+    use bus::{Bus, Topology};
+
+    use super::super::Store;
+    use super::StoreOptions;
+    use crate::platform::Platform;
+
+    /// `nats/topology.toml` is what the program makes, no more and no less.
+    #[tokio::test]
+    async fn the_topology_file_is_true() {
+        let bus = Bus::connect("embedded:").await.unwrap();
+        Store::open(Platform::new(bus.clone()), StoreOptions::default()).await.unwrap();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../nats/topology.toml");
+        let declared = Topology::read(file).unwrap();
+        let differs = bus.compare_topology(&declared).await.unwrap();
+        let differs: Vec<_> = differs.iter().map(ToString::to_string).collect();
+        assert_eq!(differs, Vec::<String>::new());
+        assert_eq!((declared.streams.len(), declared.buckets.len()), (2, 7));
+
+        // And the other way round: what the file makes is what the program expects.
+        let bus = Bus::connect("embedded:").await.unwrap();
+        bus.ensure_topology(&declared).await.unwrap();
+        Store::open(Platform::new(bus.clone()), StoreOptions::default()).await.unwrap();
+        assert_eq!(bus.compare_topology(&declared).await.unwrap(), []);
+    }
+}

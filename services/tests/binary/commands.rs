@@ -81,3 +81,35 @@ async fn what_cannot_be_is_said_and_exits_with_its_code() {
     let said = text(&ran.stderr);
     assert!(said.contains("did not answer within 5 s") && said.contains("make nats-up"), "{said}");
 }
+
+#[tokio::test]
+async fn a_topology_is_checked_applied_and_refused_with_a_diff() {
+    let server = NatsServer::start().await.expect("a NATS server");
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("topology.toml");
+    let write = |storage: &str| {
+        let text =
+            format!("[streams.orders]\nsubjects = [\"orders.>\"]\nstorage = \"{storage}\"\n");
+        std::fs::write(&file, text).expect("the file");
+    };
+    let run = async |what: &str| {
+        let args = ["topology", what, &file.to_string_lossy(), "--bus", &server.url()];
+        command(&args)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .await
+            .expect("it runs")
+    };
+    write("file");
+    let missing = run("check").await;
+    assert_eq!((missing.status.code(), text(&missing.stdout).trim()), (Some(1), "+ stream orders"));
+    assert_eq!(text(&run("apply").await.stdout).trim(), "+ stream orders");
+    let done = run("check").await;
+    assert_eq!((done.status.code(), text(&done.stdout).trim()), (Some(0), "as declared"));
+    write("memory");
+    let refused = run("apply").await;
+    let told = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(told.contains("storage: file -> memory (fixed at creation)"), "{told}");
+}

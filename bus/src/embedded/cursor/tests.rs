@@ -36,7 +36,7 @@ impl Bench {
 
     fn settle(&mut self, token: &str, how: Settlement, seconds: u64) -> Result<Settled> {
         let now = self.at(seconds);
-        self.cursor.settle(&LeaseToken(Arc::from(token)), &how, now).map(|(_, settled)| settled)
+        self.cursor.settle(&LeaseToken::from(token), &how, now).map(|(_, settled)| settled)
     }
 
     fn kind(&mut self, token: &str, how: Settlement, seconds: u64) -> ErrorKind {
@@ -118,7 +118,7 @@ fn tokens_of_others_are_refused() {
     assert_eq!(bench.kind("7.1.0", Settlement::Ack, 0), ErrorKind::Stale);
     assert_eq!(bench.cursor.settle(&token(1, 1, 0), &Settlement::Ack, bench.at(0)).unwrap().0, 1);
     assert_eq!(
-        &*token(u64::MAX, u32::MAX, u32::MAX).0,
+        token(u64::MAX, u32::MAX, u32::MAX).as_str(),
         "18446744073709551615.4294967295.4294967295"
     );
 }

@@ -1,7 +1,5 @@
 //! The id by which a client settles a delivery, at any replica.
 
-use std::sync::Arc;
-
 use bus::LeaseToken;
 
 use super::lane::{Lane, Part, Place};
@@ -46,7 +44,7 @@ impl AckId {
         payload.number(self.place.sequence);
         payload.number(u64::from(self.attempt));
         payload.number(self.deadline_ms);
-        payload.text(&self.token.0);
+        payload.text(self.token.as_str());
         signer.seal(&purpose(of), &payload.finish())
     }
 
@@ -70,7 +68,7 @@ impl AckId {
         let place = Place { lane, sequence: payload.number()? };
         let attempt = u32::try_from(payload.number()?).ok()?;
         let deadline_ms = payload.number()?;
-        let token = LeaseToken(Arc::from(payload.text()?));
+        let token = LeaseToken::from(payload.text()?);
         payload.is_empty().then_some(Self { place, attempt, deadline_ms, token })
     }
 }
@@ -97,7 +95,7 @@ mod tests {
                 place: Place { lane: Lane { generation: 3, part }, sequence: 1 << 40 },
                 attempt: 2,
                 deadline_ms: 1_700_000_000_000,
-                token: LeaseToken(Arc::from("$JS.ACK.events-directory.sub.1.2.3.4.5")),
+                token: LeaseToken::from("$JS.ACK.events-directory.sub.1.2.3.4.5"),
             };
             let sealed = id.seal(&signer, &of("a"));
             assert_eq!(AckId::open(&signer, &of("a"), &sealed), Some(id));

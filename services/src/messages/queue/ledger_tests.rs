@@ -1,4 +1,3 @@
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -20,7 +19,7 @@ fn delivery(sequence: u64, key: &str, attempt: u32) -> Fetched {
         lease: Lease {
             attempt,
             expires: Instant::now() + Duration::from_secs(60),
-            token: LeaseToken(Arc::from(format!("{sequence}.{attempt}"))),
+            token: LeaseToken::from(format!("{sequence}.{attempt}")),
         },
         body: Body { sequence, event: Bytes::from_static(b"{}") },
     }

@@ -1,0 +1,128 @@
+//! `lockgate topology`: streams, consumers and buckets as a file declares them.
+
+use std::path::PathBuf;
+
+use bus::topology::{Action, Change};
+use bus::{Bus, ConnectOptions, Topology as Declared};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::failure::Failure;
+use super::screen::colour_allowed;
+
+const EXAMPLES: &str = "\
+Examples:
+  lockgate topology check nats/topology.toml --bus nats://127.0.0.1:4222
+  lockgate topology apply nats/topology.toml --bus nats://127.0.0.1:4222 --replicas 3
+
+Signs:  + is missing   ~ differs and can be changed   ! differs and cannot
+
+`apply` changes nothing at all while there is a difference that cannot be mended. What the file does
+not name is left alone.";
+
+/// Compare a bus with a topology file, or bring the file about
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Topology {
+    #[command(subcommand)]
+    command: What,
+    /// The bus to look at
+    #[arg(
+        long,
+        global = true,
+        env = "LOCKGATE_BUS",
+        default_value = "nats://127.0.0.1:4222",
+        value_name = "URL"
+    )]
+    bus: String,
+    /// A NATS credentials file; credentials never stand in the URL
+    #[arg(long, global = true, env = "LOCKGATE_NATS_CREDENTIALS", value_name = "FILE")]
+    nats_credentials: Option<PathBuf>,
+    /// Copies of everything, in place of what the file says
+    #[arg(long, global = true, env = "LOCKGATE_REPLICAS", value_name = "COPIES",
+          value_parser = clap::value_parser!(u8).range(1..=5))]
+    replicas: Option<u8>,
+    /// One JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Say what differs; exit with 1 if anything does
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Create and update until all is as declared; a second time changes nothing
+    Apply {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+impl Topology {
+    /// Compares or applies, and prints.
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let Self { command, bus: url, nats_credentials, replicas, json } = self;
+        let (What::Check { file } | What::Apply { file }) = &command;
+        let declared = Declared::read(file).map_err(Failure::from)?;
+        let declared = match replicas {
+            Some(replicas) => declared.replicas(replicas),
+            None => declared,
+        };
+        let options = ConnectOptions { credentials: nats_credentials, ..ConnectOptions::default() };
+        let bus = Bus::connect_with(&url, options).await?;
+        match command {
+            What::Check { .. } => {
+                let changes = bus.compare_topology(&declared).await?;
+                print(&changes, json);
+                match changes.len() {
+                    0 => Ok(()),
+                    n => Err(Failure::new(format!("{n} of what is declared is not so on {url}"))),
+                }
+            }
+            What::Apply { .. } => {
+                print(&bus.ensure_topology(&declared).await?, json);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn print(changes: &[Change], as_json: bool) {
+    if changes.is_empty() && !as_json {
+        println!("as declared");
+    }
+    for change in changes {
+        if as_json {
+            println!("{}", record(change));
+        } else if colour_allowed(&std::io::stdout()) {
+            println!("\x1b[{}m{change}\x1b[0m", colour(change.action));
+        } else {
+            println!("{change}");
+        }
+    }
+}
+
+fn colour(action: Action) -> u8 {
+    match action {
+        Action::Create => 32,
+        Action::Update => 33,
+        Action::Refuse => 31,
+    }
+}
+
+fn record(change: &Change) -> serde_json::Value {
+    let action = match change.action {
+        Action::Create => "create",
+        Action::Update => "update",
+        Action::Refuse => "refuse",
+    };
+    let differences: Vec<_> = change
+        .differences
+        .iter()
+        .map(|d| json!({ "field": d.field, "has": d.has, "wants": d.wants, "fixed": d.fixed }))
+        .collect();
+    json!({ "what": change.what, "action": action, "differences": differences })
+}
