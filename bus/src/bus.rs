@@ -66,6 +66,12 @@ impl Bus {
         Self { layers, ..self }
     }
 
+    /// The same bus, with its middlewares, on another backend.
+    #[cfg(feature = "fault")]
+    pub(crate) fn on_driver(self, driver: Arc<dyn Driver>) -> Self {
+        Self { driver, ..self }
+    }
+
     /// The backend underneath, for adapters that wrap one.
     pub fn driver(&self) -> Arc<dyn Driver> {
         self.driver.clone()

@@ -91,7 +91,7 @@ impl Delivery {
     /// Done. The ack is sent, and not waited for: if it is lost the message comes again.
     pub async fn ack(self) -> Result<(), SettleError> {
         if self.check_lease().is_ok()
-            && let Some(sent) = self.consumer.ack_now(&self.raw.token)
+            && let Some(sent) = self.bound.via.ack_now(&self.raw.token)
         {
             return sent.map_err(|error| SettleError { error, delivery: Box::new(self) });
         }
@@ -108,7 +108,7 @@ impl Delivery {
         self.settle(Settlement::Retry(delay), true).await
     }
 
-    /// Never deliver it again, for `reason`.
+    /// Never deliver it again, for `reason`. No copy is kept: see [`Delivery::dead_letter`].
     pub async fn reject(self, reason: impl Into<String>) -> Result<(), SettleError> {
         self.settle(Settlement::Reject(reason.into()), true).await
     }

@@ -229,4 +229,5 @@ impl Loop {
 }
 
 #[cfg(test)]
+#[cfg(feature = "fault")]
 mod tests;

@@ -135,7 +135,6 @@ impl World {
 
 type Running = JoinHandle<Result<()>>;
 
-#[cfg(feature = "fault")]
 mod faulty {
     use super::*;
     use crate::fault::{FaultRates, Faults};

@@ -154,7 +154,8 @@ pub(crate) fn is_for_another(message: &StoredMessage, consumer: &ConsumerName) -
     !message.headers.is_empty() && to().is_some_and(|to| to != consumer.as_str())
 }
 
-#[cfg(all(test, feature = "fault"))]
+#[cfg(test)]
+#[cfg(feature = "fault")]
 mod tests;
 
 impl StreamConfig {

@@ -132,7 +132,7 @@ impl Faults {
 
     /// The bus with this handle's faults on every operation.
     pub fn wrap(&self, bus: &Bus) -> Bus {
-        Bus::with_driver(Arc::new(super::FaultDriver::new(bus.driver(), self.clone())))
+        bus.clone().on_driver(Arc::new(super::FaultDriver::new(bus.driver(), self.clone())))
     }
 
     /// Runs one operation under its plan.

@@ -284,3 +284,47 @@ impl OfConsumer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bus, StreamConfig};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_recorded_is_rendered() {
+        let metrics = Metrics::new();
+        let bus = Bus::connect("embedded:").await.unwrap().with_middleware(metrics.clone());
+        let config =
+            StreamConfig { max_message_bytes: 10, ..StreamConfig::parse("s", &["s.>"]).unwrap() };
+        let stream = bus.ensure_stream(&config).await.unwrap();
+        let message = |body: &str| Message::new("s.a", body.to_owned()).unwrap().id("one");
+        assert!(!stream.publish(message("x")).await.unwrap().duplicate);
+        assert!(stream.publish(message("x")).await.unwrap().duplicate);
+        stream.publish(message("much too long")).await.unwrap_err();
+        let of = &metrics.snapshot().streams[stream.name()];
+        assert_eq!((of.published, of.duplicates, of.failed, of.latency.count), (2, 1, 1, 3));
+        let text = metrics.render();
+        for line in [
+            "# TYPE bus_publish_duration_seconds histogram",
+            "bus_publish_failures_total{stream=\"s\"} 1",
+            "bus_publish_duration_seconds_bucket{stream=\"s\",le=\"0.0001\"} 3",
+            "bus_publish_duration_seconds_bucket{stream=\"s\",le=\"+Inf\"} 3",
+            "bus_publish_duration_seconds_count{stream=\"s\"} 3",
+        ] {
+            assert!(text.lines().any(|rendered| rendered == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_histogram_counts_up_to_its_bounds() {
+        let buckets = Buckets::default();
+        for micros in [50, 100, 101, 70_000_000] {
+            buckets.record(Duration::from_micros(micros));
+        }
+        let of = buckets.snapshot();
+        assert_eq!(of.buckets[0], (Duration::from_micros(100), 2));
+        assert_eq!(of.buckets[1], (Duration::from_micros(250), 3));
+        assert_eq!(of.buckets.last().map(|(_, count)| *count), Some(3));
+        assert_eq!((of.count, of.sum), (4, Duration::from_micros(70_000_251)));
+    }
+}
