@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 # What the tests need beside Rust, kept outside the tree so that clones share it.
 export LOCKGATE_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockgate/tools
 export LOCKGATE_NATS_SERVER ?= $(LOCKGATE_TOOLS)/bin/nats-server
+export LOCKGATE_KAFKA ?= $(LOCKGATE_TOOLS)/kafka
 export LOCKGATE_PYTHON ?= $(LOCKGATE_TOOLS)/python/bin/python
 
 .PHONY: help
@@ -14,7 +15,7 @@ help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools: ## Install what the tests need, once: nats-server 2.15 and a Python NATS client
+tools: ## Install what the tests need, once: nats-server 2.15, Kafka 4.3, a Python NATS client
 	@deploy/scripts/tools.sh
 
 .PHONY: test
@@ -22,10 +23,11 @@ test: tools lint ## Everything CI runs: format, lints, each feature alone, tests
 	cargo test --workspace --all-features
 
 .PHONY: lint
-lint: ## Formatting, and lints as errors; the bus also without features and with nats alone
+lint: ## Formatting, and lints as errors; the bus also without features and with nats or kafka alone
 	cargo fmt --all --check
 	cargo clippy -p lockgate-bus --no-default-features -- -D warnings
 	cargo clippy -p lockgate-bus --no-default-features --features nats -- -D warnings
+	cargo clippy -p lockgate-bus --no-default-features --features kafka -- -D warnings
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 
 .PHONY: bench

@@ -28,6 +28,9 @@ impl Bus {
     /// Connects to the backend that `url` names.
     ///
     /// - `embedded:` is in this process and in memory; every call makes a new, empty one.
+    /// - `embedded:///path` is in this process and on disk (feature `disk`); calls with the same
+    ///   folder share it. `?sync=interval` answers before the disk is synced: see
+    ///   `bus::embedded::disk`.
     /// - `nats://host:4222[,host:4222...]` is NATS JetStream (feature `nats`). Credentials are
     ///   never in the URL: see [`ConnectOptions`].
     pub async fn connect(url: &str) -> Result<Self> {
@@ -40,6 +43,15 @@ impl Bus {
             Some("embedded") if url == "embedded:" => {
                 Ok(Self::with_driver(Arc::new(crate::embedded::Embedded::new())))
             }
+            #[cfg(feature = "disk")]
+            Some("embedded") => {
+                Ok(Self::with_driver(Arc::new(crate::embedded::disk::Disk::connect(url).await?)))
+            }
+            #[cfg(not(feature = "disk"))]
+            Some("embedded") => Err(Error::invalid(format!(
+                "{url:?} is on disk, and this build keeps nothing there: build it with feature \
+                 disk, or use embedded:"
+            ))),
             #[cfg(feature = "nats")]
             Some("nats" | "tls") => {
                 Ok(Self::with_driver(Arc::new(crate::nats::Nats::connect(url, &options).await?)))

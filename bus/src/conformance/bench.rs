@@ -51,6 +51,7 @@ impl Case {
     pub(super) async fn with(target: &dyn Target, change: impl FnOnce(&mut StreamConfig)) -> Self {
         let (bus, name) = (target.bus().await.unwrap(), unique("s"));
         let mut config = StreamConfig::parse(&name, &[&format!("{name}.>")]).unwrap();
+        config.replicas = target.replicas();
         change(&mut config);
         let stream = bus.ensure_stream(&config).await.unwrap();
         Self { bus, stream, name }

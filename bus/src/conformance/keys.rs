@@ -14,9 +14,10 @@ use crate::error::ErrorKind;
 use crate::kv::{KeyValue, Watch};
 use crate::name::BucketName;
 
-async fn bucket(bus: &Bus) -> KeyValue {
+async fn bucket(target: &dyn Target, bus: &Bus) -> KeyValue {
     let name = BucketName::new(unique("b")).unwrap();
-    bus.ensure_kv(&BucketConfig::new(name)).await.unwrap()
+    let config = BucketConfig { replicas: target.replicas(), ..BucketConfig::new(name) };
+    bus.ensure_kv(&config).await.unwrap()
 }
 
 /// Of fifty who write on the same revision one wins, the others are told that they lost.
@@ -25,7 +26,7 @@ pub async fn kv_cas(target: &dyn Target) {
     if refuses(&case, Capability::KvCompareAndSet).await {
         return;
     }
-    let kv = bucket(&case.bus).await;
+    let kv = bucket(target, &case.bus).await;
     let mut revision = 0;
     for round in 0..4 {
         let racers = (0..50).map(|racer| {
@@ -57,7 +58,7 @@ pub async fn kv_cas(target: &dyn Target) {
 /// A deleted key has no value, is not listed, and can be created again at a higher revision.
 pub async fn kv_create_after_delete(target: &dyn Target) {
     let case = Case::new(target).await;
-    let kv = bucket(&case.bus).await;
+    let kv = bucket(target, &case.bus).await;
     let mut last = 0;
     for _ in 0..3 {
         let created = kv.create("user.anna", "x").await.unwrap();
@@ -113,7 +114,7 @@ pub async fn kv_watch(target: &dyn Target) {
     if refuses(&case, Capability::KvWatch).await {
         return;
     }
-    let kv = bucket(&case.bus).await;
+    let kv = bucket(target, &case.bus).await;
     let mut empty = kv.watch(">").await.unwrap();
     assert_eq!(next(&mut empty).await, KvChange::Synced);
     for key in ["on.a", "on.b", "on.c", "off.d"] {

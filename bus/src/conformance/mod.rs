@@ -41,6 +41,7 @@
 
 mod bench;
 mod consuming;
+mod extras;
 mod keys;
 mod loops;
 mod publishing;
@@ -48,6 +49,7 @@ mod reading;
 mod recovery;
 mod settling;
 mod topology;
+mod units;
 
 use async_trait::async_trait;
 
@@ -56,6 +58,7 @@ use crate::error::Result;
 
 pub use bench::unique;
 pub use consuming::*;
+pub use extras::*;
 pub use keys::*;
 pub use loops::*;
 pub use publishing::*;
@@ -63,6 +66,7 @@ pub use reading::*;
 pub use recovery::*;
 pub use settling::*;
 pub use topology::*;
+pub use units::*;
 
 /// A backend under test. Behaviours use names from [`unique`], so that many of them may share
 /// one broker at the same time; whoever implements [`Target::restart_broker`] gives each test a
@@ -75,6 +79,11 @@ pub trait Target: Send + Sync {
     /// Stops the broker as a crash would, starts it again with what it had stored, and returns
     /// when it runs. For a backend inside this process, doing nothing is a legal restart.
     async fn restart_broker(&self) -> Result<()>;
+
+    /// How many copies the streams and buckets of the suite have; 1 unless a cluster is under test.
+    fn replicas(&self) -> u8 {
+        1
+    }
 }
 
 /// Makes one test of each behaviour of [`conformance`](crate::conformance).
@@ -93,6 +102,7 @@ macro_rules! conformance_tests {
     };
     (#[$test:meta] $target:expr, $alone:expr) => {
         $crate::conformance_tests! { @each #[$test] $alone;
+            delay_survives_restart
             kv_watch
             publish_is_durable
             reader_resumes
@@ -108,6 +118,7 @@ macro_rules! conformance_tests {
             consumer_info_counts
             dead_letters_redrive_in_order
             dedup_window
+            delayed_delivery
             deleted_consumer_heals
             drain_has_a_deadline
             drop_unsettled_redelivers
@@ -123,19 +134,24 @@ macro_rules! conformance_tests {
             max_in_flight_and_resume
             offset_gaps
             partial_batch_results
+            pause_and_resume
             per_key_order_under_faults
             poison_does_not_block
             poison_spares_the_others
             reject_is_terminal
+            request_reply
             retry_delay_floor
             retry_survives_crash
             roundtrip_fidelity
+            seek
             start_position
             state_at_sequence
             subject_filters
             subjects_complete
             topology_idempotent
             trace_context_travels
+            unit_commit
+            unit_commit_crash_points
             unit_from_handler
             unsupported_is_typed
             work_queue_settles_away
@@ -162,6 +178,7 @@ mod tests {
     fn the_macro_names_every_behaviour() {
         let sources = [
             include_str!("consuming.rs"),
+            include_str!("extras.rs"),
             include_str!("keys.rs"),
             include_str!("loops.rs"),
             include_str!("publishing.rs"),
@@ -169,6 +186,7 @@ mod tests {
             include_str!("recovery.rs"),
             include_str!("settling.rs"),
             include_str!("topology.rs"),
+            include_str!("units.rs"),
         ];
         let name = |line: &str| {
             let (name, _) = line.strip_prefix("pub async fn ")?.split_once('(')?;

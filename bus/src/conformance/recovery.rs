@@ -63,7 +63,8 @@ pub async fn reconnect_under_load(target: &dyn Target) {
     let case = Case::new(target).await;
     let consumer = case.consumer("c").max_unsettled(2000).prefetch(200).open().await.unwrap();
     let name = BucketName::new(unique("b")).unwrap();
-    let kv = case.bus.ensure_kv(&BucketConfig::new(name)).await.unwrap();
+    let bucket = BucketConfig { replicas: target.replicas(), ..BucketConfig::new(name) };
+    let kv = case.bus.ensure_kv(&bucket).await.unwrap();
     let watch = kv.watch(">").await.unwrap();
     let mut reader = case.stream.reader(&[], Start::Beginning).await.unwrap();
     let published = Arc::new(AtomicUsize::new(0));

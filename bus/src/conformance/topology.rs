@@ -24,6 +24,7 @@ pub async fn topology_idempotent(target: &dyn Target) {
     consumers_are_idempotent(target).await;
     let case = Case::new(target).await;
     let mut config = BucketConfig::new(BucketName::new(unique("b")).unwrap());
+    config.replicas = target.replicas();
     let kv = case.bus.ensure_kv(&config).await.unwrap();
     let revision = kv.put("k", "x").await.unwrap();
     config.max_age = Some(Duration::from_secs(3600));
@@ -37,7 +38,8 @@ pub async fn topology_idempotent(target: &dyn Target) {
 async fn streams_are_idempotent(target: &dyn Target) {
     let case = Case::with(target, |config| config.max_messages = Some(100)).await;
     let declared = StreamConfig::parse(&case.name, &[&case.subject(">")]).unwrap();
-    let declared = StreamConfig { max_messages: Some(100), ..declared };
+    let replicas = target.replicas();
+    let declared = StreamConfig { max_messages: Some(100), replicas, ..declared };
     case.publish("a").await;
     case.bus.ensure_stream(&declared).await.unwrap();
     let info = case.stream.info().await.unwrap();

@@ -1,6 +1,7 @@
 //! One bucket: its entries, and the changes that its watches have not seen yet.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::clock::Now;
 use super::connection::Connection;
+use super::journal::{Change, Gone, Journal};
 use crate::config::{BucketConfig, Entry};
 use crate::driver::{KvChange, KvDriver, WatchDriver};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,17 +34,51 @@ pub(super) struct BucketState {
     by_age: BTreeMap<u64, Subject>,
     bytes: u64,
     revision: u64,
-    changes: VecDeque<Change>,
+    changes: VecDeque<Reported>,
     compact_at: usize,
     /// The last revision that each open watch has seen.
     watches: BTreeMap<u64, u64>,
     next_watch: u64,
     changed: Arc<Notify>,
-    gone: bool,
+    journal: Journal,
+    gone: Option<Gone>,
+}
+
+/// A bucket's state, locked. What was changed is handed on to the journal when this is let go.
+#[derive(Debug)]
+pub(super) struct Entered<'a>(MutexGuard<'a, BucketState>);
+
+impl Deref for Entered<'_> {
+    type Target = BucketState;
+    fn deref(&self) -> &BucketState {
+        &self.0
+    }
+}
+
+impl DerefMut for Entered<'_> {
+    fn deref_mut(&mut self) -> &mut BucketState {
+        &mut self.0
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.journal.flush();
+    }
+}
+
+/// A bucket as it was kept.
+#[cfg(feature = "disk")]
+#[derive(Debug)]
+pub(super) struct BucketParts {
+    pub(super) config: BucketConfig,
+    pub(super) entries: Vec<Entry>,
+    pub(super) revision: u64,
+    pub(super) journal: Journal,
 }
 
 #[derive(Debug, Clone)]
-struct Change {
+struct Reported {
     revision: u64,
     key: Subject,
     /// `None` for a deletion.
@@ -50,7 +86,62 @@ struct Change {
 }
 
 impl BucketCell {
-    pub(super) fn new(config: BucketConfig) -> Self {
+    /// The bucket as it was kept.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(parts: BucketParts) -> Self {
+        let BucketParts { config, entries, revision, journal } = parts;
+        let cell = Self::holding(config, journal);
+        let mut state = cell.lock();
+        state.revision = revision;
+        for entry in entries {
+            state.bytes += size(&entry.key, &entry.value);
+            state.by_age.insert(entry.revision, entry.key.clone());
+            state.entries.insert(entry.key.clone(), entry);
+        }
+        drop(state);
+        cell
+    }
+
+    /// Has everyone who holds the bucket look for the one that is opened in its place; false for
+    /// one that is in memory only, which stays.
+    #[cfg(feature = "disk")]
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.lock();
+        if state.journal.record().is_none() {
+            return false;
+        }
+        state.gone.get_or_insert(Gone::Closed);
+        state.changed.notify_waiters();
+        true
+    }
+
+    /// True when the bucket was deleted.
+    #[cfg(feature = "disk")]
+    pub(super) fn is_deleted(&self) -> bool {
+        self.lock().gone == Some(Gone::Deleted)
+    }
+
+    /// Takes over the watches on the same bucket as it was before, with the changes that they have
+    /// not seen and that were kept.
+    #[cfg(feature = "disk")]
+    pub(super) fn take_over(&self, before: &Self) {
+        let (mut state, mut before) = (self.lock(), before.lock());
+        let revision = state.revision;
+        state.changes = std::mem::take(&mut before.changes);
+        state.changes.retain(|change| change.revision <= revision);
+        state.watches = std::mem::take(&mut before.watches);
+        state.watches.values_mut().for_each(|seen| *seen = revision.min(*seen));
+        state.next_watch = before.next_watch;
+    }
+
+    /// A new bucket, whose changes are noted in `journal` from its declaration on.
+    pub(super) fn new(config: BucketConfig, journal: Journal) -> Self {
+        journal.note(|| Change::Bucket(&config));
+        journal.flush();
+        Self::holding(config, journal)
+    }
+
+    fn holding(config: BucketConfig, journal: Journal) -> Self {
         let state = BucketState {
             config,
             entries: BTreeMap::new(),
@@ -62,24 +153,24 @@ impl BucketCell {
             watches: BTreeMap::new(),
             next_watch: 0,
             changed: Arc::new(Notify::new()),
-            gone: false,
+            journal,
+            gone: None,
         };
         Self { state: Mutex::new(state) }
     }
 
-    pub(super) fn enter(&self, now: Now) -> Result<MutexGuard<'_, BucketState>> {
+    pub(super) fn enter(&self, now: Now) -> Result<Entered<'_>> {
         let mut state = self.lock();
-        if state.gone {
-            let name = &state.config.name;
-            return Err(Error::not_found(format!("bucket {name} was deleted: open it anew")));
+        if let Some(gone) = state.gone {
+            return Err(gone.error(format_args!("bucket {}", state.config.name)));
         }
         state.drop_aged(now);
         Ok(state)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BucketState> {
+    fn lock(&self) -> Entered<'_> {
         // No section can panic half way through a change, so a poisoned lock is sound.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Entered(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -96,11 +187,13 @@ impl BucketState {
             ));
         }
         self.config = wanted.clone();
+        self.journal.note(|| Change::Bucket(&self.config));
         Ok(())
     }
 
     pub(super) fn delete_bucket(&mut self) {
-        self.gone = true;
+        self.journal.note(|| Change::BucketGone);
+        self.gone = Some(Gone::Deleted);
         self.changed.notify_waiters();
     }
 
@@ -119,6 +212,7 @@ impl BucketState {
         let Some(entry) = self.entries.remove(key) else { return false };
         self.by_age.remove(&entry.revision);
         self.bytes -= size(key, &entry.value);
+        self.journal.note(|| Change::Deleted(key));
         true
     }
 
@@ -141,8 +235,9 @@ impl BucketState {
             ));
         }
         self.take_out(key);
-        self.revision += 1;
+        self.next_revision();
         let entry = Entry { key: key.clone(), value, revision: self.revision, created: now.time };
+        self.journal.note(|| Change::Put(&entry));
         self.bytes = bytes;
         self.by_age.insert(self.revision, key.clone());
         self.entries.insert(key.clone(), entry.clone());
@@ -152,9 +247,14 @@ impl BucketState {
 
     fn remove(&mut self, key: &Subject) {
         if self.take_out(key) {
-            self.revision += 1;
+            self.next_revision();
             self.report(key, None);
         }
+    }
+
+    fn next_revision(&mut self) {
+        self.revision += 1;
+        self.journal.note(|| Change::Revision(self.revision));
     }
 
     fn report(&mut self, key: &Subject, entry: Option<Entry>) {
@@ -165,7 +265,7 @@ impl BucketState {
         while self.changes.front().is_some_and(|change| change.revision <= slowest) {
             self.changes.pop_front();
         }
-        self.changes.push_back(Change { revision: self.revision, key: key.clone(), entry });
+        self.changes.push_back(Reported { revision: self.revision, key: key.clone(), entry });
         if self.changes.len() > self.compact_at {
             self.compact();
         }
@@ -174,7 +274,7 @@ impl BucketState {
 
     fn compact(&mut self) {
         let mut seen = BTreeSet::new();
-        let mut last: Vec<Change> =
+        let mut last: Vec<Reported> =
             self.changes.drain(..).rev().filter(|change| seen.insert(change.key.clone())).collect();
         last.reverse();
         self.changes = last.into();
@@ -193,7 +293,7 @@ impl BucketState {
         let mut later = self.changes.range(from..);
         match later.find(|change| filter.matches(change.key.as_str())) {
             None => (self.revision, None),
-            Some(Change { revision, key, entry }) => {
+            Some(Reported { revision, key, entry }) => {
                 let change = match entry {
                     Some(entry) => KvChange::Put(entry.clone()),
                     None => KvChange::Delete { key: key.clone(), revision: *revision },
@@ -222,9 +322,27 @@ pub(super) struct OpenBucket {
 }
 
 impl OpenBucket {
-    fn enter(&self) -> Result<(Now, MutexGuard<'_, BucketState>)> {
+    fn enter(&self) -> Result<(Now, Entered<'_>)> {
         let now = self.connection.enter()?;
         Ok((now, self.cell.enter(now)?))
+    }
+
+    pub(super) fn open_watch(&self, filter: &SubjectFilter) -> Result<OpenWatch> {
+        let (_, mut state) = self.enter()?;
+        let mut snapshot = state.matching(filter);
+        snapshot.sort_unstable_by_key(|entry| entry.revision);
+        let puts = snapshot.into_iter().map(KvChange::Put);
+        let (id, seen) = (state.next_watch, state.revision);
+        state.next_watch += 1;
+        state.watches.insert(id, seen);
+        Ok(OpenWatch {
+            connection: self.connection.clone(),
+            cell: self.cell.clone(),
+            filter: filter.clone(),
+            id,
+            seen,
+            snapshot: puts.chain([KvChange::Synced]).collect(),
+        })
     }
 }
 
@@ -263,32 +381,42 @@ impl KvDriver for OpenBucket {
     }
 
     async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>> {
-        let (_, mut state) = self.enter()?;
-        let mut snapshot = state.matching(filter);
-        snapshot.sort_unstable_by_key(|entry| entry.revision);
-        let puts = snapshot.into_iter().map(KvChange::Put);
-        let (id, seen) = (state.next_watch, state.revision);
-        state.next_watch += 1;
-        state.watches.insert(id, seen);
-        Ok(Box::new(OpenWatch {
-            connection: self.connection.clone(),
-            cell: self.cell.clone(),
-            filter: filter.clone(),
-            id,
-            seen,
-            snapshot: puts.chain([KvChange::Synced]).collect(),
-        }))
+        Ok(Box::new(self.open_watch(filter)?))
     }
 }
 
 /// An open watch: what is left of the snapshot, then a place in the changes.
-struct OpenWatch {
+#[derive(Debug)]
+pub(super) struct OpenWatch {
     connection: Connection,
-    cell: Arc<BucketCell>,
+    pub(super) cell: Arc<BucketCell>,
     filter: SubjectFilter,
     id: u64,
     seen: u64,
     snapshot: VecDeque<KvChange>,
+}
+
+#[cfg(feature = "disk")]
+impl OpenWatch {
+    /// Goes on in the bucket that was opened in place of its own, and forgets that it saw what was
+    /// not kept. Returns the last revision that was.
+    pub(super) fn move_to(&mut self, cell: Arc<BucketCell>) -> u64 {
+        let revision = cell.lock().revision;
+        self.seen = self.seen.min(revision);
+        self.snapshot.retain(|change| is_within(change, revision));
+        self.cell = cell;
+        revision
+    }
+}
+
+/// True for a change that was made at or before `revision`.
+#[cfg(feature = "disk")]
+pub(super) fn is_within(change: &KvChange, revision: u64) -> bool {
+    match change {
+        KvChange::Put(entry) => entry.revision <= revision,
+        KvChange::Delete { revision: deleted, .. } => *deleted <= revision,
+        KvChange::Synced => true,
+    }
 }
 
 #[async_trait]

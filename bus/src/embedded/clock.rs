@@ -40,6 +40,26 @@ impl Now {
         self.instant.checked_add(delay).unwrap_or(self.instant + FAR_FUTURE)
     }
 
+    /// The wall time of an instant.
+    pub(super) fn wall(&self, instant: Instant) -> SystemTime {
+        let (ahead, behind) = (
+            instant.saturating_duration_since(self.instant),
+            self.instant.saturating_duration_since(instant),
+        );
+        let wall = self.time.checked_add(ahead).and_then(|time| time.checked_sub(behind));
+        wall.unwrap_or(self.time)
+    }
+
+    /// The instant of a wall time, or one in the far future where that overflows. A time that this
+    /// machine's clock cannot tell, from before it was started, is taken for now.
+    #[cfg(feature = "disk")]
+    pub(super) fn instant_of(&self, time: SystemTime) -> Instant {
+        match time.duration_since(self.time) {
+            Ok(ahead) => self.after(ahead),
+            Err(past) => self.instant.checked_sub(past.duration()).unwrap_or(self.instant),
+        }
+    }
+
     /// What was taken at or before this is older than `max_age`.
     pub(super) fn cutoff(&self, max_age: Duration) -> SystemTime {
         self.time.checked_sub(max_age).unwrap_or(SystemTime::UNIX_EPOCH)

@@ -54,13 +54,26 @@ impl BoundConsumer {
         let now = self.connection.enter()?;
         let mut state = self.cell.enter(now)?;
         let (cursor, log) = state.cursor(&self.name)?;
-        let taken = cursor.take(log, max, now);
+        let taken = cursor.take(log, max, now)?;
         if !taken.is_empty() || max == 0 {
             return Ok(Look::Found(taken));
         }
         // Made under the lock, so that no change between this look and the wait is missed.
         let (woken, again) = (cursor.woken.clone().notified_owned(), cursor.look_again(now));
         Ok(Look::Nothing(woken, earlier(again, state.next_delayed(now))))
+    }
+}
+
+#[cfg(feature = "disk")]
+impl BoundConsumer {
+    /// Takes back deliveries that never left the backend.
+    pub(super) fn take_back(&self, deliveries: &[RawDelivery]) {
+        let now = self.connection.now();
+        if let Ok(mut state) = self.cell.enter(now)
+            && let Ok((cursor, _)) = state.cursor(&self.name)
+        {
+            deliveries.iter().for_each(|delivery| cursor.take_back(delivery, now));
+        }
     }
 }
 
@@ -80,9 +93,9 @@ impl ReaderDriver for OpenReader {
             let state = cell.enter(now)?;
             let mut read = Vec::new();
             while read.len() < max
-                && let Some(message) = position.advance(&state.log)
+                && let Some(sequence) = position.advance(&state.log)
             {
-                read.push(message.clone());
+                read.extend(state.log.read(sequence)?);
             }
             if !read.is_empty() || max == 0 {
                 return Ok(Look::Found(read));

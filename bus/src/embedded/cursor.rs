@@ -9,12 +9,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::clock::Now;
+use super::journal::{Change, Head, Journal, Open};
 use super::log::Log;
 use super::position::Position;
 use crate::config::{ConsumerConfig, ConsumerInfo, Start};
 use crate::driver::{LeaseToken, RawDelivery, Settlement};
 use crate::error::{Error, ErrorKind, Result};
-use crate::message::StoredMessage;
 
 /// The state of a durable consumer.
 #[derive(Debug)]
@@ -36,6 +36,22 @@ pub(super) struct Cursor {
     paused_until: Option<SystemTime>,
     /// How often the consumer was moved; leases from before are void.
     epoch: u32,
+    /// What the journal knows it by.
+    number: u64,
+    journal: Journal,
+}
+
+/// A consumer as it was kept.
+#[cfg(feature = "disk")]
+#[derive(Debug)]
+pub(super) struct CursorParts {
+    pub(super) number: u64,
+    pub(super) config: ConsumerConfig,
+    pub(super) created: SystemTime,
+    pub(super) head: Head,
+    /// What is left of the sequences it gets first.
+    pub(super) first: Vec<u64>,
+    pub(super) open: Vec<Open>,
 }
 
 #[derive(Debug)]
@@ -69,10 +85,13 @@ pub(super) enum Settled {
 impl Cursor {
     pub(super) fn new(config: ConsumerConfig, log: &Log, now: Now) -> Self {
         let position = Position::new(log, &config.filters, config.start);
-        Self {
+        let (journal, created) = (log.journal().clone(), now.time);
+        let number = journal.number();
+        journal.note(|| Change::Consumer { number, config: &config, created });
+        let cursor = Self {
             config,
             woken: Arc::new(Notify::new()),
-            created: now.time,
+            created,
             started_after: position.next() - 1,
             position,
             unsettled: BTreeMap::new(),
@@ -81,12 +100,100 @@ impl Cursor {
             delivered: 0,
             paused_until: None,
             epoch: 0,
+            number,
+            journal,
+        };
+        cursor.note_place();
+        cursor
+    }
+
+    /// The consumer as it was kept: leases and delays end when they would have.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(parts: CursorParts, journal: Journal, now: Now) -> Self {
+        let CursorParts { number, config, created, head, first, open } = parts;
+        let mut cursor = Self {
+            woken: Arc::new(Notify::new()),
+            created,
+            position: Position::restore(&config.filters, first, head.next),
+            unsettled: BTreeMap::new(),
+            due: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            delivered: head.delivered,
+            started_after: head.started_after,
+            paused_until: head.paused_until,
+            epoch: head.epoch,
+            number,
+            journal,
+            config,
+        };
+        for Open { sequence, attempt, due, resting } in open {
+            let phase = if resting { Phase::Delayed } else { Phase::Leased };
+            let due = now.instant_of(due);
+            cursor.unsettled.insert(sequence, Unsettled { attempt, due, phase });
+            cursor.due.insert((due, sequence));
         }
+        cursor
+    }
+
+    /// Takes back a delivery that never left the backend.
+    #[cfg(feature = "disk")]
+    pub(super) fn take_back(&mut self, delivery: &RawDelivery, now: Now) {
+        let Ok((sequence, Some(attempt))) = self.check(&delivery.token, &Settlement::Ack, now)
+        else {
+            return;
+        };
+        if let Some(unsettled) = self.unsettled.get(&sequence) {
+            self.due.remove(&(unsettled.due, sequence));
+            self.put_back(sequence, attempt - 1, now);
+            self.woken.notify_waiters();
+        }
+    }
+
+    /// Changes what may be changed.
+    pub(super) fn declare(&mut self, config: ConsumerConfig) {
+        self.config = config;
+        let (number, config, created) = (self.number, &self.config, self.created);
+        self.journal.note(|| Change::Consumer { number, config, created });
+        self.woken.notify_waiters();
+    }
+
+    /// Has the journal forget the consumer.
+    pub(super) fn forget(&mut self) {
+        self.close_all();
+        self.journal.note(|| Change::ConsumerGone(self.number));
+    }
+
+    fn close_all(&self) {
+        self.unsettled.keys().for_each(|sequence| self.note_closed(*sequence));
+    }
+
+    fn note_closed(&self, sequence: u64) {
+        self.journal.note(|| Change::Closed(self.number, sequence));
+    }
+
+    /// Notes where it stands after it was placed anew.
+    fn note_place(&self) {
+        let first = || self.position.first().iter().copied().collect();
+        self.journal.note(|| Change::First(self.number, first()));
+        self.note_head();
+    }
+
+    fn note_head(&self) {
+        let head = || Head {
+            next: self.position.after_first(),
+            first_left: self.position.first().len() as u64,
+            delivered: self.delivered,
+            started_after: self.started_after,
+            epoch: self.epoch,
+            paused_until: self.paused_until,
+        };
+        self.journal.note(|| Change::Head(self.number, head()));
     }
 
     /// Hands out nothing before `until`; `None` goes on at once.
     pub(super) fn pause(&mut self, until: Option<SystemTime>) {
         self.paused_until = until;
+        self.note_head();
         self.woken.notify_waiters();
     }
 
@@ -96,6 +203,8 @@ impl Cursor {
         self.started_after = self.position.next() - 1;
         self.delivered = 0;
         self.epoch += 1;
+        self.close_all();
+        self.note_place();
         self.unsettled.clear();
         self.due.clear();
         self.ready.clear();
@@ -121,40 +230,106 @@ impl Cursor {
     }
 
     /// Hands out up to `max` deliveries: what comes again first, then what is new.
-    pub(super) fn take(&mut self, log: &Log, max: usize, now: Now) -> Vec<RawDelivery> {
+    ///
+    /// Fails where a message cannot be read back; then it comes again with the next call.
+    pub(super) fn take(&mut self, log: &Log, max: usize, now: Now) -> Result<Vec<RawDelivery>> {
         self.expire(now.instant);
         let (first_due, mut taken) = (self.first_due(), Vec::new());
         if self.pause_left(now).is_some() {
-            return taken;
+            return Ok(taken);
         }
-        while taken.len() < max
-            && let Some(sequence) = self.ready.pop_first()
-        {
-            let attempts = self.unsettled.remove(&sequence).map_or(0, |before| before.attempt);
-            if let Some(message) = log.get(sequence) {
-                taken.push(self.deliver(message, attempts.saturating_add(1), now));
-            }
-        }
-        while taken.len() < max
-            && !self.is_at_limit()
-            && let Some(message) = self.position.advance(log)
-        {
-            taken.push(self.deliver(message, 1, now));
-        }
+        let all = self.take_ready(log, max, now, &mut taken);
+        let all = all.and_then(|()| self.take_new(log, max, now, &mut taken));
         // Another fetch may sleep until a later moment than the first lease that runs now.
         if self.first_due() != first_due {
             self.woken.notify_waiters();
         }
-        taken
+        match all {
+            Err(error) if taken.is_empty() => Err(error),
+            _ => Ok(taken),
+        }
     }
 
-    fn deliver(&mut self, message: &StoredMessage, attempt: u32, now: Now) -> RawDelivery {
-        let (sequence, due) = (message.sequence, now.after(self.config.ack_wait));
+    fn take_ready(
+        &mut self,
+        log: &Log,
+        max: usize,
+        now: Now,
+        taken: &mut Vec<RawDelivery>,
+    ) -> Result<()> {
+        while taken.len() < max
+            && let Some(sequence) = self.ready.pop_first()
+        {
+            let attempts = self.unsettled.remove(&sequence).map_or(0, |before| before.attempt);
+            match self.deliver(log, sequence, attempts, now)? {
+                Some(delivery) => taken.push(delivery),
+                None => self.note_closed(sequence),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_new(
+        &mut self,
+        log: &Log,
+        max: usize,
+        now: Now,
+        taken: &mut Vec<RawDelivery>,
+    ) -> Result<()> {
+        let before = (self.position.next(), self.position.first().len());
+        let mut all = Ok(());
+        while all.is_ok()
+            && taken.len() < max
+            && !self.is_at_limit()
+            && let Some(sequence) = self.position.advance(log)
+        {
+            all = self.deliver(log, sequence, 0, now).map(|delivery| taken.extend(delivery));
+        }
+        if (self.position.next(), self.position.first().len()) != before {
+            self.note_head();
+        }
+        all
+    }
+
+    /// Begins the lease that follows `attempts` others; `None` when the message is gone.
+    fn deliver(
+        &mut self,
+        log: &Log,
+        sequence: u64,
+        attempts: u32,
+        now: Now,
+    ) -> Result<Option<RawDelivery>> {
+        self.delivered = self.delivered.max(sequence);
+        let message = match log.read(sequence) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                self.put_back(sequence, attempts, now);
+                return Err(error);
+            }
+        };
+        let (attempt, due) = (attempts.saturating_add(1), now.after(self.config.ack_wait));
         self.unsettled.insert(sequence, Unsettled { attempt, due, phase: Phase::Leased });
         self.due.insert((due, sequence));
-        self.delivered = self.delivered.max(sequence);
+        self.note_open(sequence, now);
         let token = token(sequence, attempt, self.epoch);
-        RawDelivery { message: message.clone(), attempt, expires: due, token }
+        Ok(Some(RawDelivery { message, attempt, expires: due, token }))
+    }
+
+    /// Has the message come with the next fetch, as if it had not been handed out this time.
+    fn put_back(&mut self, sequence: u64, attempts: u32, now: Now) {
+        let ready = Unsettled { attempt: attempts, due: now.instant, phase: Phase::Ready };
+        self.unsettled.insert(sequence, ready);
+        self.ready.insert(sequence);
+        self.note_open(sequence, now);
+    }
+
+    fn note_open(&self, sequence: u64, now: Now) {
+        if let Some(Unsettled { attempt, due, phase }) = self.unsettled.get(&sequence) {
+            let resting = *phase != Phase::Leased;
+            let open = || Open { sequence, attempt: *attempt, due: now.wall(*due), resting };
+            self.journal.note(|| Change::Open(self.number, open()));
+        }
     }
 
     /// Moves what is due to `ready`, or ends it where its attempts are used up.
@@ -166,6 +341,7 @@ impl Cursor {
             let Some(unsettled) = self.unsettled.get_mut(&sequence) else { continue };
             if self.config.max_attempts.is_some_and(|max| unsettled.attempt >= max) {
                 self.unsettled.remove(&sequence);
+                self.note_closed(sequence);
             } else {
                 unsettled.phase = Phase::Ready;
                 self.ready.insert(sequence);
@@ -225,6 +401,7 @@ impl Cursor {
         if let Some(done) = self.unsettled.remove(&sequence) {
             self.due.remove(&(done.due, sequence));
             self.ready.remove(&sequence);
+            self.note_closed(sequence);
         }
         if was_at_limit {
             self.woken.notify_waiters();
@@ -238,6 +415,7 @@ impl Cursor {
             self.ready.remove(&sequence);
             (unsettled.due, unsettled.phase) = (now.after(delay), phase);
             self.due.insert((unsettled.due, sequence));
+            self.note_open(sequence, now);
         }
         self.woken.notify_waiters();
         Settled::Open

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::clock::Now;
+use super::journal::{Change, Journal};
 use super::log::message_bytes;
 use crate::message::Message;
 use crate::name::SubjectFilter;
@@ -16,19 +17,31 @@ pub(super) struct Delayed {
     waiting: BTreeMap<(SystemTime, u64), Message>,
     taken: u64,
     bytes: u64,
+    journal: Journal,
 }
 
 impl Delayed {
+    pub(super) fn new(journal: Journal) -> Self {
+        Self { journal, ..Self::default() }
+    }
+
     pub(super) fn hold(&mut self, message: Message, until: SystemTime) {
+        self.journal.note(|| Change::Held(until, self.taken, &message));
+        self.restore(message, (until, self.taken));
+    }
+
+    /// Takes in what was held before.
+    pub(super) fn restore(&mut self, message: Message, place: (SystemTime, u64)) {
         self.bytes += message_bytes(&message);
-        self.waiting.insert((until, self.taken), message);
-        self.taken += 1;
+        self.waiting.insert(place, message);
+        self.taken = self.taken.max(place.1 + 1);
     }
 
     /// Takes out the first message that is due at `time`.
     pub(super) fn next_due(&mut self, time: SystemTime) -> Option<Message> {
         let first = self.waiting.first_entry().filter(|first| first.key().0 <= time)?;
-        let message = first.remove();
+        let ((until, number), message) = first.remove_entry();
+        self.journal.note(|| Change::LetGo(until, number));
         self.bytes -= message_bytes(&message);
         Some(message)
     }
@@ -50,7 +63,13 @@ impl Delayed {
     /// Takes out what matches and returns how many there were.
     pub(super) fn purge(&mut self, filter: &SubjectFilter) -> u64 {
         let before = self.messages();
-        self.waiting.retain(|_, message| !filter.matches(message.subject.as_str()));
+        self.waiting.retain(|(until, number), message| {
+            let stays = !filter.matches(message.subject.as_str());
+            if !stays {
+                self.journal.note(|| Change::LetGo(*until, *number));
+            }
+            stays
+        });
         self.bytes = self.waiting.values().map(message_bytes).sum();
         before - self.messages()
     }

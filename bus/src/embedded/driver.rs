@@ -21,12 +21,40 @@ use crate::publish::PendingReceipt;
 use crate::unit::Committed;
 
 impl Embedded {
-    fn stream(&self, name: &StreamName) -> Result<(Now, Arc<StreamCell>)> {
+    pub(super) fn stream(&self, name: &StreamName) -> Result<(Now, Arc<StreamCell>)> {
         let now = self.connection.enter()?;
         match self.names().streams.get(name) {
             Some(cell) => Ok((now, cell.clone())),
             None => Err(no_stream(name)),
         }
+    }
+
+    pub(super) fn open_reader(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        start: Start,
+    ) -> Result<OpenReader> {
+        let (now, cell) = self.stream(stream)?;
+        let position = Position::new(&cell.enter(now)?.log, filters, start);
+        Ok(OpenReader { connection: self.connection.clone(), cell, position })
+    }
+
+    pub(super) fn bind_consumer(
+        &self,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+    ) -> Result<BoundConsumer> {
+        let (now, cell) = self.stream(stream)?;
+        cell.enter(now)?.cursor(consumer)?;
+        let connection = self.connection.clone();
+        Ok(BoundConsumer { connection, cell, name: consumer.clone() })
+    }
+
+    pub(super) fn open_bucket(&self, bucket: &BucketName) -> Result<OpenBucket> {
+        self.connection.enter()?;
+        let cell = self.names().buckets.get(bucket).cloned().ok_or_else(|| no_bucket(bucket))?;
+        Ok(OpenBucket { connection: self.connection.clone(), cell })
     }
 }
 
@@ -55,7 +83,7 @@ impl Driver for Embedded {
             state.update(config)?;
             return Ok(state.info());
         }
-        let cell = StreamCell::new(config.clone());
+        let cell = StreamCell::new(config.clone(), self.broker.journal(config.storage));
         let info = cell.enter(now)?.info();
         names.streams.insert(config.name.clone(), Arc::new(cell));
         Ok(info)
@@ -86,7 +114,7 @@ impl Driver for Embedded {
 
     async fn get(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>> {
         let (now, cell) = self.stream(stream)?;
-        Ok(cell.enter(now)?.log.get(sequence).cloned())
+        cell.enter(now)?.log.read(sequence)
     }
 
     async fn subjects(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<Vec<Subject>> {
@@ -104,7 +132,7 @@ impl Driver for Embedded {
         let (now, cell) = self.stream(stream)?;
         let state = cell.enter(now)?;
         let last = subjects.iter().filter_map(|subject| state.log.last_at(subject, up_to));
-        Ok(last.cloned().collect())
+        last.filter_map(|sequence| state.log.read(sequence).transpose()).collect()
     }
 
     async fn reader(
@@ -113,9 +141,7 @@ impl Driver for Embedded {
         filters: &[SubjectFilter],
         start: Start,
     ) -> Result<Box<dyn ReaderDriver>> {
-        let (now, cell) = self.stream(stream)?;
-        let position = Position::new(&cell.enter(now)?.log, filters, start);
-        Ok(Box::new(OpenReader { connection: self.connection.clone(), cell, position }))
+        Ok(Box::new(self.open_reader(stream, filters, start)?))
     }
 
     async fn ensure_consumer(
@@ -154,10 +180,7 @@ impl Driver for Embedded {
         consumer: &ConsumerName,
         _prefetch: usize,
     ) -> Result<Arc<dyn ConsumerDriver>> {
-        let (now, cell) = self.stream(stream)?;
-        cell.enter(now)?.cursor(consumer)?;
-        let connection = self.connection.clone();
-        Ok(Arc::new(BoundConsumer { connection, cell, name: consumer.clone() }))
+        Ok(Arc::new(self.bind_consumer(stream, consumer)?))
     }
 
     async fn pause_consumer(
@@ -209,7 +232,9 @@ impl Driver for Embedded {
         if let Some(cell) = names.buckets.get(&config.name) {
             return cell.enter(now)?.update_config(config);
         }
-        names.buckets.insert(config.name.clone(), Arc::new(BucketCell::new(config.clone())));
+        let journal = self.broker.journal(config.storage);
+        let cell = BucketCell::new(config.clone(), journal);
+        names.buckets.insert(config.name.clone(), Arc::new(cell));
         Ok(())
     }
 
@@ -220,9 +245,7 @@ impl Driver for Embedded {
     }
 
     async fn bucket(&self, bucket: &BucketName) -> Result<Arc<dyn KvDriver>> {
-        self.connection.enter()?;
-        let cell = self.names().buckets.get(bucket).cloned().ok_or_else(|| no_bucket(bucket))?;
-        Ok(Arc::new(OpenBucket { connection: self.connection.clone(), cell }))
+        Ok(Arc::new(self.open_bucket(bucket)?))
     }
 
     async fn delete_bucket(&self, bucket: &BucketName) -> Result<()> {

@@ -75,7 +75,7 @@ impl StreamState {
     /// Keeps the message out of the log until it is due.
     fn delay(&mut self, message: Message, until: SystemTime, now: Now) -> Receipt {
         if let Some(id) = &message.id {
-            self.ids.remember(id, 0, now.instant);
+            self.ids.remember(id, 0, now);
         }
         self.delayed.hold(Message { id: None, ..message }, until);
         // Whoever waits may have to look sooner.
@@ -95,7 +95,7 @@ impl StreamState {
         let (id, subject) = (message.id.take(), message.subject.clone());
         let sequence = self.log.append(message, now.time);
         if let Some(id) = id {
-            self.ids.remember(&id, sequence, now.instant);
+            self.ids.remember(&id, sequence, now);
         }
         self.arrived.notify_waiters();
         for cursor in self.cursors.values().filter(|cursor| cursor.matches(subject.as_str())) {
@@ -134,9 +134,9 @@ impl StreamState {
         let (max_messages, max_bytes) = (self.config.max_messages, self.config.max_bytes);
         while (max_messages.is_some_and(|max| self.log.messages() + messages > max)
             || max_bytes.is_some_and(|max| self.log.bytes() + bytes > max))
-            && let Some(oldest) = self.log.oldest().map(|message| message.sequence)
+            && self.log.messages() > 0
         {
-            self.log.remove(oldest);
+            self.log.remove_oldest();
         }
     }
 }

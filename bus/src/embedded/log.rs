@@ -4,26 +4,109 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::time::SystemTime;
 
+use super::journal::{Change, Journal};
+use super::recent::Recent;
+use crate::error::Result;
+use crate::headers::Headers;
 use crate::message::{Message, StoredMessage};
 use crate::name::{Subject, SubjectFilter};
 
 /// An append-only log from which single messages can be taken out again.
 ///
 /// A slot per sequence makes every look-up an index; a message that was taken out leaves an empty
-/// slot of one word until everything before it is gone too.
+/// slot of two words until everything before it is gone too.
 #[derive(Debug)]
 pub(super) struct Log {
-    slots: VecDeque<Option<Box<StoredMessage>>>,
+    slots: VecDeque<Option<Held>>,
     /// The sequence of the first slot. The first slot is never an empty one.
     first: u64,
     held: u64,
     bytes: u64,
     by_subject: BTreeMap<Subject, VecDeque<u64>>,
+    journal: Journal,
+    /// What is in memory of a log that is kept elsewhere too.
+    recent: Recent,
+}
+
+/// A message as the log has it.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// All of it.
+    Whole(Box<StoredMessage>),
+    /// What is needed to find it; the rest is read back.
+    Outline(Box<Outline>),
+}
+
+/// What a log knows of a message whose body is elsewhere.
+#[derive(Debug)]
+pub(super) struct Outline {
+    pub(super) subject: Subject,
+    pub(super) timestamp: SystemTime,
+    pub(super) bytes: u64,
+}
+
+impl Held {
+    pub(super) fn subject(&self) -> &Subject {
+        match self {
+            Self::Whole(message) => &message.subject,
+            Self::Outline(outline) => &outline.subject,
+        }
+    }
+
+    pub(super) fn timestamp(&self) -> SystemTime {
+        match self {
+            Self::Whole(message) => message.timestamp,
+            Self::Outline(outline) => outline.timestamp,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Whole(message) => stored_bytes(message),
+            Self::Outline(outline) => outline.bytes,
+        }
+    }
 }
 
 impl Log {
-    pub(super) fn new() -> Self {
-        Self { slots: VecDeque::new(), first: 1, held: 0, bytes: 0, by_subject: BTreeMap::new() }
+    pub(super) fn new(journal: Journal) -> Self {
+        Self {
+            slots: VecDeque::new(),
+            first: 1,
+            held: 0,
+            bytes: 0,
+            by_subject: BTreeMap::new(),
+            journal,
+            recent: Recent::default(),
+        }
+    }
+
+    /// The log as it was kept: `held` in order, none above `last`.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(journal: Journal, last: u64, held: Vec<(u64, Outline)>) -> Self {
+        let mut log = Self::new(journal);
+        log.first = held.first().map_or(last + 1, |(sequence, _)| *sequence);
+        for (sequence, mut outline) in held {
+            while log.last_sequence() + 1 < sequence {
+                log.slots.push_back(None);
+            }
+            // One copy of a subject serves all its messages.
+            if let Some((subject, _)) = log.by_subject.get_key_value(&outline.subject) {
+                outline.subject = subject.clone();
+            }
+            log.by_subject.entry(outline.subject.clone()).or_default().push_back(sequence);
+            log.bytes += outline.bytes;
+            log.held += 1;
+            log.slots.push_back(Some(Held::Outline(Box::new(outline))));
+        }
+        while log.last_sequence() < last {
+            log.slots.push_back(None);
+        }
+        log
+    }
+
+    pub(super) fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// The lowest sequence held; one past the last when nothing is.
@@ -55,20 +138,53 @@ impl Log {
             }
         }
         let stored = StoredMessage { sequence, timestamp, subject, key, headers, payload };
-        self.bytes += stored_bytes(&stored);
+        let bytes = stored_bytes(&stored);
+        self.bytes += bytes;
         self.held += 1;
-        self.slots.push_back(Some(Box::new(stored)));
+        self.journal.note(|| Change::Stored(&stored, bytes));
+        self.slots.push_back(Some(Held::Whole(Box::new(stored))));
+        if let Some(record) = self.journal.record() {
+            self.recent.push(sequence, bytes);
+            while let Some(sequence) = self.recent.pop(|| record.readable()) {
+                let slot = sequence.checked_sub(self.first).and_then(|slot| slot.try_into().ok());
+                outline(slot.and_then(|slot: usize| self.slots.get_mut(slot)));
+            }
+        }
         sequence
     }
 
-    pub(super) fn get(&self, sequence: u64) -> Option<&StoredMessage> {
+    pub(super) fn get(&self, sequence: u64) -> Option<&Held> {
         let slot = sequence.checked_sub(self.first)?;
-        self.slots.get(usize::try_from(slot).ok()?)?.as_deref()
+        self.slots.get(usize::try_from(slot).ok()?)?.as_ref()
     }
 
-    /// The oldest message held.
-    pub(super) fn oldest(&self) -> Option<&StoredMessage> {
-        self.slots.front()?.as_deref()
+    /// The whole message at `sequence`, if it is held. Fails where it must be read back and cannot.
+    pub(super) fn read(&self, sequence: u64) -> Result<Option<StoredMessage>> {
+        match self.get(sequence) {
+            None => Ok(None),
+            Some(Held::Whole(message)) => Ok(Some(StoredMessage::clone(message))),
+            Some(Held::Outline(outline)) => {
+                let message = StoredMessage {
+                    sequence,
+                    timestamp: outline.timestamp,
+                    subject: outline.subject.clone(),
+                    key: None,
+                    headers: Headers::new(),
+                    payload: None,
+                };
+                self.journal.record().map(|record| record.read_back(message)).transpose()
+            }
+        }
+    }
+
+    /// When the oldest message held was taken.
+    pub(super) fn oldest(&self) -> Option<SystemTime> {
+        self.slots.front()?.as_ref().map(Held::timestamp)
+    }
+
+    /// Takes the oldest message out.
+    pub(super) fn remove_oldest(&mut self) {
+        self.remove(self.first);
     }
 
     /// Takes a message out; false when it is not held.
@@ -81,8 +197,9 @@ impl Log {
             return false;
         };
         self.held -= 1;
-        self.bytes -= stored_bytes(&removed);
-        self.forget_place(&removed);
+        self.bytes -= removed.bytes();
+        self.forget_place(sequence, removed.subject());
+        self.journal.note(|| Change::Removed(sequence));
         while let Some(None) = self.slots.front() {
             self.slots.pop_front();
             self.first += 1;
@@ -90,13 +207,13 @@ impl Log {
         true
     }
 
-    fn forget_place(&mut self, removed: &StoredMessage) {
-        let Some(sequences) = self.by_subject.get_mut(&removed.subject) else { return };
-        if let Ok(place) = sequences.binary_search(&removed.sequence) {
+    fn forget_place(&mut self, sequence: u64, subject: &Subject) {
+        let Some(sequences) = self.by_subject.get_mut(subject) else { return };
+        if let Ok(place) = sequences.binary_search(&sequence) {
             sequences.remove(place);
         }
         if sequences.is_empty() {
-            self.by_subject.remove(&removed.subject);
+            self.by_subject.remove(subject);
         }
     }
 
@@ -126,19 +243,28 @@ impl Log {
         self.by_subject.get(subject).and_then(VecDeque::back).copied().unwrap_or(0)
     }
 
-    /// The subject's last message held at or before `up_to`.
-    pub(super) fn last_at(&self, subject: &Subject, up_to: u64) -> Option<&StoredMessage> {
+    /// The sequence of the subject's last message held at or before `up_to`.
+    pub(super) fn last_at(&self, subject: &Subject, up_to: u64) -> Option<u64> {
         let sequences = self.by_subject.get(subject)?;
         let place = sequences.partition_point(|sequence| *sequence <= up_to).checked_sub(1)?;
-        self.get(*sequences.get(place)?)
+        sequences.get(place).copied()
     }
 
     /// The sequence of the first message held that was taken at or after `time`; one past the
     /// last when there is none.
     pub(super) fn first_since(&self, time: SystemTime) -> u64 {
-        let mut held = self.slots.iter().flatten();
-        held.find(|message| message.timestamp >= time)
-            .map_or(self.last_sequence() + 1, |message| message.sequence)
+        let mut slots = self.slots.iter();
+        let is_since = |slot: &Option<Held>| slot.as_ref().is_some_and(|m| m.timestamp() >= time);
+        let place = slots.position(is_since).unwrap_or(self.slots.len());
+        self.first + place as u64
+    }
+}
+
+/// Leaves of a message what is needed to find it.
+fn outline(slot: Option<&mut Option<Held>>) {
+    if let Some(Some(held)) = slot {
+        let (subject, timestamp) = (held.subject().clone(), held.timestamp());
+        *held = Held::Outline(Box::new(Outline { subject, timestamp, bytes: held.bytes() }));
     }
 }
 
@@ -173,7 +299,7 @@ mod tests {
     use super::*;
 
     fn log(subjects: &[&str]) -> Log {
-        let mut log = Log::new();
+        let mut log = Log::new(Journal::default());
         for subject in subjects {
             log.append(Message::new(subject, "x").unwrap(), SystemTime::UNIX_EPOCH);
         }
@@ -200,7 +326,7 @@ mod tests {
         assert!(log.remove(2) && !log.remove(2) && !log.remove(9) && !log.remove(0));
         assert_eq!(log.first_sequence(), 1);
         assert!(log.get(2).is_none());
-        assert_eq!(log.get(4).unwrap().subject.as_str(), "c");
+        assert_eq!(log.get(4).unwrap().subject().as_str(), "c");
         assert!(log.remove(1));
         assert_eq!(log.first_sequence(), 3, "the hole goes with what was before it");
     }
@@ -209,8 +335,8 @@ mod tests {
     fn newer_messages_do_not_hide_the_state_of_a_sequence() {
         let log = log(&["a", "b", "a", "a"]);
         let (a, b) = (Subject::new("a").unwrap(), Subject::new("b").unwrap());
-        assert_eq!(log.last_at(&a, 2).unwrap().sequence, 1);
-        assert_eq!(log.last_at(&a, 3).unwrap().sequence, 3);
+        assert_eq!(log.last_at(&a, 2), Some(1));
+        assert_eq!(log.last_at(&a, 3), Some(3));
         assert!(log.last_at(&b, 1).is_none());
         assert_eq!((log.last_of(&a), log.last_of(&Subject::new("z").unwrap())), (4, 0));
     }

@@ -13,11 +13,16 @@ mod connection;
 mod consumer;
 mod cursor;
 mod delayed;
+#[cfg(feature = "disk")]
+pub mod disk;
 mod driver;
 mod ids;
 mod intake;
+#[cfg_attr(not(feature = "disk"), allow(dead_code, reason = "nobody keeps what is noted"))]
+mod journal;
 mod log;
 mod position;
+mod recent;
 mod requests;
 mod stream;
 mod unit;
@@ -29,9 +34,11 @@ use std::time::SystemTime;
 use bucket::BucketCell;
 use clock::Clock;
 use connection::Connection;
+use journal::{Journal, Storage};
 use requests::Responders;
 use stream::StreamCell;
 
+use crate::config;
 use crate::name::{BucketName, StreamName};
 
 /// A connection to an embedded backend: `embedded:`.
@@ -48,7 +55,19 @@ pub struct Embedded {
 struct Broker {
     /// Locked before a stream's or bucket's own lock, never after.
     names: Mutex<Names>,
-    responders: Responders,
+    responders: Arc<Responders>,
+    /// What keeps streams and buckets that are declared to be on disk.
+    storage: Option<Arc<dyn Storage>>,
+}
+
+impl Broker {
+    /// Where a new stream or bucket notes its changes.
+    fn journal(&self, kept: config::Storage) -> Journal {
+        match (&self.storage, kept) {
+            (Some(storage), config::Storage::File) => Journal::new(storage.record()),
+            _ => Journal::default(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]

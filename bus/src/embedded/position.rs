@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use super::log::Log;
 use crate::config::Start;
-use crate::message::StoredMessage;
 use crate::name::SubjectFilter;
 
 /// A cursor over the messages that match.
@@ -31,6 +30,30 @@ impl Position {
         position
     }
 
+    /// The position as it was kept.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(filters: &[SubjectFilter], first: Vec<u64>, next: u64) -> Self {
+        Self { filters: filters.to_vec(), first: first.into(), next }
+    }
+
+    /// Goes back to where `log` ends, if it is beyond.
+    #[cfg(feature = "disk")]
+    pub(super) fn keep_within(&mut self, log: &Log) {
+        let last = log.last_sequence();
+        self.first.retain(|sequence| *sequence <= last);
+        self.next = self.next.min(last + 1);
+    }
+
+    /// The sequences that come before all others.
+    pub(super) fn first(&self) -> &VecDeque<u64> {
+        &self.first
+    }
+
+    /// Where it goes on once they came.
+    pub(super) fn after_first(&self) -> u64 {
+        self.next
+    }
+
     fn last_of_each(&self, log: &Log) -> VecDeque<u64> {
         let all = [SubjectFilter::all()];
         let filters = if self.filters.is_empty() { &all[..] } else { &self.filters };
@@ -52,10 +75,10 @@ impl Position {
     }
 
     /// Steps to the next message held that matches.
-    pub(super) fn advance<'a>(&mut self, log: &'a Log) -> Option<&'a StoredMessage> {
+    pub(super) fn advance(&mut self, log: &Log) -> Option<u64> {
         while let Some(sequence) = self.first.pop_front() {
-            if let Some(message) = log.get(sequence) {
-                return Some(message);
+            if log.get(sequence).is_some() {
+                return Some(sequence);
             }
         }
         self.next = self.next.max(log.first_sequence());
@@ -63,9 +86,9 @@ impl Position {
             let sequence = self.next;
             self.next += 1;
             if let Some(message) = log.get(sequence)
-                && self.matches(message.subject.as_str())
+                && self.matches(message.subject().as_str())
             {
-                return Some(message);
+                return Some(sequence);
             }
         }
         None

@@ -1,19 +1,27 @@
 //! One stream: its configuration, its log and its consumers, behind one lock.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "disk")]
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::clock::Now;
+#[cfg(feature = "disk")]
+use super::cursor::CursorParts;
 use super::cursor::{Cursor, Settled};
 use super::delayed::Delayed;
 use super::ids::Ids;
+use super::journal::{Change, Gone, Journal};
 use super::log::Log;
 use crate::config::{ConsumerConfig, ConsumerInfo, Retention, Start, StreamConfig, StreamInfo};
 use crate::driver::{LeaseToken, Settlement};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "disk")]
+use crate::message::Message;
 use crate::name::{ConsumerName, SubjectFilter};
 
 /// A stream that handles may outlive.
@@ -32,34 +40,128 @@ pub(super) struct StreamState {
     pub(super) cursors: BTreeMap<ConsumerName, Cursor>,
     pub(super) ids: Ids,
     pub(super) delayed: Delayed,
-    gone: bool,
+    pub(super) journal: Journal,
+    gone: Option<Gone>,
+}
+
+/// A stream as it was kept.
+#[cfg(feature = "disk")]
+#[derive(Debug)]
+pub(super) struct StreamParts {
+    pub(super) config: StreamConfig,
+    pub(super) log: Log,
+    /// The place, id, sequence and time of each that is remembered.
+    pub(super) ids: Vec<(u64, Arc<str>, u64, SystemTime)>,
+    pub(super) delayed: Vec<(Message, (SystemTime, u64))>,
+    pub(super) consumers: Vec<CursorParts>,
+    pub(super) journal: Journal,
+    pub(super) now: Now,
+}
+
+/// A stream's state, locked. What was changed is handed on to the journal when this is let go.
+#[derive(Debug)]
+pub(super) struct Entered<'a>(MutexGuard<'a, StreamState>);
+
+impl Deref for Entered<'_> {
+    type Target = StreamState;
+    fn deref(&self) -> &StreamState {
+        &self.0
+    }
+}
+
+impl DerefMut for Entered<'_> {
+    fn deref_mut(&mut self) -> &mut StreamState {
+        &mut self.0
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.journal.flush();
+    }
 }
 
 impl StreamCell {
-    pub(super) fn new(config: StreamConfig) -> Self {
-        let state = StreamState {
-            config: StreamConfig { partitions: 1, ..config },
-            log: Log::new(),
+    /// A new stream, whose changes are noted in `journal` from its declaration on.
+    pub(super) fn new(config: StreamConfig, journal: Journal) -> Self {
+        let config = StreamConfig { partitions: 1, ..config };
+        journal.note(|| Change::Stream(&config));
+        Self::holding(StreamState {
+            config,
+            log: Log::new(journal.clone()),
             arrived: Arc::new(Notify::new()),
             cursors: BTreeMap::new(),
-            ids: Ids::default(),
-            delayed: Delayed::default(),
-            gone: false,
-        };
+            ids: Ids::new(journal.clone()),
+            delayed: Delayed::new(journal.clone()),
+            journal,
+            gone: None,
+        })
+    }
+
+    fn holding(state: StreamState) -> Self {
         Self { state: Mutex::new(state) }
     }
 
+    /// The stream as it was kept.
+    #[cfg(feature = "disk")]
+    pub(super) fn restore(parts: StreamParts) -> Self {
+        let StreamParts { config, log, ids, delayed, consumers, journal, now } = parts;
+        let mut remembered = Ids::new(journal.clone());
+        for (place, id, sequence, came) in ids {
+            remembered.restore(place, id, sequence, now.instant_of(came));
+        }
+        let mut waiting = Delayed::new(journal.clone());
+        for (message, place) in delayed {
+            waiting.restore(message, place);
+        }
+        let restore = |parts: CursorParts| {
+            (parts.config.name.clone(), Cursor::restore(parts, journal.clone(), now))
+        };
+        Self::holding(StreamState {
+            config,
+            log,
+            arrived: Arc::new(Notify::new()),
+            cursors: consumers.into_iter().map(restore).collect(),
+            ids: remembered,
+            delayed: waiting,
+            journal,
+            gone: None,
+        })
+    }
+
+    /// Has everyone who holds the stream look for the one that is opened in its place; false for
+    /// one that is in memory only, which stays.
+    #[cfg(feature = "disk")]
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.lock();
+        if state.journal.record().is_none() {
+            return false;
+        }
+        state.gone.get_or_insert(Gone::Closed);
+        state.wake_all();
+        true
+    }
+
+    /// True when the stream was deleted.
+    #[cfg(feature = "disk")]
+    pub(super) fn is_deleted(&self) -> bool {
+        self.lock().gone == Some(Gone::Deleted)
+    }
+
     /// The state with everything out of date dropped; `NotFound` when the stream was deleted.
-    pub(super) fn enter(&self, now: Now) -> Result<MutexGuard<'_, StreamState>> {
-        // No section below can panic half way through a change, so a poisoned lock is sound.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.gone {
-            let name = &state.config.name;
-            return Err(Error::not_found(format!("stream {name} was deleted: open it anew")));
+    pub(super) fn enter(&self, now: Now) -> Result<Entered<'_>> {
+        let mut state = self.lock();
+        if let Some(gone) = state.gone {
+            return Err(gone.error(format_args!("stream {}", state.config.name)));
         }
         state.let_in(now);
         state.drop_aged(now);
         Ok(state)
+    }
+
+    fn lock(&self) -> Entered<'_> {
+        // No section can panic half way through a change, so a poisoned lock is sound.
+        Entered(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -87,6 +189,7 @@ impl StreamState {
             ));
         }
         self.config = StreamConfig { partitions: 1, ..wanted.clone() };
+        self.journal.note(|| Change::Stream(&self.config));
         self.make_room(0, 0);
         Ok(())
     }
@@ -104,7 +207,9 @@ impl StreamState {
 
     /// Marks the stream as deleted and wakes everyone who waits on it.
     pub(super) fn delete(&mut self) {
-        self.gone = true;
+        self.cursors.values_mut().for_each(Cursor::forget);
+        self.journal.note(|| Change::StreamGone);
+        self.gone = Some(Gone::Deleted);
         self.wake_all();
     }
 
@@ -127,11 +232,8 @@ impl StreamState {
     fn drop_aged(&mut self, now: Now) {
         let Some(max_age) = self.config.max_age else { return };
         let cutoff = now.cutoff(max_age);
-        while let Some(oldest) = self.log.oldest()
-            && oldest.timestamp <= cutoff
-        {
-            let sequence = oldest.sequence;
-            self.log.remove(sequence);
+        while self.log.oldest().is_some_and(|oldest| oldest <= cutoff) {
+            self.log.remove_oldest();
         }
     }
 
@@ -143,8 +245,7 @@ impl StreamState {
     ) -> Result<ConsumerInfo> {
         if let Some(cursor) = self.cursors.get_mut(&config.name) {
             check_fixed(&self.config, &cursor.config, config)?;
-            cursor.config = config.clone();
-            cursor.woken.notify_waiters();
+            cursor.declare(config.clone());
             return Ok(cursor.info(&self.log, now));
         }
         self.check_new_consumer(config)?;
@@ -199,7 +300,9 @@ impl StreamState {
     }
 
     pub(super) fn delete_consumer(&mut self, name: &ConsumerName) -> Result<()> {
-        let cursor = self.cursors.remove(name).ok_or_else(|| no_consumer(&self.config, name))?;
+        let mut cursor =
+            self.cursors.remove(name).ok_or_else(|| no_consumer(&self.config, name))?;
+        cursor.forget();
         cursor.woken.notify_waiters();
         Ok(())
     }

@@ -1,11 +1,10 @@
 //! Units: every stream that takes part is locked, everything is checked, then everything is done.
 
 use std::collections::BTreeMap;
-use std::sync::MutexGuard;
 
 use super::clock::Now;
 use super::log::message_bytes;
-use super::stream::{StreamCell, StreamState};
+use super::stream::{Entered, StreamCell, StreamState};
 use super::{Embedded, driver::no_stream};
 use crate::driver::{Settlement, Unit};
 use crate::error::{Error, Result};
@@ -37,6 +36,8 @@ impl Embedded {
         let now = self.connection.enter()?;
         let names = self.names();
         let taking_part = unit.inputs.iter().map(|input| &input.stream);
+        // Let go after the streams, so that what happens to them is kept together.
+        let _as_one = self.broker.storage.as_ref().map(|storage| storage.as_one());
         let mut locked = BTreeMap::new();
         // In the order of their names, so that two units never wait for each other.
         let mut streams: Vec<_> =
@@ -53,7 +54,7 @@ impl Embedded {
     }
 }
 
-type Locked<'a> = BTreeMap<StreamName, MutexGuard<'a, StreamState>>;
+type Locked<'a> = BTreeMap<StreamName, Entered<'a>>;
 
 fn of<'l, 'a>(locked: &'l mut Locked<'a>, name: &StreamName) -> Result<&'l mut StreamState> {
     locked.get_mut(name).map(|state| &mut **state).ok_or_else(|| no_stream(name))

@@ -8,8 +8,10 @@ use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::convert::rfc3339;
 use super::failure::Failure;
 use super::link::Link;
+use super::schedule;
 use super::streams::{self, Removed};
 use crate::config::{ConsumerConfig, ConsumerInfo, Start};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +21,11 @@ const EXISTS: u64 = 10148;
 const NAME_EXISTS: u64 = 10013;
 /// The server keeps its own notes in the metadata under this prefix.
 const SERVER_METADATA: &str = "_nats.";
+/// And this crate keeps there what was declared where the server has to be told something else:
+/// the start of a consumer that was moved, and filters that stand for everything.
+const DECLARED_START: &str = "lg.start";
+const DECLARED_FILTERS: &str = "lg.filters";
+const EVERYTHING: &str = "all";
 const ENSURE_ATTEMPTS: u32 = 5;
 /// Against a server that never comes to an end; a page holds up to 256.
 const MOST_PAGES: usize = 100_000;
@@ -39,7 +46,8 @@ pub(super) async fn ensure(
 ) -> Result<ConsumerInfo> {
     let name = &config.name;
     let doing = || format!("ensure consumer {name} on stream {stream}");
-    let wanted = wanted(config)?;
+    let mut wanted = wanted(config)?;
+    hide_waiting(link, stream, &mut wanted, &config.filters).await?;
     for _ in 0..ENSURE_ATTEMPTS {
         let (action, merged) = match raw_info(link, stream, name).await {
             Ok(existing) => {
@@ -81,13 +89,22 @@ pub(super) async fn info(
     }
 }
 
-async fn raw_info(link: &Link, stream: &StreamName, name: &ConsumerName) -> Result<Info, Failure> {
+pub(super) async fn raw_info(
+    link: &Link,
+    stream: &StreamName,
+    name: &ConsumerName,
+) -> Result<Info, Failure> {
     link.api_repeated(&format!("CONSUMER.INFO.{stream}.{name}"), &()).await
 }
 
 /// See [`crate::driver::Driver::consumers`]. Consumers made by others under names that this crate
 /// does not allow, and ephemeral ones, are left out.
 pub(super) async fn list(link: &Link, stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
+    let infos = raw_list(link, stream).await?;
+    infos.into_iter().map(|(name, info)| observed(name, info)).collect()
+}
+
+async fn raw_list(link: &Link, stream: &StreamName) -> Result<BTreeMap<ConsumerName, Info>> {
     #[derive(Deserialize)]
     struct Page {
         total: usize,
@@ -108,12 +125,12 @@ pub(super) async fn list(link: &Link, stream: &StreamName) -> Result<Vec<Consume
         let arrived = consumers.len();
         for info in consumers.into_iter().filter(|info| info.config.durable_name.is_some()) {
             if let Ok(name) = ConsumerName::new(&info.name) {
-                found.insert(name.clone(), observed(name, info)?);
+                found.insert(name, info);
             }
         }
         offset += arrived;
         if arrived == 0 || offset >= page.total {
-            return Ok(found.into_values().collect());
+            return Ok(found);
         }
     }
     Err(Failure::Lost.into_error(format!("list the consumers of stream {stream}")))
@@ -127,11 +144,80 @@ pub(super) async fn delete(link: &Link, stream: &StreamName, name: &ConsumerName
     }
 }
 
+/// See [`crate::driver::Driver::pause_consumer`].
+pub(super) async fn pause(
+    link: &Link,
+    stream: &StreamName,
+    name: &ConsumerName,
+    until: Option<SystemTime>,
+) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Paused {}
+    let body = match until {
+        Some(until) => json!({ "pause_until": rfc3339(until)? }),
+        None => json!(null),
+    };
+    match link.api_repeated::<Paused>(&format!("CONSUMER.PAUSE.{stream}.{name}"), &body).await {
+        Ok(Paused {}) => Ok(()),
+        Err(failure) => Err(explained(stream, name, failure)),
+    }
+}
+
+/// Keeps what waits in `stream` for its time from a consumer of everything.
+async fn hide_waiting(
+    link: &Link,
+    stream: &StreamName,
+    wanted: &mut Config,
+    filters: &[SubjectFilter],
+) -> Result<()> {
+    let literal = |filter: &SubjectFilter| !filter.as_str().starts_with(['*', '>']);
+    if !filters.is_empty() && filters.iter().all(literal) {
+        return Ok(());
+    }
+    let config = streams::raw_info(link, stream).await?.config;
+    let hidden = schedule::hide_waiting(stream, &config, filters)?;
+    if hidden != filters {
+        read_instead(wanted, &hidden);
+    }
+    Ok(())
+}
+
+/// Makes a consumer of everything one of `declared`, and notes that.
+fn read_instead(config: &mut Config, declared: &[SubjectFilter]) {
+    config.filter_subject.clear();
+    config.filter_subjects.clear();
+    set_filters(config, declared);
+    config.metadata.insert(DECLARED_FILTERS.to_owned(), EVERYTHING.to_owned());
+}
+
+/// Lets the consumers of everything read what the stream captures now, and not what waits there.
+pub(super) async fn read_declared(
+    link: &Link,
+    stream: &StreamName,
+    declared: &[SubjectFilter],
+) -> Result<()> {
+    for (name, info) in raw_list(link, stream).await? {
+        let mut config = info.config.clone();
+        if !filters(&config).is_empty() {
+            continue;
+        }
+        read_instead(&mut config, declared);
+        if config != info.config {
+            let request =
+                CreateRequest { stream_name: stream.as_str(), config: &config, action: "update" };
+            let operation = format!("CONSUMER.CREATE.{stream}.{name}");
+            let updated = link.api_repeated::<Info>(&operation, &request).await;
+            updated.map_err(|failure| explained(stream, &name, failure))?;
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn missing(stream: &StreamName, name: &ConsumerName) -> Error {
     Error::not_found(format!("consumer {name} on stream {stream} does not exist"))
 }
 
-fn explained(stream: &StreamName, name: &ConsumerName, failure: Failure) -> Error {
+pub(super) fn explained(stream: &StreamName, name: &ConsumerName, failure: Failure) -> Error {
     if failure.is_consumer_missing() {
         return missing(stream, name);
     }
@@ -198,8 +284,8 @@ fn merged(
     wanted: &Config,
 ) -> Result<Config> {
     let mut differs = Vec::new();
-    if existing.deliver_policy != wanted.deliver_policy {
-        let (is, not) = (existing.deliver_policy, wanted.deliver_policy);
+    let (is, not) = (declared_start(existing), wanted.deliver_policy);
+    if is != not {
         differs.push(format!("start is {is:?}, not {not:?}"));
     }
     let (is, not) = (filters(existing), filters(wanted));
@@ -221,19 +307,49 @@ fn merged(
         return Err(Error::new(ErrorKind::Mismatch, what));
     }
     let mut metadata = existing.metadata.clone();
-    metadata.retain(|name, _| name.starts_with(SERVER_METADATA));
+    metadata.retain(|name, _| name.starts_with(SERVER_METADATA) || name == DECLARED_START);
     metadata.extend(wanted.metadata.clone());
-    Ok(Config {
+    let mut merged = Config {
         ack_wait: wanted.ack_wait,
         max_deliver: wanted.max_deliver,
         max_ack_pending: wanted.max_ack_pending,
         metadata,
         ..existing.clone()
-    })
+    };
+    if reads_everything(wanted) {
+        merged.filter_subject = wanted.filter_subject.clone();
+        merged.filter_subjects = wanted.filter_subjects.clone();
+    }
+    Ok(merged)
+}
+
+/// Where the consumer was declared to begin, wherever it was moved since.
+fn declared_start(config: &Config) -> DeliverPolicy {
+    let noted = config.metadata.get(DECLARED_START);
+    noted.and_then(|noted| serde_json::from_str(noted).ok()).unwrap_or(config.deliver_policy)
+}
+
+/// The consumer made anew to begin at `to`, noting where it was declared to.
+pub(super) fn moved(existing: &Config, to: DeliverPolicy) -> Config {
+    let declared = serde_json::to_string(&declared_start(existing)).unwrap_or_default();
+    let mut moved = Config { deliver_policy: to, ..existing.clone() };
+    moved.metadata.retain(|name, _| !name.starts_with(SERVER_METADATA));
+    moved.metadata.insert(DECLARED_START.to_owned(), declared);
+    if moved.filter_subjects.is_empty() && moved.filter_subject.is_empty() {
+        set_filters(&mut moved, &[]);
+    }
+    moved
+}
+
+fn reads_everything(config: &Config) -> bool {
+    config.metadata.get(DECLARED_FILTERS).is_some_and(|filters| filters == EVERYTHING)
 }
 
 /// Sorted; nothing stands for everything.
 fn filters(config: &Config) -> Vec<String> {
+    if reads_everything(config) {
+        return Vec::new();
+    }
     let mut filters = config.filter_subjects.clone();
     if !config.filter_subject.is_empty() {
         filters.push(config.filter_subject.clone());
@@ -247,13 +363,15 @@ fn filters(config: &Config) -> Vec<String> {
 
 fn observed(name: ConsumerName, info: Info) -> Result<ConsumerInfo> {
     let filters = filters(&info.config).iter().map(SubjectFilter::new).collect::<Result<_>>()?;
-    let config = info.config;
+    let (start, config) = (declared_start(&info.config), info.config);
+    let paused_until = config.pause_until.filter(|_| info.paused).map(SystemTime::from);
     let mut metadata: BTreeMap<_, _> = config.metadata.into_iter().collect();
-    metadata.retain(|name, _| !name.starts_with(SERVER_METADATA));
+    let own = |name: &str| name == DECLARED_START || name == DECLARED_FILTERS;
+    metadata.retain(|name, _| !name.starts_with(SERVER_METADATA) && !own(name));
     let config = ConsumerConfig {
         name,
         filters,
-        start: match config.deliver_policy {
+        start: match start {
             DeliverPolicy::All => Start::Beginning,
             DeliverPolicy::New => Start::New,
             DeliverPolicy::ByStartSequence { start_sequence } => Start::Sequence(start_sequence),
@@ -273,6 +391,6 @@ fn observed(name: ConsumerName, info: Info) -> Result<ConsumerInfo> {
         unsettled: u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX),
         delivered_sequence: info.delivered.stream_sequence,
         settled_sequence: info.ack_floor.stream_sequence,
-        paused_until: None,
+        paused_until,
     })
 }

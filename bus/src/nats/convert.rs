@@ -6,6 +6,9 @@ use std::time::{Duration, SystemTime};
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
+use super::consumers::deliver_policy;
+use super::schedule;
+use crate::config::Start;
 use crate::error::{Error, Result};
 use crate::headers::Headers;
 use crate::message::{Expect, Message, StoredMessage};
@@ -22,7 +25,7 @@ pub(super) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 /// The headers `message` travels with, `id` standing in for its own; `None` when it needs none.
 pub(super) fn headers_out(message: &Message, id: Option<&str>) -> Result<Option<HeaderMap>> {
     let bare = message.headers.is_empty() && message.key.is_none() && message.payload.is_some();
-    if bare && id.is_none() && message.expect.is_none() {
+    if bare && id.is_none() && message.expect.is_none() && message.not_before.is_none() {
         return Ok(None);
     }
     let mut out = HeaderMap::new();
@@ -48,6 +51,9 @@ pub(super) fn headers_out(message: &Message, id: Option<&str>) -> Result<Option<
     if message.payload.is_none() {
         out.insert(TOMBSTONE, HeaderValue::from(1));
     }
+    if let Some(until) = message.not_before {
+        schedule::mark(&mut out, message, until)?;
+    }
     Ok(Some(out))
 }
 
@@ -67,7 +73,7 @@ fn header_name(name: &str) -> Result<HeaderName> {
         .map_err(|_| Error::invalid(format!("header name {name:?} cannot be carried by nats://")))
 }
 
-fn header_value(name: &str, value: &[u8]) -> Result<HeaderValue> {
+pub(super) fn header_value(name: &str, value: &[u8]) -> Result<HeaderValue> {
     let refuse = |why| Error::invalid(format!("the value of header {name} {why} on nats://"));
     let text = std::str::from_utf8(value).map_err(|_| refuse("must be UTF-8"))?;
     if text.trim().len() != text.len() {
@@ -121,6 +127,22 @@ fn headers_in(headers: &HeaderMap, message: &mut StoredMessage) {
             }
         }
     }
+}
+
+/// A time as the server writes and reads it.
+pub(super) fn rfc3339(time: SystemTime) -> Result<String> {
+    // The client writes times in its requests only: this is one.
+    let policy = serde_json::to_value(deliver_policy(Start::Time(time))?).unwrap_or_default();
+    let written = policy.get("opt_start_time").and_then(|time| time.as_str());
+    written.map(str::to_owned).ok_or_else(|| Error::invalid("the time cannot be written down"))
+}
+
+/// A message that nobody stored, as this crate's.
+pub(super) fn unstored(message: async_nats::Message) -> Message {
+    let async_nats::Message { subject, payload, headers, .. } = message;
+    let StoredMessage { subject, key, headers, payload, .. } =
+        stored(subject.as_str(), 0, SystemTime::UNIX_EPOCH, headers.as_ref(), payload);
+    Message { subject, key, headers, payload, id: None, expect: None, not_before: None }
 }
 
 fn escape(key: &[u8]) -> String {

@@ -44,8 +44,23 @@ impl Raw {
     }
 }
 
-/// The message that `query` names (`seq`, `last_by_subj`, `seq` + `next_by_subj`), if held.
+/// The message that `query` names (`seq`, or `seq` + `next_by_subj`), if held.
+///
+/// Any server with a copy answers, and one may be a moment behind: what it does not have the
+/// leader is asked for.
 pub(super) async fn get(
+    link: &Link,
+    stream: &StreamName,
+    query: &impl Serialize,
+) -> Result<Option<Raw>> {
+    match get_from_any(link, stream, query).await? {
+        Some(found) => Ok(Some(found)),
+        None => get_from_leader(link, stream, query).await,
+    }
+}
+
+/// The same from any server that has a copy, as far as that one knows.
+pub(super) async fn get_from_any(
     link: &Link,
     stream: &StreamName,
     query: &impl Serialize,

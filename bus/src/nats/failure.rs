@@ -24,7 +24,9 @@ const SUBJECT_OVERLAP: u64 = 10065;
 const MAX_CONSUMERS: u64 = 10026;
 const FILTERS_OVERLAP: u64 = 10138;
 const FILTERS_OVERLAP_AMONG_CONSUMERS: u64 = 10100;
+const NO_PLACE: u64 = 10005;
 const WORK_QUEUE_START: u64 = 10101;
+const SCHEDULE_TARGET: u64 = 10190;
 
 /// Why a request got no useful answer.
 #[derive(Debug)]
@@ -50,8 +52,9 @@ impl Failure {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::NoResponders => true,
-            Self::Api(code, _) => {
-                matches!(code.0, CLUSTER_NOT_AVAILABLE | STREAM_OFFLINE | TWIN_IN_PROCESS)
+            Self::Api(code, text) => {
+                let away = code.0 == NO_PLACE && text.contains("offline");
+                away || matches!(code.0, CLUSTER_NOT_AVAILABLE | STREAM_OFFLINE | TWIN_IN_PROCESS)
             }
             _ => false,
         }
@@ -120,10 +123,13 @@ impl Failure {
                 }
                 STORE_FAILED if text.contains("maximum") => ErrorKind::Full,
                 CLUSTER_NOT_AVAILABLE | STREAM_OFFLINE | TWIN_IN_PROCESS => ErrorKind::Unavailable,
+                NO_PLACE if text.contains("offline") => ErrorKind::Unavailable,
                 SUBJECT_OVERLAP
+                | NO_PLACE
                 | FILTERS_OVERLAP
                 | FILTERS_OVERLAP_AMONG_CONSUMERS
-                | WORK_QUEUE_START => ErrorKind::Invalid,
+                | WORK_QUEUE_START
+                | SCHEDULE_TARGET => ErrorKind::Invalid,
                 _ => ErrorKind::Backend,
             },
         }

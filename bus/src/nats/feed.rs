@@ -14,6 +14,7 @@ use super::consumers::{CreateRequest, deliver_policy, set_filters};
 use super::convert::parse_ack_subject;
 use super::link::Link;
 use super::puller::{Puller, Trouble};
+use super::schedule;
 use super::streams;
 use crate::backoff::Backoff;
 use crate::config::Start;
@@ -40,6 +41,7 @@ pub(super) struct Feed {
     /// The last sequence of the stream when the feed was opened.
     opened_at: u64,
     in_step: bool,
+    replicated: bool,
     live: Option<Live>,
     failures: u32,
 }
@@ -82,12 +84,13 @@ impl Feed {
         let mut feed = Self {
             link,
             stream: stream.clone(),
-            filters: filters.to_vec(),
+            filters: schedule::hide_waiting(stream, &info.config, filters)?,
             start: deliver_policy(start)?,
             resume_at: None,
             created: info.created,
             opened_at: info.state.last_sequence,
             in_step: false,
+            replicated: info.config.num_replicas > 1,
             live: None,
             failures: 0,
         };
@@ -99,6 +102,17 @@ impl Feed {
     /// out. What was overwritten meanwhile comes behind it.
     pub(super) fn in_step(&self) -> bool {
         self.in_step
+    }
+
+    /// The next sequence that it has not handed out.
+    pub(super) fn position(&self) -> u64 {
+        self.resume_at.unwrap_or(1)
+    }
+
+    /// True when the server that it reads from may be a moment behind the leader, so that being in
+    /// step with it does not mean to have seen everything.
+    pub(super) fn may_lag(&self) -> bool {
+        self.replicated
     }
 
     /// The last sequence of the stream when the feed was opened.

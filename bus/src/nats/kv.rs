@@ -1,7 +1,7 @@
 //! Buckets, laid out as every NATS client lays them out: a stream `KV_<bucket>`, a subject
 //! `$KV.<bucket>.<key>` per key, one message kept of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,7 +117,7 @@ impl Bucket {
     async fn last(&self, key: &Subject) -> Result<Option<Raw>> {
         let query = json!({ "last_by_subj": format!("{}{key}", self.prefix) });
         if self.one_replica {
-            direct::get(&self.link, &self.stream, &query).await
+            direct::get_from_any(&self.link, &self.stream, &query).await
         } else {
             direct::get_from_leader(&self.link, &self.stream, &query).await
         }
@@ -206,8 +206,9 @@ impl KvDriver for Bucket {
             let (key, entry) = self.entry(item)?;
             found.insert(key, entry.value());
         }
-        for (key, entry) in self.overlooked(filter, &feed, |key| found.contains_key(key)).await? {
-            found.insert(key, Some(entry));
+        let seen = |key: &Subject| found.contains_key(key);
+        for (key, written) in self.overlooked(filter, &feed, seen).await? {
+            found.insert(key, written.value());
         }
         Ok(found.into_values().flatten().collect())
     }
@@ -257,26 +258,54 @@ impl Bucket {
         subject.strip_prefix(&self.prefix).map(Subject::received)
     }
 
-    /// The entries that a feed in step has not handed out because they were overwritten between
-    /// its opening and their turn: only the newest message of a key is kept, so they went to the
-    /// end of the stream, and the feed cannot tell.
+    /// What a feed in step has not handed out, oldest first: what its server did not have yet, and
+    /// what was overwritten between its opening and its turn: only the newest message of a key is
+    /// kept, so it went to the end of the stream, and the feed cannot tell.
     pub(super) async fn overlooked(
         &self,
         filter: &SubjectFilter,
         feed: &Feed,
         seen: impl Fn(&Subject) -> bool + Send,
-    ) -> Result<Vec<(Subject, Entry)>> {
+    ) -> Result<Vec<(Subject, Written)>> {
+        let mut found =
+            if self.one_replica { Vec::new() } else { self.behind(filter, feed).await? };
         let last = streams::raw_info(&self.link, &self.stream).await?.state.last_sequence;
         if last == feed.opened_at() {
-            return Ok(Vec::new());
+            return Ok(found);
         }
-        let mut found = Vec::new();
+        let told: BTreeSet<Subject> = found.iter().map(|(key, _)| key.clone()).collect();
         for subject in subjects::list(&self.link, &self.stream, &self.filter(filter)?).await? {
-            if let Some(key) = self.key(subject.as_str()).filter(|key| !seen(key))
+            if let Some(key) = self.key(subject.as_str())
+                && !seen(&key)
+                && !told.contains(&key)
                 && let Some(entry) = self.get(&key).await?
             {
-                found.push((key, entry));
+                found.push((key, Written::Value(entry)));
             }
+        }
+        Ok(found)
+    }
+
+    /// What the leader has between what the feed has handed out and its opening.
+    async fn behind(&self, filter: &SubjectFilter, feed: &Feed) -> Result<Vec<(Subject, Written)>> {
+        let (filter, mut found) = (self.filter(filter)?, Vec::new());
+        let mut next = feed.position();
+        while next <= feed.opened_at() {
+            let query = json!({ "seq": next.max(1), "next_by_subj": filter.as_str() });
+            let raw = direct::get_from_leader(&self.link, &self.stream, &query).await?;
+            let Some(raw) = raw.filter(|raw| raw.sequence <= feed.opened_at()) else { break };
+            next = raw.sequence + 1;
+            let Some(key) = self.key(&raw.subject) else { continue };
+            let written = match is_deletion(raw.headers.as_ref()) {
+                true => Written::Deletion { revision: raw.sequence },
+                false => Written::Value(Entry {
+                    key: key.clone(),
+                    value: raw.payload,
+                    revision: raw.sequence,
+                    created: raw.timestamp,
+                }),
+            };
+            found.push((key, written));
         }
         Ok(found)
     }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::{Connected, Established};
 use super::failure::Failure;
+use super::seek::Gates;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::name::{StreamName, SubjectFilter};
@@ -35,6 +36,7 @@ pub(super) struct Link {
     unique: String,
     counter: AtomicU64,
     leftovers: mpsc::Sender<String>,
+    pub(super) gates: Gates,
 }
 
 impl Link {
@@ -44,12 +46,19 @@ impl Link {
         let (leftovers, to_remove) = mpsc::channel(1024);
         let unique = client.new_inbox().replace("_INBOX.", "");
         let (closed, counter) = (CancellationToken::new(), AtomicU64::new(0));
-        (Self { client, connects, closed, unique, counter, leftovers }, to_remove)
+        let gates = Gates::default();
+        (Self { client, connects, closed, unique, counter, leftovers, gates }, to_remove)
     }
 
     /// Text that no other process and no other call makes.
     pub(super) fn unique(&self) -> String {
         format!("{}-{}", self.unique, self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Text that another process hardly makes.
+    pub(super) fn short(&self) -> &str {
+        let from = self.unique.len().saturating_sub(6);
+        self.unique.get(from..).unwrap_or(&self.unique)
     }
 
     /// Changes each time the connection was established anew.

@@ -3,15 +3,19 @@
 //! A stream is a JetStream stream, a consumer a durable pull consumer with explicit acks, a bucket
 //! a JetStream key-value bucket that other NATS clients can use too. What the server does not know
 //! travels in two headers, `Lg-Tombstone` and `Lg-Key`; they, and those that begin with `Nats-`,
-//! are refused on a message and taken out of what arrives.
+//! are refused on a message and taken out of what arrives. What waits for its time lies in its
+//! stream under `lg-delay.<stream>.`, hidden from readers; `messages` and `bytes` count it.
 
 mod arena;
+mod commit;
 mod connect;
 mod consumers;
 mod convert;
 mod direct;
+mod facts;
 mod failure;
 mod feed;
+mod fence;
 mod kv;
 mod link;
 mod publisher;
@@ -19,6 +23,9 @@ mod pull;
 mod puller;
 mod reader;
 mod recover;
+mod request;
+mod schedule;
+mod seek;
 mod settle;
 mod state;
 mod streams;
@@ -38,7 +45,7 @@ use crate::bus::ConnectOptions;
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
@@ -93,9 +100,7 @@ impl Driver for Nats {
 
     fn support(&self, capability: Capability) -> Support {
         match capability {
-            Capability::DelayedDelivery | Capability::RequestReply | Capability::KeyAffinity => {
-                Support::Unsupported
-            }
+            Capability::KeyAffinity => Support::Unsupported,
             Capability::MessageSettle
             | Capability::RemoteSettle
             | Capability::AttemptCount
@@ -108,6 +113,8 @@ impl Driver for Nats {
             | Capability::ConditionalPublish
             | Capability::SubjectFilter
             | Capability::StateAtSequence
+            | Capability::DelayedDelivery
+            | Capability::RequestReply
             | Capability::KvCompareAndSet
             | Capability::KvWatch => Support::Native,
         }
@@ -135,8 +142,11 @@ impl Driver for Nats {
 
     async fn get(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>> {
         let found = direct::get(&self.link, stream, &json!({ "seq": sequence.max(1) })).await?;
-        // The server reads 0 as "none given".
-        Ok(found.filter(|raw| raw.sequence == sequence).map(direct::Raw::into_stored))
+        // The server reads 0 as "none given", and has what waits for its time at a sequence too.
+        let there = |raw: &direct::Raw| {
+            raw.sequence == sequence && !schedule::is_waiting(stream, &raw.subject)
+        };
+        Ok(found.filter(there).map(direct::Raw::into_stored))
     }
 
     async fn subjects(&self, stream: &StreamName, filter: &SubjectFilter) -> Result<Vec<Subject>> {
@@ -197,36 +207,36 @@ impl Driver for Nats {
 
     async fn pause_consumer(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
-        _until: Option<SystemTime>,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        until: Option<SystemTime>,
     ) -> Result<()> {
-        Err(Error::new(ErrorKind::Backend, "pausing is not built yet"))
+        consumers::pause(&self.link, stream, consumer, until).await
     }
 
     async fn seek_consumer(
         &self,
-        _stream: &StreamName,
-        _consumer: &ConsumerName,
-        _to: Start,
+        stream: &StreamName,
+        consumer: &ConsumerName,
+        to: Start,
     ) -> Result<()> {
-        Err(Error::new(ErrorKind::Backend, "seeking is not built yet"))
+        seek::seek(&self.link, stream, consumer, to).await
     }
 
-    async fn commit(&self, _unit: &Unit) -> Result<Committed> {
-        Err(Error::new(ErrorKind::Backend, "units are not built yet"))
+    async fn commit(&self, unit: &Unit) -> Result<Committed> {
+        commit::commit(self, unit).await
     }
 
-    async fn request(&self, _question: Message, _wait: Duration) -> Result<Message> {
-        Err(Error::new(ErrorKind::Backend, "requests are not built yet"))
+    async fn request(&self, question: Message, wait: Duration) -> Result<Message> {
+        request::request(&self.link, question, wait).await
     }
 
     async fn responder(
         &self,
-        _filter: &SubjectFilter,
-        _group: &ConsumerName,
+        filter: &SubjectFilter,
+        group: &ConsumerName,
     ) -> Result<Box<dyn ResponderDriver>> {
-        Err(Error::new(ErrorKind::Backend, "responders are not built yet"))
+        Ok(Box::new(request::Responder::open(self.link.clone(), filter, group).await?))
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
@@ -17,9 +17,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::convert::headers_out;
+use super::facts::KnownFacts;
 use super::failure::Failure;
 use super::link::{Link, limited};
 use super::recover::{recover, send};
+use super::schedule;
 use super::window::{Outstanding, Reserved, WINDOW, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
@@ -36,6 +38,7 @@ pub(super) struct Publisher {
     window: Arc<Window>,
     places: Arc<Semaphore>,
     task: Mutex<Option<JoinHandle<()>>>,
+    facts: KnownFacts,
 }
 
 /// A message on its way, with all that is needed to send it again.
@@ -44,6 +47,8 @@ pub(super) struct Job {
     pub(super) message: Message,
     /// The id was made here, so a duplicate of it is this very message.
     pub(super) own_id: bool,
+    /// Where it waits for its time, if it has one.
+    waits_on: Option<String>,
     pub(super) submitted: Instant,
 }
 
@@ -74,7 +79,13 @@ impl Publisher {
         let window = Arc::new(Window::new(inbox));
         let reader = AnswerReader::new(link.clone(), window.clone(), at);
         let task = Mutex::new(Some(tokio::spawn(reader.run(answers))));
-        Ok(Self { link, window, places: Arc::new(Semaphore::new(WINDOW)), task })
+        Ok(Self {
+            link,
+            window,
+            places: Arc::new(Semaphore::new(WINDOW)),
+            task,
+            facts: KnownFacts::default(),
+        })
     }
 
     /// See [`crate::driver::Driver::submit`].
@@ -83,6 +94,9 @@ impl Publisher {
         stream: &StreamName,
         message: Message,
     ) -> Result<PendingReceipt> {
+        if message.not_before.is_some() {
+            return Box::pin(self.submit_delayed(stream, message)).await;
+        }
         match self.submit_now(stream, message) {
             Attempt::Done(submitted) => submitted,
             // Rare and large: kept out of the future that every publish allocates.
@@ -113,6 +127,25 @@ impl Publisher {
             }
         }
         Attempt::Done(Ok(PendingReceipt::channel(receipt)))
+    }
+
+    async fn submit_delayed(
+        &self,
+        stream: &StreamName,
+        mut message: Message,
+    ) -> Result<PendingReceipt> {
+        let mut facts = self.facts.get(&self.link, stream).await?;
+        if !facts.delayed {
+            facts = self.facts.look(&self.link, stream).await?;
+        }
+        schedule::check(stream, &facts, &message)?;
+        message.not_before = message.not_before.filter(|until| *until > SystemTime::now());
+        self.submit_later(stream, message).await
+    }
+
+    /// What is known of a stream.
+    pub(super) fn facts(&self) -> &KnownFacts {
+        &self.facts
     }
 
     async fn submit_later(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
@@ -163,12 +196,14 @@ impl Publisher {
     }
 
     fn job(&self, stream: &StreamName, mut message: Message) -> Job {
-        // A conditional message is retried safely only if the server can recognise it.
-        let own_id = message.expect.is_some() && message.id.is_none();
+        // These are retried safely only if the server can recognise them.
+        let special = message.expect.is_some() || message.not_before.is_some();
+        let own_id = special && message.id.is_none();
         if own_id {
             message.id = Some(self.link.unique());
         }
-        Job { stream: stream.clone(), message, own_id, submitted: Instant::now() }
+        let waits_on = message.not_before.map(|_| schedule::place(stream, &self.link.unique()));
+        Job { stream: stream.clone(), message, own_id, waits_on, submitted: Instant::now() }
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit> {
@@ -212,6 +247,18 @@ impl Job {
         message
     }
 
+    /// What the caller gets when the server says that it is stored.
+    fn receipt(&self, sequence: u64, duplicate: bool) -> Receipt {
+        // What waits has no place among the others yet.
+        let sequence = if self.waits_on.is_some() { 0 } else { sequence };
+        Receipt { sequence, duplicate: duplicate && !self.own_id }
+    }
+
+    /// The subject that it is published to.
+    pub(super) fn subject(&self) -> &str {
+        self.waits_on.as_deref().unwrap_or(self.message.subject.as_str())
+    }
+
     /// True when sending it again cannot store it twice.
     pub(super) fn may_repeat(&self) -> bool {
         self.message.id.is_some()
@@ -240,7 +287,7 @@ pub(super) fn read_answer(
         return Err(Failure::NoResponders);
     }
     if let Some(sequence) = plain_answer(&job.stream, &answer.payload) {
-        return Ok(Ok(Receipt { sequence, duplicate: false }));
+        return Ok(Ok(job.receipt(sequence, false)));
     }
     let answer: Answer<'_> = serde_json::from_slice(&answer.payload)
         .map_err(|e| Failure::Malformed(format!("the answer to a publish is odd: {e}")))?;
@@ -253,7 +300,7 @@ pub(super) fn read_answer(
             job.message.subject, answer.stream, job.stream
         ))));
     }
-    Ok(Ok(Receipt { sequence: answer.seq, duplicate: answer.duplicate && !job.own_id }))
+    Ok(Ok(job.receipt(answer.seq, answer.duplicate)))
 }
 
 /// The sequence in `{"stream":"S", "seq":7}`, the answer that nearly every publish gets. Anything

@@ -15,8 +15,10 @@ use super::arena::Arena;
 use super::consumers;
 use super::convert::{parse_ack_subject, stored};
 use super::failure::Failure;
+use super::fence::Fence;
 use super::link::{Link, limited};
 use super::puller::{Pulled, Puller, Trouble, nanos};
+use super::seek::Gate;
 use super::settle;
 use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,13 +40,23 @@ pub(super) struct Pull {
     ack_wait: Duration,
     /// What the tokens of this consumer begin with, in the usual form.
     tokens: String,
-    prefetch: Option<Prefetch>,
+    prefetch: Option<Arc<Prefetch>>,
+    gate: Arc<Gate>,
+    fence: Fence,
     arena: std::sync::Mutex<Arena>,
 }
 
-struct Prefetch {
+/// What is fetched ahead.
+pub(super) struct Prefetch {
     deliveries: usize,
     puller: Mutex<Option<Puller>>,
+}
+
+impl Prefetch {
+    /// Lets go of what was fetched and of what was asked for.
+    pub(super) async fn give_up(&self) {
+        *self.puller.lock().await = None;
+    }
 }
 
 impl Pull {
@@ -55,11 +67,16 @@ impl Pull {
         prefetch: usize,
     ) -> Result<Self> {
         let ack_wait = consumers::info(&link, stream, name).await?.config.ack_wait;
-        let prefetch =
-            (prefetch > 0).then(|| Prefetch { deliveries: prefetch, puller: Mutex::new(None) });
-        let tokens = format!("$JS.ACK.{stream}.{name}.");
+        let prefetch = (prefetch > 0)
+            .then(|| Arc::new(Prefetch { deliveries: prefetch, puller: Mutex::new(None) }));
+        let gate = link.gates.gate(stream, name);
+        if let Some(prefetch) = &prefetch {
+            gate.watch_over(prefetch);
+        }
+        let (tokens, fence) = (format!("$JS.ACK.{stream}.{name}."), Fence::new(ack_wait));
         let (stream, name) = (stream.clone(), name.clone());
-        Ok(Self { link, stream, name, ack_wait, tokens, prefetch, arena: Default::default() })
+        let arena = Default::default();
+        Ok(Self { link, stream, name, ack_wait, tokens, prefetch, gate, fence, arena })
     }
 
     /// One request for up to `max` that the server ends as soon as it has sent something.
@@ -101,8 +118,10 @@ impl Pull {
                 Ok(found) => return Ok(found),
                 Err(trouble) => trouble,
             };
-            if trouble != Trouble::NoResponders || !self.exists().await? {
-                return Err(self.error(trouble));
+            match trouble {
+                Trouble::Deleted => self.made_anew().await?,
+                Trouble::NoResponders if self.exists().await? => {}
+                trouble => return Err(self.error(trouble)),
             }
             if Instant::now() + NOT_READY_PAUSE > until {
                 return Err(self.error(Trouble::NoResponders));
@@ -163,12 +182,29 @@ impl Pull {
                     tokio::time::sleep(NOT_READY_PAUSE).await;
                     not_ready += 1;
                 }
+                Err(Trouble::Deleted) if not_ready < NOT_READY_ATTEMPTS => {
+                    *slot = None;
+                    self.made_anew().await?;
+                    not_ready += 1;
+                }
                 Err(trouble) => {
                     *slot = None;
                     return Err(self.error(trouble));
                 }
             }
         }
+    }
+
+    /// Waits a moment for the consumer: who moves it may have to make it anew.
+    async fn made_anew(&self) -> Result<()> {
+        for _ in 0..NOT_READY_ATTEMPTS {
+            match self.exists().await {
+                Err(error) if error.is_not_found() => {}
+                looked => return looked.map(|_| ()),
+            }
+            tokio::time::sleep(NOT_READY_PAUSE).await;
+        }
+        Err(self.error(Trouble::Deleted))
     }
 
     /// Adds what is here already.
@@ -186,11 +222,12 @@ impl Pull {
         let reply = reply?;
         let ack = parse_ack_subject(reply.as_str())?;
         let (attempt, sequence, timestamp) = (ack.delivered, ack.stream_sequence, ack.timestamp);
+        self.fence.delivered(sequence, attempt);
         Some(RawDelivery {
             message: stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload),
             attempt,
             expires: pulled.since + self.ack_wait,
-            token: LeaseToken::received(reply.into_string().into()),
+            token: settle::token(reply.as_str(), &self.link, self.gate.moves()),
         })
     }
 
@@ -204,26 +241,36 @@ impl Pull {
     }
 
     /// Refuses what is no token of this consumer, and everything after the close.
-    fn check(&self, token: &LeaseToken) -> Result<()> {
+    fn check<'t>(&self, token: &'t LeaseToken) -> Result<&'t str> {
+        let (subject, moves) = settle::parts(token, &self.link);
         // The usual form is told by its beginning; the rest are numbers that only the server knows.
-        let usual = token.as_str().strip_prefix(self.tokens.as_str());
+        let usual = subject.strip_prefix(self.tokens.as_str());
         if !usual.is_some_and(|rest| rest.bytes().all(|b| b == b'.' || b.is_ascii_digit())) {
-            settle::check(&self.stream, &self.name, token)?;
+            settle::check(&self.stream, &self.name, subject)?;
+        }
+        if moves.is_some_and(|moves| moves != self.gate.moves()) {
+            return Err(settle::moved(&self.stream, &self.name));
+        }
+        if self.fence.is_used()
+            && let Some(ack) = parse_ack_subject(subject)
+            && self.fence.is_over(ack.stream_sequence, ack.delivered)
+        {
+            return Err(settle::over(&self.stream, &self.name, ack.stream_sequence));
         }
         if self.link.is_closed() {
             return Err(Failure::Closed.into_error(self.settling()));
         }
-        Ok(())
+        Ok(subject)
     }
 
     /// Sends a settlement; waits only while the connection takes nothing.
     fn send(
         &self,
-        token: &LeaseToken,
+        subject: &str,
         how: &Settlement,
     ) -> impl Future<Output = Result<(), PublishError>> + Send {
         let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
-        let subject = arena.subject(token.as_str());
+        let subject = arena.subject(subject);
         drop(arena);
         let (client, payload) = (&self.link.client, settle::payload(how));
         client.publish(subject, payload)
@@ -266,27 +313,40 @@ impl ConsumerDriver for Pull {
             return Err(self.error(Trouble::Closed));
         }
         let until = Instant::now() + wait;
-        match &self.prefetch {
-            Some(prefetch) => self.fetch_ahead(prefetch, max, until).await,
-            None => Box::pin(self.fetch_on_demand(max, until)).await,
+        loop {
+            let Ok(mut passage) = tokio::time::timeout_at(until + GRACE, self.gate.pass()).await
+            else {
+                return Ok(Vec::new());
+            };
+            let fetch = async {
+                match &self.prefetch {
+                    Some(prefetch) => self.fetch_ahead(prefetch, max, until).await,
+                    None => Box::pin(self.fetch_on_demand(max, until)).await,
+                }
+            };
+            tokio::select! { biased;
+                () = passage.moved() => {}
+                fetched = fetch => return fetched,
+            }
         }
     }
 
     fn ack_now(&self, token: &LeaseToken) -> Option<Result<()>> {
-        if let Err(refused) = self.check(token) {
-            return Some(Err(refused));
-        }
-        let sent = self.send(token, &Settlement::Ack).now_or_never()?;
+        let subject = match self.check(token) {
+            Ok(subject) => subject,
+            Err(refused) => return Some(Err(refused)),
+        };
+        let sent = self.send(subject, &Settlement::Ack).now_or_never()?;
         Some(sent.map_err(|failure| Failure::from(failure).into_error(self.settling())))
     }
 
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
-        self.check(token)?;
+        let subject = self.check(token)?;
         if confirm {
             let (link, stream) = (&self.link, &self.stream);
-            return settle::confirmed(link, stream, &self.name, token, how).await;
+            return settle::confirmed(link, stream, &self.name, subject, how).await;
         }
-        let sent = limited(self.send(token, how)).await;
+        let sent = limited(self.send(subject, how)).await;
         sent.map_err(|failure| failure.into_error(self.settling()))
     }
 }

@@ -19,9 +19,9 @@ use super::failure::Failure;
 use super::link::{Link, REQUEST_LIMIT};
 
 const EXPIRES: Duration = Duration::from_secs(30);
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(3);
 /// Two heartbeats missed and some slack.
-const SILENCE: Duration = Duration::from_secs(12);
+const SILENCE: Duration = Duration::from_millis(7500);
 
 /// Pulls from one consumer for as long as it is polled.
 pub(super) struct Puller {
@@ -37,6 +37,10 @@ pub(super) struct Puller {
     alarm: Pin<Box<Sleep>>,
     /// What is delivered from now on arrived after this.
     arrived_after: Instant,
+    /// When the server was last heard of, and whether anything came since that was noted. Kept
+    /// over the waits, which are often much shorter than a silence.
+    heard: Instant,
+    came: bool,
     trouble: Option<Trouble>,
 }
 
@@ -96,6 +100,8 @@ impl Puller {
             reconnected,
             alarm: Box::pin(tokio::time::sleep(SILENCE)),
             arrived_after: Instant::now(),
+            heard: Instant::now(),
+            came: false,
             trouble: None,
         })
     }
@@ -111,7 +117,8 @@ impl Puller {
             if let Some(pulled) = self.ready() {
                 return Ok(Some(pulled));
             }
-            if self.trouble.is_some() {
+            // What was here may have been the end of all requests.
+            if self.trouble.is_some() || self.requests.is_empty() {
                 continue;
             }
             let answer = match self.wait(until).await {
@@ -137,7 +144,11 @@ impl Puller {
     /// The alarm and the watch on the connection outlive the wait: with small batches, setting
     /// them up anew each time would cost more than the messages do.
     async fn wait(&mut self, until: Instant) -> Result<Option<Message>, Trouble> {
-        let silent_at = Instant::now() + SILENCE;
+        if std::mem::take(&mut self.came) {
+            self.heard = Instant::now();
+        }
+        let asked_at = self.requests.back().map_or(self.heard, |asked| asked.at);
+        let silent_at = self.heard.max(asked_at) + SILENCE;
         let deadline = until.min(silent_at);
         let Self { link, answers, alarm, reconnected, .. } = self;
         if alarm.is_elapsed() || alarm.deadline() > deadline {
@@ -210,6 +221,7 @@ impl Puller {
     }
 
     fn absorb(&mut self, message: Message) -> Option<Pulled> {
+        self.came = true;
         let Some(status) = message.status else {
             let asked_at = self.requests.front().map_or(self.arrived_after, |asked| asked.at);
             self.count_one();

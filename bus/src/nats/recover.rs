@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::convert::{MESSAGE_ID, headers_out};
+use super::convert::{EXPECTED_LAST, MESSAGE_ID, headers_out};
 use super::direct;
 use super::failure::Failure;
 use super::link::{Link, REQUEST_LIMIT};
@@ -39,8 +39,9 @@ pub(super) async fn recover(link: &Link, job: &Job, failure: Failure) -> Result<
                 }
             }
             transient if transient.is_transient() => {}
-            conflict if conflict.is_conflict() && lost => {
-                return own_success(link, job, failure).await;
+            // The server looks at the condition before it looks at the id.
+            conflict if conflict.is_conflict() && (lost || !job.own_id) => {
+                return own_success(link, job, failure, lost).await;
             }
             _ => break,
         }
@@ -68,24 +69,30 @@ pub(super) async fn send(link: &Link, job: &Job) -> Result<Result<Receipt>, Fail
         Ok(headers) => headers,
         Err(error) => return Ok(Err(error)),
     };
-    let (subject, payload) = (message.subject.to_string(), message.payload.clone());
+    let (subject, payload) = (job.subject().to_owned(), message.payload.clone());
     let answer = link.request(subject, headers, payload.unwrap_or_default(), REQUEST_LIMIT).await?;
     read_answer(job, &answer)
 }
 
-/// A conflict after a lost answer may be this message's own earlier success. The first message
-/// on the subject after the expected one tells: it carries this message's id, or another's.
-async fn own_success(link: &Link, job: &Job, conflict: Failure) -> Result<Receipt> {
+/// A conflict may be this message's own earlier success: after a lost answer, or where its id was
+/// given by who publishes it again. The first message on the subject after the expected one tells,
+/// by its id or by what it expected itself. Where that one is overwritten already nobody can tell,
+/// and after a lost answer the caller has to know that.
+async fn own_success(link: &Link, job: &Job, conflict: Failure, lost: bool) -> Result<Receipt> {
+    let doing = || format!("publish to {}", job.message.subject);
     let Some(Expect::LastSubjectSequence(expected)) = job.message.expect else {
-        return Err(conflict.into_error(format!("publish to {}", job.message.subject)));
+        return Err(conflict.into_error(doing()));
     };
     let next = json!({ "seq": expected + 1, "next_by_subj": job.message.subject.as_str() });
     let found = direct::get(link, &job.stream, &next).await?;
-    if let Some(found) = found {
-        let id = found.headers.as_ref().and_then(|headers| headers.get(MESSAGE_ID));
-        if id.map(|id| id.as_str()) == job.message.id.as_deref() {
-            return Ok(Receipt { sequence: found.sequence, duplicate: false });
-        }
+    let header = |name: &str| found.as_ref()?.headers.as_ref()?.get(name).map(|v| v.as_str());
+    let own = header(MESSAGE_ID).is_some_and(|id| Some(id) == job.message.id.as_deref());
+    if let (true, Some(found)) = (own, &found) {
+        return Ok(Receipt { sequence: found.sequence, duplicate: !job.own_id });
     }
-    Err(conflict.into_error(format!("publish to {}", job.message.subject)))
+    let direct_successor = header(EXPECTED_LAST) == Some(expected.to_string().as_str());
+    if lost && !direct_successor {
+        return Err(Failure::Lost.into_error(doing()));
+    }
+    Err(conflict.into_error(doing()))
 }

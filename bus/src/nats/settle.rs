@@ -1,5 +1,6 @@
 //! Settling a delivery by the subject it came with.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,15 +24,15 @@ pub(super) async fn confirmed(
     link: &Link,
     stream: &StreamName,
     consumer: &ConsumerName,
-    token: &LeaseToken,
+    subject: &str,
     how: &Settlement,
 ) -> Result<()> {
     let doing = || format!("settle a delivery of consumer {consumer} on stream {stream}");
-    let (subject, payload) = (token.as_str().to_owned(), payload(how));
+    let payload = payload(how);
     let deadline = Instant::now() + CONFIRM_FOR;
     loop {
         // Settling twice is as good as once, so a lost answer is asked for again too.
-        let sent = link.request(subject.clone(), None, payload.clone(), REQUEST_LIMIT / 2).await;
+        let sent = link.request(subject.to_owned(), None, payload.clone(), REQUEST_LIMIT / 2).await;
         let failure = match sent {
             // Any other answer with a status is no confirmation.
             Ok(answer) if answer.status.is_none() => return Ok(()),
@@ -42,11 +43,15 @@ pub(super) async fn confirmed(
             Err(failure @ (Failure::NoResponders | Failure::Lost)) => failure,
             Err(failure) => return Err(failure.into_error(doing())),
         };
-        if matches!(failure, Failure::NoResponders) {
-            match consumers::info(link, stream, consumer).await {
-                Err(error) if error.is_not_found() => return Err(error),
-                _ => {}
+        match consumers::raw_info(link, stream, consumer).await {
+            Err(failure) if failure.is_consumer_missing() || failure.is_stream_missing() => {
+                return Err(consumers::explained(stream, consumer, failure));
             }
+            // The server answers nothing to the ack of a delivery that it has not made.
+            Ok(info) if is_from_before(subject, info.delivered.consumer_sequence) => {
+                return Err(moved(stream, consumer));
+            }
+            Ok(_) | Err(_) => {}
         }
         if Instant::now() + CONFIRM_PAUSE >= deadline {
             return Err(failure.into_error(doing()));
@@ -55,14 +60,48 @@ pub(super) async fn confirmed(
     }
 }
 
+/// Names a delivery: the subject of its ack, this process, and the moves of the consumer that the
+/// process had seen.
+pub(super) fn token(subject: &str, link: &Link, moves: u64) -> LeaseToken {
+    let process = link.short();
+    let digits = moves.checked_ilog10().unwrap_or(0) as usize + 1;
+    // To the byte: text that fills its memory is kept as it is.
+    let mut text = String::with_capacity(subject.len() + process.len() + 2 + digits);
+    for part in [subject, "#", process, "."] {
+        text.push_str(part);
+    }
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{moves}");
+    LeaseToken::received(text.into())
+}
+
+/// The ack's subject, and the moves if the token is of this process.
+pub(super) fn parts<'t>(token: &'t LeaseToken, link: &Link) -> (&'t str, Option<u64>) {
+    let Some((subject, rest)) = token.as_str().split_once('#') else {
+        return (token.as_str(), None);
+    };
+    let own = rest.split_once('.').filter(|(process, _)| *process == link.short());
+    (subject, own.and_then(|(_, moves)| moves.parse().ok()))
+}
+
+pub(super) fn moved(stream: &StreamName, consumer: &ConsumerName) -> Error {
+    let what = format!("consumer {consumer} on stream {stream} was moved since this delivery");
+    Error::new(ErrorKind::Stale, format!("{what}: fetch again"))
+}
+
+pub(super) fn over(stream: &StreamName, consumer: &ConsumerName, sequence: u64) -> Error {
+    let what = format!("message {sequence} of consumer {consumer} on stream {stream}");
+    Error::new(ErrorKind::Stale, format!("{what} was delivered again since: that one counts"))
+}
+
+fn is_from_before(subject: &str, delivered: u64) -> bool {
+    parse_ack_subject(subject).is_some_and(|ack| ack.consumer_sequence > delivered)
+}
+
 /// A token may come from another process: it must name a delivery of this very consumer, or it
 /// would publish to whatever subject it says.
-pub(super) fn check(
-    stream: &StreamName,
-    consumer: &ConsumerName,
-    token: &LeaseToken,
-) -> Result<()> {
-    let ack = parse_ack_subject(token.as_str());
+pub(super) fn check(stream: &StreamName, consumer: &ConsumerName, subject: &str) -> Result<()> {
+    let ack = parse_ack_subject(subject);
     if ack.is_some_and(|ack| ack.stream == stream.as_str() && ack.consumer == consumer.as_str()) {
         return Ok(());
     }
@@ -92,7 +131,7 @@ mod tests {
     #[test]
     fn a_token_of_anything_else_is_refused() {
         let (stream, consumer) = (StreamName::new("S").unwrap(), ConsumerName::new("c").unwrap());
-        let check = |token: &str| check(&stream, &consumer, &LeaseToken::from(token));
+        let check = |token: &str| check(&stream, &consumer, token);
         assert!(check("$JS.ACK.S.c.1.2.3.4.5").is_ok());
         assert!(check("$JS.ACK._.account.S.c.1.2.3.4.5").is_ok());
         for bad in [

@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::direct::{Raw, get, refused};
+use super::direct::{Raw, get, get_from_leader, refused};
 use super::failure::Failure;
 use super::feed::Feed;
 use super::link::Link;
@@ -41,6 +41,9 @@ const FEW: usize = 32;
 /// The largest block the server makes, and some more.
 const BLOCK_BYTES: u64 = 10 << 20;
 const LOOKUPS_AT_ONCE: usize = 64;
+/// A copy that is up and current is behind by milliseconds.
+const LAG_ATTEMPTS: u32 = 100;
+const LAG_PAUSE: Duration = Duration::from_millis(20);
 /// Between two messages of an answer; the costly search comes before the first.
 const STATE_LIMIT: Duration = Duration::from_secs(15);
 
@@ -75,10 +78,7 @@ pub(super) async fn last_at(
         return Ok(Vec::new());
     }
     let asked: HashSet<&Subject> = subjects.iter().collect();
-    let mut found = BTreeMap::new();
-    for page in portions(subjects, PAGE) {
-        last_page(link, stream, page, None, &mut found).await?;
-    }
+    let mut found = newest(link, stream, subjects, up_to).await?;
     let written_since = found.split_off(&up_to.saturating_add(1)).into_values();
     let written_since: Vec<Subject> =
         written_since.map(|m| m.subject).filter(|s| asked.contains(s)).collect();
@@ -89,6 +89,42 @@ pub(super) async fn last_at(
     }
     // A subject of others may read as a pattern, which finds more than was asked for.
     Ok(found.into_values().filter(|message| asked.contains(&message.subject)).collect())
+}
+
+/// The last message of each subject now, from servers that have everything up to `up_to`.
+///
+/// Any server with a copy answers and says how far it is; one that is behind is asked again, and
+/// another may answer. A server that finds nothing does not say: so the subject of the stream's
+/// last message is asked for too.
+async fn newest(
+    link: &Link,
+    stream: &StreamName,
+    subjects: &[Subject],
+    up_to: u64,
+) -> Result<BTreeMap<u64, StoredMessage>> {
+    let mut probe: Option<Subject> = None;
+    for _ in 0..LAG_ATTEMPTS {
+        let (mut found, mut reached) = (BTreeMap::new(), u64::MAX);
+        for page in portions(subjects, PAGE) {
+            let page: Vec<Subject> = page.iter().chain(&probe).cloned().collect();
+            reached = reached.min(last_page(link, stream, &page, None, &mut found).await?);
+        }
+        if reached >= up_to {
+            return Ok(found);
+        }
+        let info = streams::raw_info(link, stream).await?;
+        let last = info.state.last_sequence;
+        if info.config.num_replicas <= 1 || reached >= last.min(up_to) {
+            return Ok(found);
+        }
+        let end = get_from_leader(link, stream, &json!({ "seq": last })).await?;
+        // Without its last message nothing tells how far a server is.
+        let Some(end) = end else { return Ok(found) };
+        probe = Some(Subject::received(&end.subject));
+        tokio::time::sleep(LAG_PAUSE).await;
+    }
+    let what = format!("the copies of stream {stream} are behind its leader: try again");
+    Err(Error::new(ErrorKind::Unavailable, what))
 }
 
 /// Adds the state behind `up_to` in the costly way, for those that existed.
@@ -187,7 +223,7 @@ impl End {
         let mut feed = Feed::open(link.clone(), stream, &[], Start::Sequence(from)).await?;
         let mut last = HashMap::new();
         // Something was written behind `up_to`, so it was all there when the feed was opened.
-        while !feed.in_step() {
+        while feed.may_lag() || !feed.in_step() {
             let Some(item) = feed.next(Instant::now() + STATE_LIMIT).await? else {
                 return Err(Failure::Lost.into_error(format!("read the end of stream {stream}")));
             };
@@ -231,18 +267,22 @@ fn portions(mut subjects: &[Subject], most: usize) -> Vec<&[Subject]> {
     portions
 }
 
-/// Adds the last message of each subject, at or before `up_to` if given.
+/// Adds the last message of each subject, at or before `up_to` if given; how far the servers that
+/// answered are, 0 where one found nothing.
 async fn last_page(
     link: &Link,
     stream: &StreamName,
     page: &[Subject],
     up_to: Option<u64>,
     found: &mut BTreeMap<u64, StoredMessage>,
-) -> Result<()> {
+) -> Result<u64> {
+    let mut reached = u64::MAX;
     // Halved when the server cuts an answer short at its limit of bytes, so it ends.
     let mut todo = Vec::from([page]);
     while let Some(page) = todo.pop() {
-        if last_request(link, stream, page, up_to, found).await? {
+        let end = last_request(link, stream, page, up_to, found).await?;
+        reached = reached.min(end.reached);
+        if end.complete {
             continue;
         }
         if page.len() <= 1 {
@@ -252,17 +292,25 @@ async fn last_page(
         let (left, right) = page.split_at(page.len() / 2);
         todo.extend([right, left]);
     }
-    Ok(())
+    Ok(reached)
 }
 
-/// Adds what one request finds; false when the server says that it holds more than it sent.
+/// How an answer ended.
+struct Answered {
+    /// False when the server says that it holds more than it sent.
+    complete: bool,
+    /// The sequence up to which the server looked.
+    reached: u64,
+}
+
+/// Adds what one request finds.
 async fn last_request(
     link: &Link,
     stream: &StreamName,
     page: &[Subject],
     up_to: Option<u64>,
     found: &mut BTreeMap<u64, StoredMessage>,
-) -> Result<bool> {
+) -> Result<Answered> {
     let fail = |failure: Failure| failure.into_error(format!("read the state of stream {stream}"));
     let names: Vec<&str> = page.iter().map(Subject::as_str).collect();
     let mut body = json!({ "multi_last": names });
@@ -280,8 +328,10 @@ async fn last_request(
                 let message = Raw::from_direct(message).map_err(fail)?.into_stored();
                 found.insert(message.sequence, message);
             }
-            Some(status) if status.as_u16() == 204 => return Ok(none_pending(&message)),
-            Some(StatusCode::NOT_FOUND) => return Ok(true),
+            Some(status) if status.as_u16() == 204 => return Ok(answered(&message)),
+            Some(StatusCode::NOT_FOUND) => {
+                return Ok(Answered { complete: true, reached: 0 });
+            }
             Some(StatusCode::NO_RESPONDERS) => {
                 let error = link.explain(stream, None).await;
                 return Err(error.unwrap_or_else(|| fail(Failure::NoResponders)));
@@ -291,7 +341,10 @@ async fn last_request(
     }
 }
 
-fn none_pending(end: &Message) -> bool {
-    let pending = end.headers.as_ref().and_then(|headers| headers.get("Nats-Num-Pending"));
-    pending.is_none_or(|pending| pending.as_str() == "0")
+fn answered(end: &Message) -> Answered {
+    let number = |name: &str| end.headers.as_ref()?.get(name)?.as_str().parse::<u64>().ok();
+    Answered {
+        complete: number("Nats-Num-Pending").unwrap_or(0) == 0,
+        reached: number("Nats-UpTo-Sequence").unwrap_or(0),
+    }
 }

@@ -1,13 +1,16 @@
 //! Streams: declared, observed, emptied, removed.
 
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Info, PurgeRequest, PurgeResponse, RetentionPolicy, StorageType,
+    self, Config, DiscardPolicy, Info, PurgeRequest, PurgeResponse, RetentionPolicy, StorageType,
 };
 use serde::Deserialize;
+use std::collections::HashMap;
 use std::time::Duration;
 
+use super::consumers;
 use super::failure::Failure;
 use super::link::Link;
+use super::schedule;
 use crate::config::{Placement, Retention, Storage, StreamConfig, StreamInfo, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{StreamName, SubjectFilter};
@@ -17,6 +20,9 @@ const NAME_IN_USE: u64 = 10058;
 const INVALID_CONFIG: u64 = 10052;
 /// The server takes 0 for its own default and refuses less than this.
 const SHORTEST: Duration = Duration::from_millis(100);
+/// Where what was declared is kept if the server knows it by another name.
+const WHEN_FULL: &str = "lg.when_full";
+const REFUSE: &str = "refuse";
 /// Someone else may create or delete the stream between looking and acting.
 const ENSURE_ATTEMPTS: u32 = 5;
 
@@ -31,9 +37,13 @@ pub(super) async fn ensure(link: &Link, config: &StreamConfig) -> Result<StreamI
         let what = format!("stream {} captures nothing: give it a subject", config.name);
         return Err(Error::invalid(what));
     }
-    ensure_raw(link, &config.name, &wanted(config))
-        .await
-        .and_then(|info| observed(&config.name, info))
+    let (name, mut wanted) = (&config.name, wanted(config)?);
+    wanted.allow_atomic_publish = link.client.is_server_compatible(2, 12, 0);
+    let info = ensure_raw(link, name, &wanted).await?;
+    if let Some(declared) = schedule::declared(name, &info.config) {
+        consumers::read_declared(link, name, &declared).await?;
+    }
+    observed(name, info)
 }
 
 /// Creates or updates a stream to `wanted`, keeping what others set beside it.
@@ -48,7 +58,10 @@ pub(super) async fn ensure_raw(link: &Link, name: &StreamName, wanted: &Config) 
                 }
                 (false, update)
             }
-            Err(error) if error.is_not_found() => (true, wanted.clone()),
+            Err(error) if error.is_not_found() => {
+                let placement = wanted.placement.clone().filter(|placement| !anywhere(placement));
+                (true, Config { placement, ..wanted.clone() })
+            }
             Err(error) => return Err(error.context(doing())),
         };
         let operation = if creates { "CREATE" } else { "UPDATE" };
@@ -93,7 +106,27 @@ pub(super) async fn delete(link: &Link, name: &StreamName) -> Result<()> {
 
 /// See [`crate::driver::Driver::purge`].
 pub(super) async fn purge(link: &Link, name: &StreamName, filter: &SubjectFilter) -> Result<u64> {
-    let filter = (filter.as_str() != ">").then(|| filter.to_string());
+    if filter.as_str() != ">" {
+        return purge_matching(link, name, Some(filter)).await;
+    }
+    let config = raw_info(link, name).await?.config;
+    let Some(declared) = schedule::declared(name, &config) else {
+        return purge_matching(link, name, None).await;
+    };
+    // What waits for its time is not in the stream yet.
+    let mut purged = 0;
+    for filter in &declared {
+        purged += purge_matching(link, name, Some(filter)).await?;
+    }
+    Ok(purged)
+}
+
+async fn purge_matching(
+    link: &Link,
+    name: &StreamName,
+    filter: Option<&SubjectFilter>,
+) -> Result<u64> {
+    let filter = filter.map(SubjectFilter::to_string);
     let request = PurgeRequest { filter, ..PurgeRequest::default() };
     match link.api::<PurgeResponse>(&format!("STREAM.PURGE.{name}"), &request).await {
         Ok(done) => Ok(done.purged),
@@ -106,23 +139,40 @@ pub(super) fn missing(name: &StreamName) -> Error {
     Error::not_found(format!("stream {name} does not exist"))
 }
 
-fn wanted(config: &StreamConfig) -> Config {
+fn wanted(config: &StreamConfig) -> Result<Config> {
     let StreamConfig { name, subjects, retention, when_full, max_bytes, max_messages, .. } = config;
+    let limited = max_bytes.is_some() || max_messages.is_some();
+    if config.delayed && *when_full == WhenFull::Refuse && limited {
+        return Err(Error::invalid(format!(
+            "stream {name} has delayed messages and a limit, where nats:// drops the oldest: \
+             declare that, or no limit"
+        )));
+    }
+    let mut subjects: Vec<String> = subjects.iter().map(SubjectFilter::to_string).collect();
+    let mut metadata = HashMap::new();
+    if config.delayed {
+        subjects.push(schedule::waiting(name));
+        if *when_full == WhenFull::Refuse {
+            // Without a limit there is no difference; the server takes it in one way only.
+            metadata.insert(WHEN_FULL.to_owned(), REFUSE.to_owned());
+        }
+    }
+    let Placement { cluster, tags } = config.placement.clone();
     let max_age = config.max_age.unwrap_or_default();
     let mut duplicate_window = config.duplicate_window.max(SHORTEST);
     if !max_age.is_zero() {
         duplicate_window = duplicate_window.min(max_age);
     }
-    Config {
+    Ok(Config {
         name: name.to_string(),
-        subjects: subjects.iter().map(SubjectFilter::to_string).collect(),
+        subjects,
         retention: match retention {
             Retention::Limits => RetentionPolicy::Limits,
             Retention::WorkQueue => RetentionPolicy::WorkQueue,
         },
         discard: match when_full {
-            WhenFull::DropOldest => DiscardPolicy::Old,
-            WhenFull::Refuse => DiscardPolicy::New,
+            WhenFull::Refuse if !config.delayed => DiscardPolicy::New,
+            WhenFull::DropOldest | WhenFull::Refuse => DiscardPolicy::Old,
         },
         max_bytes: limit(*max_bytes),
         max_messages: limit(*max_messages),
@@ -134,8 +184,15 @@ fn wanted(config: &StreamConfig) -> Config {
         num_replicas: usize::from(config.replicas.max(1)),
         storage: storage(config.storage),
         allow_direct: true,
+        allow_message_schedules: config.delayed,
+        placement: Some(stream::Placement { cluster, tags }),
+        metadata,
         ..Config::default()
-    }
+    })
+}
+
+fn anywhere(placement: &stream::Placement) -> bool {
+    placement.cluster.is_none() && placement.tags.is_empty()
 }
 
 pub(super) fn storage(storage: Storage) -> StorageType {
@@ -162,6 +219,9 @@ fn merged(name: &StreamName, existing: &Config, wanted: &Config) -> Result<Confi
         let (is, not) = (existing.max_consumers, wanted.max_consumers);
         differs.push(format!("max_consumers is {is}, not {not}"));
     }
+    if existing.allow_message_schedules && !wanted.allow_message_schedules {
+        differs.push(String::from("delayed is true, not false"));
+    }
     if existing.mirror.is_some() {
         differs.push(String::from("it is a mirror"));
     }
@@ -172,8 +232,18 @@ fn merged(name: &StreamName, existing: &Config, wanted: &Config) -> Result<Confi
         );
         return Err(Error::new(ErrorKind::Mismatch, what));
     }
+    let mut metadata = existing.metadata.clone();
+    metadata.remove(WHEN_FULL);
+    metadata.extend(wanted.metadata.clone());
+    let placement = match &wanted.placement {
+        Some(placement) if anywhere(placement) => None,
+        Some(placement) => Some(placement.clone()),
+        None => existing.placement.clone(),
+    };
     Ok(Config {
         subjects: wanted.subjects.clone(),
+        metadata,
+        placement,
         discard: wanted.discard,
         max_bytes: wanted.max_bytes,
         max_messages: wanted.max_messages,
@@ -184,6 +254,8 @@ fn merged(name: &StreamName, existing: &Config, wanted: &Config) -> Result<Confi
         num_replicas: wanted.num_replicas,
         allow_direct: wanted.allow_direct,
         allow_rollup: wanted.allow_rollup || existing.allow_rollup,
+        allow_atomic_publish: wanted.allow_atomic_publish || existing.allow_atomic_publish,
+        allow_message_schedules: wanted.allow_message_schedules,
         ..existing.clone()
     })
 }
@@ -191,7 +263,10 @@ fn merged(name: &StreamName, existing: &Config, wanted: &Config) -> Result<Confi
 fn observed(name: &StreamName, info: Info) -> Result<StreamInfo> {
     let (config, state) = (info.config, info.state);
     let known = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
-    let subjects = config.subjects.iter().map(SubjectFilter::new).collect::<Result<_>>()?;
+    let shown = config.subjects.iter().filter(|subject| !schedule::is_waiting(name, subject));
+    let subjects = shown.map(SubjectFilter::new).collect::<Result<_>>()?;
+    let placement = config.placement.unwrap_or_default();
+    let refuses = config.metadata.get(WHEN_FULL).is_some_and(|when_full| when_full == REFUSE);
     let config = StreamConfig {
         name: name.clone(),
         subjects,
@@ -200,8 +275,8 @@ fn observed(name: &StreamName, info: Info) -> Result<StreamInfo> {
             RetentionPolicy::Limits | RetentionPolicy::Interest => Retention::Limits,
         },
         when_full: match config.discard {
-            DiscardPolicy::Old => WhenFull::DropOldest,
-            DiscardPolicy::New => WhenFull::Refuse,
+            DiscardPolicy::Old if !refuses => WhenFull::DropOldest,
+            DiscardPolicy::Old | DiscardPolicy::New => WhenFull::Refuse,
         },
         max_bytes: known(config.max_bytes),
         max_messages: known(config.max_messages),
@@ -217,9 +292,9 @@ fn observed(name: &StreamName, info: Info) -> Result<StreamInfo> {
             StorageType::File => Storage::File,
             StorageType::Memory => Storage::Memory,
         },
-        placement: Placement::default(),
+        placement: Placement { cluster: placement.cluster, tags: placement.tags },
         partitions: 1,
-        delayed: false,
+        delayed: config.allow_message_schedules,
     };
     // The server counts the first one of an empty stream from 0 or from what was purged.
     let first = if state.messages == 0 { state.last_sequence + 1 } else { state.first_sequence };

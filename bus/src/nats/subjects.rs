@@ -7,6 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::link::Link;
+use super::schedule::is_waiting;
 use super::streams::missing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{StreamName, Subject, SubjectFilter};
@@ -58,7 +59,8 @@ pub(super) async fn list(
         let end = offset + subjects.len();
         found.extend(subjects.into_keys());
         if end >= page.total {
-            return Ok(found.iter().map(|subject| Subject::received(subject)).collect());
+            let shown = found.iter().filter(|subject| !is_waiting(stream, subject));
+            return Ok(shown.map(|subject| Subject::received(subject)).collect());
         }
         overlap = OVERLAP.min(end / 2);
         offset = end - overlap;

@@ -43,11 +43,22 @@ impl Watch {
     async fn finish_initial(&mut self) -> Result<()> {
         let State::Initial { seen } = &self.state else { return Ok(()) };
         let seen = |key: &Subject| seen.contains(key);
-        let overlooked = self.bucket.overlooked(&self.filter, &self.feed, seen).await?;
+        let overlooked = self.bucket.overlooked(&self.filter, &self.feed, &seen).await?;
         let (mut queue, mut early) = (VecDeque::new(), BTreeMap::new());
-        for (key, entry) in overlooked {
-            early.insert(key, entry.revision);
-            queue.push_back(KvChange::Put(entry));
+        for (key, written) in overlooked {
+            match written {
+                Written::Value(entry) => {
+                    early.insert(key, entry.revision);
+                    queue.push_back(KvChange::Put(entry));
+                }
+                Written::Deletion { revision } => {
+                    // A key that was never told is not there: no news.
+                    if seen(&key) {
+                        queue.push_back(KvChange::Delete { key: key.clone(), revision });
+                    }
+                    early.insert(key, revision);
+                }
+            }
         }
         queue.push_back(KvChange::Synced);
         self.state = State::Told { queue, early };

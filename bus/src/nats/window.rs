@@ -82,7 +82,7 @@ impl Window {
     pub(super) fn add(&self, job: Outstanding, link: &Link) -> (Reserved<'_>, Subject, Subject) {
         let connects = link.connect_count();
         let mut all = self.lock();
-        let subject = all.arena.subject(job.job.message.subject.as_str());
+        let subject = all.arena.subject(job.job.subject());
         all.added += 1;
         let order = all.added;
         // The job holds one of as many permits as there are places: one is free.

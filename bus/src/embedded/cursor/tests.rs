@@ -12,7 +12,7 @@ struct Bench {
 
 impl Bench {
     fn new(messages: usize, change: impl FnOnce(&mut ConsumerConfig)) -> Self {
-        let mut log = Log::new();
+        let mut log = Log::new(Journal::default());
         for _ in 0..messages {
             log.append(Message::new("a", "x").unwrap(), SystemTime::UNIX_EPOCH);
         }
@@ -30,7 +30,7 @@ impl Bench {
 
     fn take(&mut self, max: usize, seconds: u64) -> Vec<(u64, u32)> {
         let now = self.at(seconds);
-        let taken = self.cursor.take(&self.log, max, now);
+        let taken = self.cursor.take(&self.log, max, now).unwrap();
         taken.iter().map(|raw| (raw.message.sequence, raw.attempt)).collect()
     }
 

@@ -1,41 +1,27 @@
-//! Real servers for tests: started on a free port, stopped for certain.
-//!
-//! ```no_run
-//! # async fn example() -> bus::Result<()> {
-//! let mut server = bus::testkit::NatsServer::start().await?;
-//! let bus = bus::Bus::connect(&server.url()).await?;
-//! server.kill9();
-//! server.restart().await?; // the same port, the same store
-//! # Ok(()) }
-//! ```
+//! A `nats-server` of a test's own.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::Command;
 use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::process::{LOOK_EVERY, Process, failed};
 use crate::error::{Error, ErrorKind, Result};
 
 const OLDEST: (u32, u32) = (2, 12);
 const READY_LIMIT: Duration = Duration::from_secs(20);
-const STOP_LIMIT: Duration = Duration::from_secs(10);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// How much of the server's log a failure shows.
-const LOG_TAIL: usize = 4000;
 
 /// A `nats-server` with JetStream, listening on 127.0.0.1, with a store of its own.
 ///
 /// Dropping it kills the server and removes its files; while a test panics its log is printed.
 pub struct NatsServer {
     binary: PathBuf,
-    folder: PathBuf,
     extra: String,
     port: Option<u16>,
-    child: Option<Child>,
+    process: Process,
 }
 
 impl NatsServer {
@@ -49,15 +35,10 @@ impl NatsServer {
 
     /// The same with `extra` lines in the server's configuration.
     pub async fn start_with(extra: &str) -> Result<Self> {
-        static STARTED: AtomicU32 = AtomicU32::new(0);
         let binary = find_binary()?;
-        let (pid, number) = (std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(format!("lockgate-nats-{pid}-{number}"));
-        // What an earlier process of the same id left behind is nobody's any more.
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).map_err(|e| failed("make a folder for nats-server", e))?;
+        let process = Process::new("nats-server")?;
         let extra = extra.to_owned();
-        let mut server = Self { binary, folder, extra, port: None, child: None };
+        let mut server = Self { binary, extra, port: None, process };
         server.restart().await?;
         Ok(server)
     }
@@ -69,59 +50,36 @@ impl NatsServer {
 
     /// Kills the server at once, as a crash would. Nothing is flushed.
     pub fn kill9(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // An error means that it has ended already; waiting reaps it either way.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.process.kill9();
     }
 
     /// Asks the server to end and waits until it has (at most 10 s, then it is killed).
     pub async fn stop(&mut self) -> Result<()> {
-        if let Some(child) = &mut self.child {
-            let term = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-            term.map_err(|e| failed("run kill", e))?;
-            let deadline = Instant::now() + STOP_LIMIT;
-            while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        }
-        self.kill9();
-        Ok(())
+        self.process.stop().await
+    }
+
+    /// Sends it a signal by name.
+    pub(super) fn signal(&mut self, name: &str) -> Result<()> {
+        self.process.signal(name)
     }
 
     /// Starts the server again on the same port with the same store, killing it first if it runs.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill9();
-        let ports = self.folder.join("ports");
+        let ports = self.process.folder().join("ports");
         let _ = fs::remove_dir_all(&ports);
         fs::create_dir_all(&ports).map_err(|e| failed("make a folder for nats-server", e))?;
-        let config = self.folder.join("server.conf");
+        let config = self.process.folder().join("server.conf");
         fs::write(&config, self.config(&ports)).map_err(|e| failed("write server.conf", e))?;
-        let log = File::options().create(true).append(true).open(self.log_path());
-        let log = log.map_err(|e| failed("open the log of nats-server", e))?;
-        let errors = log.try_clone().map_err(|e| failed("open the log of nats-server", e))?;
-        let child = Command::new(&self.binary)
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .map_err(|e| failed(&format!("start {}", self.binary.display()), e))?;
-        self.child = Some(child);
+        let mut command = Command::new(&self.binary);
+        command.arg("--config").arg(&config);
+        self.process.spawn(command)?;
         self.wait_ready(&ports).await
     }
 
     /// What the server wrote, at most its last lines.
     pub fn log(&self) -> String {
-        let text = fs::read(self.log_path()).unwrap_or_default();
-        let tail = text.get(text.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
-        String::from_utf8_lossy(tail).into_owned()
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.folder.join("server.log")
+        self.process.log()
     }
 
     fn config(&self, ports: &Path) -> String {
@@ -129,7 +87,7 @@ impl NatsServer {
         format!(
             "host: 127.0.0.1\nport: {port}\nports_file_dir: {ports:?}\n\
              jetstream {{ store_dir: {store:?}, max_mem: 1GB, max_file: 10GB }}\n{extra}\n",
-            store = self.folder.join("store"),
+            store = self.process.folder().join("store"),
             extra = self.extra,
         )
     }
@@ -142,8 +100,7 @@ impl NatsServer {
                 self.port = Some(port);
                 return Ok(());
             }
-            let ended =
-                self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+            let ended = self.process.has_ended();
             if ended || Instant::now() >= deadline {
                 let what = if ended { "ended at once" } else { "was not ready in time" };
                 let what = format!("nats-server {what}; its log ends with:\n{}", self.log());
@@ -151,16 +108,6 @@ impl NatsServer {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-    }
-}
-
-impl Drop for NatsServer {
-    fn drop(&mut self) {
-        self.kill9();
-        if std::thread::panicking() {
-            eprintln!("--- the log of nats-server ends with ---\n{}", self.log());
-        }
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -173,10 +120,6 @@ fn read_port(ports: &Path) -> Option<u16> {
     // Half written, it does not parse, and is looked at again.
     let ports: Ports = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     ports.nats.first()?.rsplit(':').next()?.parse().ok()
-}
-
-fn failed(doing: &str, source: std::io::Error) -> Error {
-    Error::with_source(ErrorKind::Backend, format!("cannot {doing}: {source}"), source)
 }
 
 fn find_binary() -> Result<PathBuf> {

@@ -1,0 +1,107 @@
+//! The embedded backend on disk: `embedded:///path`.
+//!
+//! It is the backend in memory with one difference: every change is also written to a database in
+//! the folder, by one thread that takes all that waits and writes it as one atomic batch. No
+//! answer leaves the backend before what it tells of has reached the operating system, so that a
+//! crash of the process at any point, `kill -9` too, undoes nothing that anyone was told: receipts,
+//! deliveries, attempts, settlements, values and revisions stand, and no sequence or revision that
+//! was seen is given to anything else. Leases and delays end by the wall clock, as they would have.
+//!
+//! What survives the loss of power, or a crash of the whole machine, is the [`SyncPolicy`]:
+//!
+//! | | `embedded:///path` or `?sync=each` | `embedded:///path?sync=interval` |
+//! |---|---|---|
+//! | a receipt, a confirmed settlement, a KV write, a declaration, a unit | yes: answered after an `fdatasync`, which all that came together share | after 50 ms |
+//! | that a delivery was handed out, and its attempt | with the next of the above | after 50 ms |
+//! | a plain ack | with the next of the above | after 50 ms |
+//!
+//! A plain ack is written a moment after it returns, and so may be lost to a crash of the process
+//! too: then the message comes again, as [`crate::Delivery::ack`] says. Requests and their answers
+//! are in memory, and so are streams and buckets with [`crate::Storage::Memory`]: they are gone
+//! with the process.
+//!
+//! In memory are the subjects, times and sizes of all messages (about 80 bytes each), the newest
+//! MiB of each stream, and all values of buckets. Other bodies are read from disk when they are
+//! asked for. What is settled, dropped, purged or deleted is removed from disk too, and its space
+//! is reclaimed by compaction as more is written.
+//!
+//! One process has a folder open at a time; another one is told so. Inside a process every
+//! [`crate::Bus::connect`] to the same folder shares one backend, which ends when the last of its
+//! handles is dropped: that drop waits until everything is on disk.
+//!
+//! When the disk fails or is full nothing more is accepted: operations fail with
+//! [`crate::ErrorKind::Unavailable`], and once a second one of them tries to open the folder anew.
+//! When that works everything goes on with what the disk has, and so do consumers, readers and
+//! watches that were open.
+
+mod backend;
+mod bytes;
+mod committer;
+mod declared;
+mod driver;
+mod handles;
+mod keys;
+mod location;
+mod queue;
+mod record;
+mod recover;
+mod rows;
+mod tables;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backend::Backend;
+
+use super::connection::Connection;
+use crate::error::Result;
+
+/// When what is written goes from the operating system to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncPolicy {
+    /// Before each answer that promises durability; those that come together share one sync.
+    #[default]
+    Each,
+    /// At most 50 ms after it was written, and after the answer.
+    Interval,
+}
+
+/// A connection to an embedded backend on disk.
+#[derive(Debug)]
+pub struct Disk {
+    backend: Arc<Backend>,
+    connection: Connection,
+}
+
+impl Disk {
+    /// Opens the backend in the folder `path`, which is made where it is missing, or shares the
+    /// one that this process has open there.
+    ///
+    /// [`crate::ErrorKind::Unavailable`] when another process has it open or the folder cannot be
+    /// used, [`crate::ErrorKind::Mismatch`] when this process has it open with another policy, and
+    /// [`crate::ErrorKind::Corrupt`] when what is there cannot be read.
+    pub async fn open(path: impl Into<PathBuf>, policy: SyncPolicy) -> Result<Self> {
+        let backend = Backend::open(path.into(), policy).await?;
+        let connection = Connection::new(backend.clock());
+        Ok(Self { backend, connection })
+    }
+
+    /// The same by URL: `embedded:///path`, with `?sync=each` or `?sync=interval`.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let location::Location { path, policy } = location::Location::parse(url)?;
+        Self::open(path, policy).await
+    }
+
+    /// A second connection to the same backend; closing one leaves the other open.
+    pub fn another(&self) -> Self {
+        Self { backend: self.backend.clone(), connection: self.connection.another() }
+    }
+
+    /// Closes the database as a crash of the process would, forgetting what is not written, and
+    /// opens it again from disk, for everyone in this process who has it open. What they bound goes
+    /// on; an operation in between fails with [`crate::ErrorKind::Unavailable`]. For tests of
+    /// recovery.
+    pub async fn crash(&self) -> Result<()> {
+        self.backend.crash().await
+    }
+}

@@ -1,0 +1,245 @@
+//! What was changed in memory and is not on disk yet, and how far the disk is.
+//!
+//! Steps hand on their writes under the lock of what they changed, so that writes stand here in
+//! the order of the changes. The committer takes all there is and writes it as one. A step's
+//! **ticket** is the number of the last step that was handed on when it ended: once the disk has
+//! that, everything the step saw or did is there.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::SyncPolicy;
+use super::tables::{Tables, Write};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Steps wait while this many bytes are on their way to the disk.
+const MAX_QUEUED_BYTES: usize = 16 << 20;
+
+/// What the committer and everyone else share.
+pub(super) struct Shared {
+    pub(super) path: PathBuf,
+    pub(super) policy: SyncPolicy,
+    /// Taken away when the backend is closed.
+    pub(super) tables: RwLock<Option<Tables>>,
+    /// The next number of a stream, consumer or bucket.
+    pub(super) next_number: AtomicU64,
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    /// Held while the queue is taken, and by whoever hands on what must not be taken apart.
+    taking: Mutex<()>,
+    queued_bytes: AtomicUsize,
+    pushed: AtomicU64,
+    written: AtomicU64,
+    synced: AtomicU64,
+    /// The highest ticket that someone waits to be synced.
+    wanted: AtomicU64,
+    failure: OnceLock<String>,
+    has_failed: AtomicBool,
+    /// Something above moved on.
+    moved: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    writes: Vec<Write>,
+    stop: Option<Stop>,
+}
+
+/// How the committer ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Once everything is written and synced.
+    Drained,
+    /// Now, as in a crash.
+    Now,
+}
+
+/// What the committer has to do next.
+pub(super) struct Work {
+    pub(super) writes: Vec<Write>,
+    /// What is written once `writes` are.
+    pub(super) ticket: u64,
+    pub(super) stop: Option<Stop>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(path: PathBuf, policy: SyncPolicy, tables: Tables, next: u64) -> Self {
+        Self {
+            path,
+            policy,
+            tables: RwLock::new(Some(tables)),
+            next_number: AtomicU64::new(next),
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            taking: Mutex::default(),
+            queued_bytes: AtomicUsize::new(0),
+            pushed: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
+            failure: OnceLock::new(),
+            has_failed: AtomicBool::new(false),
+            moved: Notify::new(),
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands on the writes of a step; returns its ticket.
+    pub(super) fn push(&self, writes: &mut Vec<Write>) -> u64 {
+        let size = |write: &Write| write.key.len() + write.value.as_ref().map_or(0, |v| v.len());
+        let bytes: usize = writes.iter().map(size).sum();
+        let mut queue = self.queue();
+        let ticket = self.pushed.fetch_add(1, Ordering::AcqRel) + 1;
+        if self.has_failed() || queue.stop.is_some() {
+            // Never written: whoever waits for the ticket gets the failure.
+            writes.clear();
+            return ticket;
+        }
+        queue.writes.append(writes);
+        self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+        drop(queue);
+        self.arrived.notify_one();
+        ticket
+    }
+
+    /// While this is held the committer takes nothing.
+    pub(super) fn as_one(&self) -> MutexGuard<'_, ()> {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the committer.
+    pub(super) fn stop(&self, how: Stop) {
+        self.queue().stop = Some(how);
+        self.arrived.notify_one();
+    }
+
+    /// Takes what there is. Waits for something to do, at most `patience`.
+    pub(super) fn take(&self, patience: Duration) -> Work {
+        let deadline = Instant::now() + patience;
+        loop {
+            let as_one = self.as_one();
+            let mut queue = self.queue();
+            let waits = queue.writes.is_empty() && queue.stop.is_none() && !self.sync_wanted();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !waits || left.is_zero() {
+                self.queued_bytes.store(0, Ordering::Release);
+                return Work {
+                    writes: std::mem::take(&mut queue.writes),
+                    ticket: self.pushed.load(Ordering::Acquire),
+                    stop: queue.stop,
+                };
+            }
+            drop(as_one);
+            let waited = self.arrived.wait_timeout(queue, left);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// True when someone waits for what is written and not synced.
+    pub(super) fn sync_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) > self.synced.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Acquire) >= self.written()
+    }
+
+    pub(super) fn set_written(&self, ticket: u64) {
+        self.written.fetch_max(ticket, Ordering::AcqRel);
+        self.moved.notify_waiters();
+    }
+
+    pub(super) fn set_synced(&self, ticket: u64) {
+        self.synced.fetch_max(ticket, Ordering::AcqRel);
+        self.moved.notify_waiters();
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Everything from now on fails for this reason.
+    pub(super) fn fail(&self, reason: String) {
+        let _ = self.failure.set(reason);
+        self.has_failed.store(true, Ordering::Release);
+        self.moved.notify_waiters();
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn failure(&self) -> Error {
+        let reason = self.failure.get().map_or("it was closed", String::as_str);
+        Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "{}: {reason}; what was not answered may be stored or not: try again, with the \
+                 same id",
+                self.path.display()
+            ),
+        )
+    }
+
+    /// The ticket of everything that happened so far.
+    pub(super) fn ticket(&self) -> u64 {
+        self.pushed.load(Ordering::Acquire)
+    }
+
+    /// Waits until few enough bytes are on their way.
+    pub(super) async fn room(&self) -> Result<()> {
+        self.until(|| self.queued_bytes.load(Ordering::Acquire) < MAX_QUEUED_BYTES).await
+    }
+
+    /// Waits until a crash of this process does not undo what `ticket` stands for.
+    pub(super) async fn until_written(&self, ticket: u64) -> Result<()> {
+        self.until(|| self.written() >= ticket).await
+    }
+
+    /// Asks for what [`Shared::until_kept`] waits for.
+    pub(super) fn want_kept(&self, ticket: u64) {
+        if self.policy == SyncPolicy::Each && self.synced.load(Ordering::Acquire) < ticket {
+            self.wanted.fetch_max(ticket, Ordering::AcqRel);
+            // Under the lock, so that a committer about to sleep sees it.
+            drop(self.queue());
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Waits until `ticket` is kept as the policy says that a receipt stands for.
+    pub(super) async fn until_kept(&self, ticket: u64) -> Result<()> {
+        match self.policy {
+            SyncPolicy::Each => {
+                self.want_kept(ticket);
+                self.until(|| self.synced.load(Ordering::Acquire) >= ticket).await
+            }
+            SyncPolicy::Interval => self.until_written(ticket).await,
+        }
+    }
+
+    async fn until(&self, reached: impl Fn() -> bool) -> Result<()> {
+        loop {
+            let moved = self.moved.notified();
+            if reached() {
+                return Ok(());
+            }
+            if self.has_failed() {
+                return Err(self.failure());
+            }
+            moved.await;
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The database underneath: a keyspace per table, and what its failures mean.
+
+use std::path::Path;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+
+use super::keys::{Table, VERSION, VERSION_KEY};
+use crate::error::{Error, ErrorKind, Result};
+
+/// So much of a table is in memory at most before it is written out in order.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// So much journal is kept at most; a restart reads it.
+const JOURNAL_BYTES: u64 = 128 << 20;
+/// What of the tables is cached in memory.
+const CACHE_BYTES: u64 = 32 << 20;
+/// Threads of the database that write out and compact.
+const WORKERS: usize = 2;
+
+/// One row to write, or to remove where there is no value.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) table: Table,
+    pub(super) key: Slice,
+    pub(super) value: Option<Slice>,
+}
+
+/// An open database. Only one process can have it open.
+pub(super) struct Tables {
+    database: Database,
+    keyspaces: [Keyspace; Table::ALL.len()],
+}
+
+impl Tables {
+    /// Opens the database in the folder `path`, or makes one there.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let opened = Database::builder(path)
+            .worker_threads(WORKERS)
+            .max_journaling_size(JOURNAL_BYTES)
+            .cache_size(CACHE_BYTES)
+            .open();
+        let database = opened.map_err(|error| failed(path, error))?;
+        let open = |table: Table| {
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+            database.keyspace(table.name(), options).map_err(|error| failed(path, error))
+        };
+        let [meta, outlines, bodies, ids, delayed, unsettled, values] = Table::ALL;
+        let keyspaces = [
+            open(meta)?,
+            open(outlines)?,
+            open(bodies)?,
+            open(ids)?,
+            open(delayed)?,
+            open(unsettled)?,
+            open(values)?,
+        ];
+        let tables = Self { database, keyspaces };
+        tables.check_version(path)?;
+        Ok(tables)
+    }
+
+    fn check_version(&self, path: &Path) -> Result<()> {
+        let version = self.get(Table::Meta, VERSION_KEY).map_err(|error| failed(path, error))?;
+        let Some(version) = version else {
+            let value = Some(Slice::from(VERSION.to_be_bytes()));
+            let write = Write { table: Table::Meta, key: Slice::from(VERSION_KEY), value };
+            return self.write([write]).map_err(|error| failed(path, error));
+        };
+        if version[..] == VERSION.to_be_bytes() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} has format {:?}, and this program reads {VERSION}: open it with the program \
+                 that wrote it",
+                path.display(),
+                &version[..]
+            ),
+        ))
+    }
+
+    fn keyspace(&self, table: Table) -> &Keyspace {
+        // The order of `ALL` is that of the variants.
+        let [meta, outlines, bodies, ids, delayed, unsettled, values] = &self.keyspaces;
+        match table {
+            Table::Meta => meta,
+            Table::Outlines => outlines,
+            Table::Bodies => bodies,
+            Table::Ids => ids,
+            Table::Delayed => delayed,
+            Table::Open => unsettled,
+            Table::Values => values,
+        }
+    }
+
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> fjall::Result<Option<Slice>> {
+        self.keyspace(table).get(key)
+    }
+
+    /// Every row whose key begins with `prefix`, in the order of the keys.
+    pub(super) fn rows(
+        &self,
+        table: Table,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = fjall::Result<(Slice, Slice)>> + use<> {
+        self.keyspace(table).prefix(prefix).map(fjall::Guard::into_inner)
+    }
+
+    /// Writes all or nothing. On return the operating system has it: it survives the end of this
+    /// process, and a loss of power only after [`Tables::sync`].
+    pub(super) fn write(&self, writes: impl IntoIterator<Item = Write>) -> fjall::Result<()> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
+        for Write { table, key, value } in writes {
+            match value {
+                Some(value) => batch.insert(self.keyspace(table), key, value),
+                None => batch.remove(self.keyspace(table), key),
+            }
+        }
+        batch.commit()
+    }
+
+    /// Returns when everything written before is on the disk.
+    pub(super) fn sync(&self) -> fjall::Result<()> {
+        self.database.persist(PersistMode::SyncData)
+    }
+}
+
+/// What a failure to open or read the database at `path` means.
+pub(super) fn failed(path: &Path, error: fjall::Error) -> Error {
+    let path = path.display();
+    match error {
+        fjall::Error::Locked => Error::new(
+            ErrorKind::Unavailable,
+            format!("{path} is open in another process: stop that one or use another folder"),
+        ),
+        fjall::Error::Io(source) => {
+            let what = format!("{path} cannot be opened or read: mind the folder and its rights");
+            Error::with_source(ErrorKind::Unavailable, what, source)
+        }
+        fjall::Error::Poisoned => Error::new(
+            ErrorKind::Unavailable,
+            format!("{path} failed to write before: free or mend the disk and connect anew"),
+        ),
+        other => {
+            let what = format!("{path} is damaged: put back a copy of the folder, or remove it");
+            Error::with_source(ErrorKind::Corrupt, what, other)
+        }
+    }
+}
+
+/// The error for a row that is not what this crate wrote.
+pub(super) fn corrupt(path: &Path, table: Table, key: &[u8]) -> Error {
+    let row: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    Error::new(
+        ErrorKind::Corrupt,
+        format!(
+            "row {row} of table {} in {} is damaged: put back a copy of the folder, or remove it",
+            table.name(),
+            path.display()
+        ),
+    )
+}
