@@ -6,10 +6,12 @@ use std::time::{Duration, SystemTime};
 use crate::capability::{Capability, Support, require};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig};
 use crate::consumer::{Consumer, ConsumerBuilder};
+use crate::dead_letter::{DeadLetters, Origin};
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::kv::KeyValue;
 use crate::message::Message;
+use crate::middleware::{Layers, Middleware};
 use crate::name::{BucketName, ConsumerName, StreamName, SubjectFilter};
 use crate::request::Responder;
 use crate::stream::Stream;
@@ -19,6 +21,7 @@ use crate::unit::UnitBuilder;
 #[derive(Clone)]
 pub struct Bus {
     driver: Arc<dyn Driver>,
+    layers: Layers,
 }
 
 impl Bus {
@@ -70,7 +73,21 @@ impl Bus {
 
     /// A bus on a backend made elsewhere: a third party's, or a wrapped one.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
-        Self { driver }
+        Self { driver, layers: Layers::default() }
+    }
+
+    /// The same bus with `middleware` around every publish through it and every handling of its
+    /// consumers, inside of those it has. What was opened before stays as it is.
+    #[must_use]
+    pub fn with_middleware(self, middleware: impl Middleware) -> Self {
+        let layers = self.layers.with(Arc::new(middleware));
+        Self { layers, ..self }
+    }
+
+    /// The same bus, with its middlewares, on another backend.
+    #[cfg(feature = "fault")]
+    pub(crate) fn on_driver(self, driver: Arc<dyn Driver>) -> Self {
+        Self { driver, ..self }
     }
 
     /// The backend underneath, for adapters that wrap one.
@@ -92,14 +109,14 @@ impl Bus {
     pub async fn stream(&self, name: impl AsRef<str>) -> Result<Stream> {
         let name = StreamName::new(name)?;
         self.driver.stream_info(&name).await?;
-        Ok(Stream::new(self.driver.clone(), name))
+        Ok(Stream::new(self.driver.clone(), self.layers.clone(), name))
     }
 
     /// Creates the stream or updates what may be updated. Doing it twice changes nothing; an
     /// immutable difference is [`crate::ErrorKind::Mismatch`] and names it.
     pub async fn ensure_stream(&self, config: &StreamConfig) -> Result<Stream> {
         self.driver.ensure_stream(config).await?;
-        Ok(Stream::new(self.driver.clone(), config.name.clone()))
+        Ok(Stream::new(self.driver.clone(), self.layers.clone(), config.name.clone()))
     }
 
     /// Removes a stream with its messages and consumers.
@@ -109,7 +126,8 @@ impl Bus {
 
     /// Describes a durable consumer of a stream, to open or to run.
     pub fn consumer(&self, stream: impl AsRef<str>, name: impl AsRef<str>) -> ConsumerBuilder {
-        ConsumerBuilder::new(self.driver.clone(), StreamName::new(stream), ConsumerName::new(name))
+        let (stream, name) = (StreamName::new(stream), ConsumerName::new(name));
+        ConsumerBuilder::new(self.driver.clone(), self.layers.clone(), stream, name)
     }
 
     /// Creates a consumer, or checks it against the configuration, without binding it.
@@ -123,8 +141,8 @@ impl Bus {
 
     /// Binds a consumer that exists; [`crate::ErrorKind::NotFound`] otherwise.
     pub async fn bind(&self, stream: impl AsRef<str>, name: impl AsRef<str>) -> Result<Consumer> {
-        Consumer::bind(self.driver.clone(), StreamName::new(stream)?, &ConsumerName::new(name)?, 0)
-            .await
+        let origin = Origin::new(stream, name)?;
+        Consumer::bind(self.driver.clone(), self.layers.clone(), origin, 0).await
     }
 
     /// A consumer as it is now; [`crate::ErrorKind::NotFound`] when there is none.
@@ -181,9 +199,17 @@ impl Bus {
         self.driver.seek_consumer(&stream, &consumer, to).await
     }
 
+    /// The dead letters on a stream that exists, to look through and to redrive;
+    /// [`crate::ErrorKind::NotFound`] otherwise.
+    pub async fn dead_letters(&self, stream: impl AsRef<str>) -> Result<DeadLetters> {
+        let dead = StreamName::new(stream)?;
+        self.driver.stream_info(&dead).await?;
+        Ok(DeadLetters::new(self.driver.clone(), self.layers.clone(), dead))
+    }
+
     /// Begins an atomic unit: deliveries to settle and messages to publish together.
     pub fn unit(&self) -> UnitBuilder {
-        UnitBuilder::new(self.driver.clone())
+        UnitBuilder::new(self.driver.clone(), self.layers.clone())
     }
 
     /// Asks whoever answers on the message's subject and waits for the first answer, at most

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use crate::error::Result;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 
 /// What a stream keeps.
@@ -229,4 +231,14 @@ pub struct Entry {
     pub revision: u64,
     /// When it was written.
     pub created: SystemTime,
+}
+
+impl Entry {
+    /// Reads the value as JSON; anything else is [`crate::ErrorKind::Invalid`].
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.value).map_err(|source| {
+            let what = format!("the value of key {} is not the JSON that was expected", self.key);
+            Error::with_source(ErrorKind::Invalid, what, source)
+        })
+    }
 }

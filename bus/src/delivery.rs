@@ -1,15 +1,17 @@
 //! A message in the hands of a consumer, and its settling.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement, UnitInput};
+use crate::dead_letter::{self, GivenUp, Origin, Policy};
+use crate::driver::{ConsumerDriver, Driver, LeaseToken, RawDelivery, Settlement, UnitInput};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::StoredMessage;
-use crate::name::{ConsumerName, StreamName};
+use crate::middleware::Layers;
 
 /// A delivered message and the lease on it.
 ///
@@ -19,26 +21,51 @@ use crate::name::{ConsumerName, StreamName};
 /// [`ErrorKind::Stale`], because someone else may have the message by then.
 pub struct Delivery {
     raw: RawDelivery,
-    ack_wait: Duration,
-    consumer: Arc<dyn ConsumerDriver>,
-    origin: Arc<Origin>,
+    bound: Arc<Bound>,
 }
 
-/// The stream and consumer that deliveries come from.
-#[derive(Debug)]
-pub(crate) struct Origin {
-    pub(crate) stream: StreamName,
-    pub(crate) consumer: ConsumerName,
+/// What deliveries of one bound consumer share.
+pub(crate) struct Bound {
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) layers: Layers,
+    pub(crate) via: Arc<dyn ConsumerDriver>,
+    pub(crate) origin: Origin,
+    pub(crate) ack_wait: Duration,
+    /// Where its dead letters go, if it has any.
+    pub(crate) policy: Option<Policy>,
+}
+
+/// What is known of a delivery before anybody has looked into it.
+pub(crate) enum Screened {
+    /// It is to be handled.
+    Handle,
+    /// It was redriven for another consumer.
+    Skip,
+    /// Its attempts are used up.
+    GiveUp(String),
 }
 
 impl Delivery {
-    pub(crate) fn new(
-        raw: RawDelivery,
-        ack_wait: Duration,
-        consumer: Arc<dyn ConsumerDriver>,
-        origin: Arc<Origin>,
-    ) -> Self {
-        Self { raw, ack_wait, consumer, origin }
+    pub(crate) fn new(raw: RawDelivery, bound: Arc<Bound>) -> Self {
+        Self { raw, bound }
+    }
+
+    pub(crate) fn bound(&self) -> &Arc<Bound> {
+        &self.bound
+    }
+
+    pub(crate) fn screen(&self) -> Screened {
+        let policy = self.bound.policy.as_ref();
+        if dead_letter::is_for_another(self.message(), &self.bound.origin.consumer) {
+            return Screened::Skip;
+        }
+        match policy.and_then(|policy| policy.max_attempts) {
+            Some(max) if self.attempt() > max => Screened::GiveUp(format!(
+                "delivered {} times and never settled: whoever had it crashed or was too slow",
+                max
+            )),
+            _ => Screened::Handle,
+        }
     }
 
     /// The message.
@@ -64,7 +91,7 @@ impl Delivery {
     /// Done. The ack is sent, and not waited for: if it is lost the message comes again.
     pub async fn ack(self) -> Result<(), SettleError> {
         if self.check_lease().is_ok()
-            && let Some(sent) = self.consumer.ack_now(&self.raw.token)
+            && let Some(sent) = self.bound.via.ack_now(&self.raw.token)
         {
             return sent.map_err(|error| SettleError { error, delivery: Box::new(self) });
         }
@@ -81,16 +108,28 @@ impl Delivery {
         self.settle(Settlement::Retry(delay), true).await
     }
 
-    /// Never deliver it again, for `reason`.
+    /// Never deliver it again, for `reason`. No copy is kept: see [`Delivery::dead_letter`].
     pub async fn reject(self, reason: impl Into<String>) -> Result<(), SettleError> {
         self.settle(Settlement::Reject(reason.into()), true).await
+    }
+
+    /// Gives it up for `reason`: a copy goes to the consumer's dead letters, and once that is
+    /// durable the message is never delivered again. [`ErrorKind::Invalid`] where the consumer has
+    /// none ([`crate::ConsumerBuilder::dead_letters`]). When it fails the message is unsettled;
+    /// doing it again keeps one copy where the backend recognises ids.
+    pub async fn dead_letter(self, reason: impl Into<String>) -> Result<(), SettleError> {
+        let reason = reason.into();
+        match self.copying(self.attempt(), reason.clone()).await {
+            Ok(()) => self.reject(reason).await,
+            Err(error) => Err(SettleError { error, delivery: Box::new(self) }),
+        }
     }
 
     /// The work goes on: the lease starts anew and lasts another ack wait.
     pub async fn extend(&mut self) -> Result<()> {
         self.check_lease()?;
-        let renewed = Instant::now() + self.ack_wait;
-        self.consumer.settle(&self.raw.token, &Settlement::Extend, true).await?;
+        let renewed = Instant::now() + self.bound.ack_wait;
+        self.bound.via.settle(&self.raw.token, &Settlement::Extend, true).await?;
         self.raw.expires = renewed;
         Ok(())
     }
@@ -99,17 +138,44 @@ impl Delivery {
     pub(crate) fn unit_input(&self) -> Result<UnitInput> {
         self.check_lease()?;
         Ok(UnitInput {
-            stream: self.origin.stream.clone(),
-            consumer: self.origin.consumer.clone(),
+            stream: self.bound.origin.stream.clone(),
+            consumer: self.bound.origin.consumer.clone(),
             sequence: self.raw.message.sequence,
             token: self.raw.token.clone(),
-            via: self.consumer.clone(),
+            via: self.bound.via.clone(),
         })
+    }
+
+    /// Copies the message to the dead letters, without settling it. The future does not borrow the
+    /// delivery, so that its lease can be extended meanwhile.
+    pub(crate) fn copying(
+        &self,
+        attempts: u32,
+        reason: String,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        let (bound, message) = (self.bound.clone(), self.message().clone());
+        async move {
+            let Bound { driver, layers, origin, policy, .. } = bound.as_ref();
+            let Some(Policy { dead, .. }) = policy else {
+                return Err(Error::invalid(format!(
+                    "consumer {origin} has no dead letters: give it some with \
+                     ConsumerBuilder::dead_letters"
+                )));
+            };
+            let given_up = GivenUp { origin, message: &message, attempts, reason: &reason };
+            dead_letter::keep_copy(driver.as_ref(), layers, dead, given_up).await
+        }
+    }
+
+    /// Settles without giving the delivery away; confirmed when this returns.
+    pub(crate) async fn try_settle(&self, how: &Settlement) -> Result<()> {
+        self.check_lease()?;
+        self.bound.via.settle(&self.raw.token, how, true).await
     }
 
     async fn settle(self, how: Settlement, confirm: bool) -> Result<(), SettleError> {
         let settled = match self.check_lease() {
-            Ok(()) => self.consumer.settle(&self.raw.token, &how, confirm).await,
+            Ok(()) => self.bound.via.settle(&self.raw.token, &how, confirm).await,
             Err(stale) => Err(stale),
         };
         settled.map_err(|error| SettleError { error, delivery: Box::new(self) })

@@ -84,6 +84,11 @@ impl Error {
         Self::new(ErrorKind::NotFound, context)
     }
 
+    /// The same for a second listener, without what caused it.
+    pub(crate) fn told(&self) -> Self {
+        Self::new(self.kind, self.context.clone())
+    }
+
     /// What to match on.
     pub fn kind(&self) -> ErrorKind {
         self.kind

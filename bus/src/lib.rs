@@ -57,6 +57,47 @@
 //! For a service's consume loop there is [`ConsumerBuilder::run`]: the handler returns an
 //! [`Outcome`], the loop extends leases, settles, retries and drains on shutdown.
 //!
+//! ```
+//! use std::time::Duration;
+//!
+//! use bus::{Backoff, Bus, HandlerError, Jitter, Message, Outcome, StoredMessage, StreamConfig, StreamName};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), bus::Error> {
+//! let bus = Bus::connect("embedded:").await?;
+//! let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
+//! bus.ensure_stream(&StreamConfig::dead_letters(StreamName::new("dead")?)).await?;
+//! orders.publish(Message::new("orders.created", "not a number")?.key("anna")).await?;
+//! orders.publish(Message::new("orders.created", "42")?.key("anna")).await?;
+//!
+//! let shutdown = CancellationToken::new();
+//! let stop = shutdown.clone();
+//! bus.consumer("orders", "billing")
+//!     .ordered_by_key() // one message of a key at a time, different keys in parallel
+//!     .max_in_flight(64)
+//!     .retry(Backoff::exponential(Duration::from_millis(1)).jitter(Jitter::Equal))
+//!     .max_attempts(3)
+//!     .dead_letters("dead")
+//!     .run(shutdown, move |order: StoredMessage| {
+//!         let stop = stop.clone();
+//!         async move {
+//!             let text = String::from_utf8_lossy(order.payload.as_deref().unwrap_or_default());
+//!             let price: u32 = text.parse()?; // fails three times, then it is a dead letter
+//!             assert_eq!(price, 42);
+//!             stop.cancel();
+//!             Ok::<_, HandlerError>(Outcome::Ack)
+//!         }
+//!     })
+//!     .await?;
+//!
+//! let dead = bus.dead_letters("dead").await?.list(None, 10).await?;
+//! assert_eq!((dead[0].sequence, dead[0].attempts), (1, 3));
+//! assert_eq!(dead[0].reason, "attempt 3 of 3 failed: invalid digit found in string");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # The delivery contract
 //!
 //! **Publishing.** A [`Receipt`] proves that the stream holds the message. A failed publish was
@@ -79,12 +120,39 @@
 //! the backend has recorded it. After a lease ended, its holder's settlement is refused as
 //! [`ErrorKind::Stale`], so that a slow holder cannot undo a faster one's work; whoever works
 //! longer calls [`Delivery::extend`]. With [`ConsumerBuilder::max_attempts`] a message is
-//! delivered at most that often, and then given up: whoever must not lose it publishes it
-//! elsewhere before it rejects it.
+//! delivered at most that often, and then given up.
+//!
+//! **What is given up** by a consumer with [`ConsumerBuilder::dead_letters`] is copied to that
+//! stream first, and settled when the copy is durable: nothing is lost in between, whatever
+//! crashes, and where the backend has [`Capability::Deduplication`] there is one copy. Elsewhere a
+//! crash between the two may leave two. A backend's own limit on attempts is not used then: the
+//! loop and [`Consumer::fetch`] keep it. [`DeadLetters::redrive`] hands the copies again to the
+//! one consumer that gave them up, in their order. Without dead letters what is given up is gone.
+//!
+//! **Retries** wait for a [`Backoff`], spread by a hash of the stream, the consumer and the
+//! sequence: different for each message, the same on every run. The backend holds the delay, so
+//! that it outlives a crash; by key the process holds it, and a crash cuts it short.
 //!
 //! **Order.** First deliveries come in stream order; redeliveries come first, in stream order
 //! among themselves. A retried message is overtaken by later ones. Competing clones of a consumer
 //! see each delivery once, in no order between them.
+//!
+//! **Order per key** is kept by [`ConsumerBuilder::ordered_by_key`]: the next message of a key
+//! begins when the one before it is settled for good, over retries, crashes and processes. One
+//! process at a time owns such a consumer by a lease in a bucket, unless the backend has
+//! [`Capability::KeyAffinity`]. Before a new owner begins, and after a fetch that failed, it holds
+//! back until everything that is out has come to it, at most for two ack waits and a second after
+//! the last sign: a message that stays out longer (a retry with a long delay by somebody who
+//! fetches beside the loop) is overtaken. An owner that may have lost its lease settles nothing.
+//! What already ran in it cannot be taken back: a process that was stopped for longer than its
+//! lease and goes on may finish the step it was in.
+//!
+//! **Units.** A handler that returns [`Outcome::AckAnd`] has its outputs published with its ack;
+//! [`Guarantee`] says how surely once.
+//!
+//! **Stopping.** On shutdown the loop fetches no more, lets handlers finish for
+//! [`ConsumerBuilder::drain_within`], aborts the others, and returns with every settlement
+//! recorded and no task left. What it did not finish comes again.
 //!
 //! **Holding back.** At most [`ConsumerBuilder::max_unsettled`] deliveries are out, over all
 //! processes. A stream at its limit drops its oldest message or refuses the publish, as
@@ -103,14 +171,17 @@ pub mod capability;
 pub mod config;
 mod consume;
 mod consumer;
+pub mod dead_letter;
 mod delivery;
 pub mod driver;
 mod error;
 mod headers;
 mod kv;
 mod message;
+pub mod middleware;
 mod name;
 mod publish;
+mod random;
 mod request;
 mod stream;
 mod text;
@@ -129,7 +200,7 @@ pub mod nats;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, Jitter};
 pub use bus::{Bus, ConnectOptions};
 pub use capability::{Capability, Support};
 pub use config::{
@@ -138,6 +209,7 @@ pub use config::{
 };
 pub use consume::{FromMessage, HandlerError, Json, Outcome, Received};
 pub use consumer::{Consumer, ConsumerBuilder};
+pub use dead_letter::{DeadLetter, DeadLetters};
 pub use delivery::{Delivery, SettleError};
 pub use driver::{KvChange, LeaseToken, Settlement};
 pub use error::{Error, ErrorKind, Result};

@@ -173,6 +173,11 @@ impl SubjectFilter {
         Self(Arc::from(">"))
     }
 
+    /// Every subject below the name: `<name>.>`.
+    pub(crate) fn below(name: &StreamName) -> Self {
+        Self(Arc::from(format!("{name}.>")))
+    }
+
     /// The filter as text.
     pub fn as_str(&self) -> &str {
         &self.0

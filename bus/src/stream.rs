@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::config::{Start, StreamInfo};
 use crate::driver::{Driver, ReaderDriver};
 use crate::error::{Error, Result};
 use crate::message::{Message, Receipt, StoredMessage};
+use crate::middleware::Layers;
 use crate::name::{StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
 
@@ -20,12 +23,13 @@ const STATE_PAGE: usize = 1000;
 #[derive(Clone)]
 pub struct Stream {
     driver: Arc<dyn Driver>,
+    layers: Layers,
     name: StreamName,
 }
 
 impl Stream {
-    pub(crate) fn new(driver: Arc<dyn Driver>, name: StreamName) -> Self {
-        Self { driver, name }
+    pub(crate) fn new(driver: Arc<dyn Driver>, layers: Layers, name: StreamName) -> Self {
+        Self { driver, layers, name }
     }
 
     /// The stream's name.
@@ -42,7 +46,16 @@ impl Stream {
     ///
     /// A time-out does not mean that it was not stored: publish again **with the same id**.
     pub async fn publish(&self, message: Message) -> Result<Receipt> {
-        self.driver.submit(&self.name, message).await?.await
+        self.submit(message).await?.await
+    }
+
+    /// Publishes `value` as JSON and waits until it is durable; see [`Message::json`].
+    pub async fn publish_json<T: Serialize + ?Sized>(
+        &self,
+        subject: impl AsRef<str>,
+        value: &T,
+    ) -> Result<Receipt> {
+        self.publish(Message::json(subject, value)?).await
     }
 
     /// Hands a message over and returns when it has a place in the backend's bounded window;
@@ -50,7 +63,7 @@ impl Stream {
     /// stored in that order unless one fails; where order per key matters, await the receipt
     /// before the next message of the key.
     pub async fn submit(&self, message: Message) -> Result<PendingReceipt> {
-        self.driver.submit(&self.name, message).await
+        self.layers.submit(self.driver.as_ref(), &self.name, message).await
     }
 
     /// Publishes many messages through a window; one result for each, in their order.
@@ -63,7 +76,7 @@ impl Stream {
             if window.len() >= PUBLISH_WINDOW {
                 results.push(resolve(window.pop_front()).await);
             }
-            window.push_back(self.driver.submit(&self.name, message).await);
+            window.push_back(self.submit(message).await);
         }
         while !window.is_empty() {
             results.push(resolve(window.pop_front()).await);

@@ -31,6 +31,7 @@ use crate::delivery::Delivery;
 use crate::driver::{Driver, Settlement, Unit, UnitInput};
 use crate::error::{Error, Result};
 use crate::message::{Message, Receipt};
+use crate::middleware::{Layers, tell};
 use crate::name::StreamName;
 use crate::stream::Stream;
 
@@ -61,13 +62,14 @@ pub struct Committed {
 #[must_use = "a unit does nothing before it is committed"]
 pub struct UnitBuilder {
     driver: Arc<dyn Driver>,
+    layers: Layers,
     deliveries: Vec<Delivery>,
     outputs: Vec<(StreamName, Message)>,
 }
 
 impl UnitBuilder {
-    pub(crate) fn new(driver: Arc<dyn Driver>) -> Self {
-        Self { driver, deliveries: Vec::new(), outputs: Vec::new() }
+    pub(crate) fn new(driver: Arc<dyn Driver>, layers: Layers) -> Self {
+        Self { driver, layers, deliveries: Vec::new(), outputs: Vec::new() }
     }
 
     /// Acks this delivery with the unit.
@@ -88,14 +90,39 @@ impl UnitBuilder {
     /// stored then is what the backend's guarantee says, and committing the same again is safe
     /// where that is not [`Guarantee::AtLeastOnce`].
     pub async fn commit(self) -> Result<Committed, UnitError> {
-        let Self { driver, deliveries, outputs } = self;
+        let Self { driver, layers, deliveries, outputs } = self;
         let inputs: Result<Vec<UnitInput>> = deliveries.iter().map(Delivery::unit_input).collect();
         let committed = match inputs {
-            Ok(inputs) => driver.commit(&Unit { inputs, outputs }).await,
+            Ok(inputs) => commit(driver.as_ref(), &layers, Unit { inputs, outputs }).await,
             Err(stale) => Err(stale),
         };
         committed.map_err(|error| UnitError { error, deliveries })
     }
+}
+
+/// Commits a unit whose outputs go through the layers as any other publish does.
+pub(crate) async fn commit(
+    driver: &dyn Driver,
+    layers: &Layers,
+    mut unit: Unit,
+) -> Result<Committed> {
+    if layers.is_empty() {
+        return driver.commit(&unit).await;
+    }
+    let publishing = |(stream, message): &mut (StreamName, Message)| {
+        layers.publishing(driver.name(), stream, message)
+    };
+    let after: Vec<_> = unit.outputs.iter_mut().map(publishing).collect();
+    let committed = driver.commit(&unit).await;
+    match &committed {
+        Ok(done) => {
+            for (after, receipt) in after.into_iter().zip(&done.receipts) {
+                tell(after, &Ok(*receipt));
+            }
+        }
+        Err(error) => after.into_iter().for_each(|after| tell(after, &Err(error.told()))),
+    }
+    committed
 }
 
 /// A unit that failed, with its deliveries to try again.

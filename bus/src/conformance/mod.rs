@@ -43,6 +43,7 @@ mod bench;
 mod consuming;
 mod extras;
 mod keys;
+mod loops;
 mod publishing;
 mod reading;
 mod recovery;
@@ -59,6 +60,7 @@ pub use bench::unique;
 pub use consuming::*;
 pub use extras::*;
 pub use keys::*;
+pub use loops::*;
 pub use publishing::*;
 pub use reading::*;
 pub use recovery::*;
@@ -114,8 +116,11 @@ macro_rules! conformance_tests {
             competing_consumers
             conditional_publish
             consumer_info_counts
+            dead_letters_redrive_in_order
             dedup_window
             delayed_delivery
+            deleted_consumer_heals
+            drain_has_a_deadline
             drop_unsettled_redelivers
             empty_vs_tombstone
             extend_keeps_lease
@@ -124,12 +129,15 @@ macro_rules! conformance_tests {
             header_values_unchanged
             kv_cas
             kv_create_after_delete
+            max_attempts_dead_letters
             max_attempts_end
             max_in_flight_and_resume
             offset_gaps
             partial_batch_results
             pause_and_resume
+            per_key_order_under_faults
             poison_does_not_block
+            poison_spares_the_others
             reject_is_terminal
             request_reply
             retry_delay_floor
@@ -141,8 +149,10 @@ macro_rules! conformance_tests {
             subject_filters
             subjects_complete
             topology_idempotent
+            trace_context_travels
             unit_commit
             unit_commit_crash_points
+            unit_from_handler
             unsupported_is_typed
             work_queue_settles_away
         }
@@ -170,6 +180,7 @@ mod tests {
             include_str!("consuming.rs"),
             include_str!("extras.rs"),
             include_str!("keys.rs"),
+            include_str!("loops.rs"),
             include_str!("publishing.rs"),
             include_str!("reading.rs"),
             include_str!("recovery.rs"),

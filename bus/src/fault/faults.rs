@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::random::SplitMix;
 use crate::bus::Bus;
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::SplitMix;
 
 /// How often each fault strikes, per mille of the operations, each drawn on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +132,7 @@ impl Faults {
 
     /// The bus with this handle's faults on every operation.
     pub fn wrap(&self, bus: &Bus) -> Bus {
-        Bus::with_driver(Arc::new(super::FaultDriver::new(bus.driver(), self.clone())))
+        bus.clone().on_driver(Arc::new(super::FaultDriver::new(bus.driver(), self.clone())))
     }
 
     /// Runs one operation under its plan.

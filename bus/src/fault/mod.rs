@@ -18,7 +18,6 @@
 mod driver;
 mod faults;
 mod handles;
-mod random;
 
 pub use driver::FaultDriver;
 pub use faults::{CrashSide, FaultRates, Faults};

@@ -1,0 +1,187 @@
+//! What goes around publishing and handling, for every stream and consumer of a bus.
+//!
+//! A middleware is put on a whole [`crate::Bus`] ([`crate::Bus::with_middleware`]) or on one
+//! consumer's loop ([`crate::ConsumerBuilder::layer`]). This crate brings two: [`Tracing`] makes
+//! spans and carries the W3C trace context in headers, [`Metrics`] counts and times. A bus without
+//! any publishes as if this module did not exist.
+//!
+//! ```
+//! use bus::middleware::{Metrics, Tracing};
+//! use bus::{Bus, Message, StreamConfig};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), bus::Error> {
+//! let metrics = Metrics::new();
+//! let bus = Bus::connect("embedded:").await?
+//!     .with_middleware(Tracing::new())
+//!     .with_middleware(metrics.clone());
+//! let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
+//! orders.publish(Message::new("orders.created", "42")?).await?;
+//!
+//! let stored = orders.get(1).await?.expect("just published");
+//! assert!(stored.headers.get("traceparent").is_some());
+//! assert!(metrics.render().contains("bus_published_total{stream=\"orders\"} 1"));
+//! # Ok(())
+//! # }
+//! ```
+
+mod exposition;
+mod metrics;
+mod spans;
+mod trace_context;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::consume::{HandlerError, Outcome, Received};
+use crate::driver::Driver;
+use crate::error::Result;
+use crate::message::{Message, Receipt};
+use crate::name::{ConsumerName, StreamName};
+use crate::publish::PendingReceipt;
+
+pub use metrics::{ConsumerMetrics, Histogram, Metrics, MetricsSnapshot, StreamMetrics};
+pub use spans::Tracing;
+pub use trace_context::TraceContext;
+
+/// Code around publishing and handling. Every point does nothing unless it is written.
+///
+/// The points are called on the path of each message, from many tasks at once: they do not block.
+/// Of several middlewares the first one added is the outermost.
+pub trait Middleware: Send + Sync + 'static {
+    /// Before a message goes to the backend; may add headers. What is returned is called with the
+    /// result once that is known, and dropped without a call if nobody waits for the receipt.
+    fn publish(&self, to: Publishing<'_>, message: &mut Message) -> Option<AfterPublish> {
+        let _ = (to, message);
+        None
+    }
+
+    /// Around the handling of one delivery by [`crate::ConsumerBuilder::run`]. `next` does the
+    /// work when it is polled; dropping it unpolled skips the handler, so that whatever is
+    /// returned instead of it decides.
+    fn handle(&self, work: &Arc<Work>, next: Handling) -> Handling {
+        let _ = work;
+        next
+    }
+
+    /// After a delivery of [`crate::ConsumerBuilder::run`] was settled, or given up to its lease.
+    fn settled(&self, work: &Work, how: Disposition) {
+        let _ = (work, how);
+    }
+}
+
+/// Where a message is about to be published.
+#[derive(Debug, Clone, Copy)]
+pub struct Publishing<'a> {
+    /// The backend, as [`crate::Bus::backend`] names it.
+    pub backend: &'static str,
+    /// The stream.
+    pub stream: &'a StreamName,
+}
+
+/// Takes the result of a publish.
+pub type AfterPublish = Box<dyn FnOnce(&Result<Receipt>) + Send>;
+
+/// A handler at work.
+pub type Handling = BoxFuture<'static, Result<Outcome, HandlerError>>;
+
+/// A delivery in the hands of the consume loop.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// The backend, as [`crate::Bus::backend`] names it.
+    pub backend: &'static str,
+    /// The stream it came from.
+    pub stream: StreamName,
+    /// The consumer it was handed to.
+    pub consumer: ConsumerName,
+    /// The message and its attempt.
+    pub received: Received,
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disposition {
+    /// It is done.
+    Acked,
+    /// It comes again.
+    Retried,
+    /// It was given up, and is kept nowhere.
+    Rejected,
+    /// It was given up, and a copy is among the dead letters.
+    DeadLettered,
+    /// It was redriven for another consumer, and passed over.
+    Skipped,
+    /// It could not be settled: it comes again when its lease ends.
+    Left,
+}
+
+/// The middlewares of a bus, outermost first.
+#[derive(Clone, Default)]
+pub(crate) struct Layers(Option<Arc<[Arc<dyn Middleware>]>>);
+
+impl Layers {
+    pub(crate) fn with(&self, inner: Arc<dyn Middleware>) -> Self {
+        let outer = self.0.iter().flat_map(|layers| layers.iter().cloned());
+        Self(Some(outer.chain([inner]).collect()))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Submits through the layers; without any, straight to the driver.
+    pub(crate) async fn submit(
+        &self,
+        driver: &dyn Driver,
+        stream: &StreamName,
+        mut message: Message,
+    ) -> Result<PendingReceipt> {
+        if self.is_empty() {
+            return driver.submit(stream, message).await;
+        }
+        let after = self.publishing(driver.name(), stream, &mut message);
+        match driver.submit(stream, message).await {
+            Ok(receipt) => Ok(PendingReceipt::later(async move {
+                let result = receipt.await;
+                tell(after, &result);
+                result
+            })),
+            Err(error) => {
+                let result = Err(error);
+                tell(after, &result);
+                result.map(|receipt| PendingReceipt::ready(Ok(receipt)))
+            }
+        }
+    }
+
+    /// Lets every layer see a message that is about to be published.
+    pub(crate) fn publishing(
+        &self,
+        backend: &'static str,
+        stream: &StreamName,
+        message: &mut Message,
+    ) -> Vec<AfterPublish> {
+        let layers = self.0.iter().flat_map(|layers| layers.iter());
+        layers.filter_map(|l| l.publish(Publishing { backend, stream }, message)).collect()
+    }
+
+    pub(crate) fn handle(&self, work: &Arc<Work>, handling: Handling) -> Handling {
+        let layers = self.0.iter().flat_map(|layers| layers.iter());
+        layers.rev().fold(handling, |next, layer| layer.handle(work, next))
+    }
+
+    pub(crate) fn settled(&self, work: &Work, how: Disposition) {
+        for layer in self.0.iter().flat_map(|layers| layers.iter()).rev() {
+            layer.settled(work, how);
+        }
+    }
+}
+
+/// Tells the result to whoever asked for it, the innermost first.
+pub(crate) fn tell(after: Vec<AfterPublish>, result: &Result<Receipt>) {
+    for done in after.into_iter().rev() {
+        done(result);
+    }
+}
