@@ -2,8 +2,11 @@
 
 /// The partition of a record with this key.
 pub(super) fn of_key(key: &[u8], partitions: u32) -> i32 {
+    if partitions <= 1 {
+        return 0;
+    }
     let positive = murmur2(key) & 0x7fff_ffff;
-    i32::try_from(positive % partitions.max(1)).unwrap_or_default()
+    i32::try_from(positive % partitions).unwrap_or_default()
 }
 
 /// As in Kafka's `Utils.murmur2`.
