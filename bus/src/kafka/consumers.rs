@@ -239,7 +239,9 @@ impl Consumers {
         if let Some(member) = self.member(stream, consumer) {
             member.fence();
         }
-        groups::delete(&self.link, &before.group).await;
+        // Its members are still leaving it.
+        let (link, group) = (self.link.clone(), before.group.clone());
+        self.tasks.spawn(async move { groups::delete(&link, &group).await });
         Ok(())
     }
 
