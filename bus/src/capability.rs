@@ -1,4 +1,6 @@
 //! What a backend can do, checked when a consumer or a bucket is bound and never later.
+//!
+#![doc = include_str!("capabilities.md")]
 
 use std::fmt;
 
@@ -128,4 +130,38 @@ pub(crate) fn unsupported(
              use another backend or drop the requirement"
         ),
     )
+}
+
+#[cfg(all(test, feature = "nats", feature = "kafka"))]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    /// The table of the documentation, as the backends answer.
+    fn table() -> String {
+        let mut table = String::from(
+            "| Capability | `embedded:`, `embedded:///path` | `nats://` | `kafka://` |\n\
+             |---|---|---|---|\n",
+        );
+        let word = |support| match support {
+            Support::Native => "native",
+            Support::Emulated => "emulated",
+            Support::Unsupported => "-",
+        };
+        for capability in Capability::ALL {
+            let embedded = word(crate::embedded::driver::support(capability));
+            let nats = word(crate::nats::support(capability));
+            let kafka = word(crate::kafka::support(capability));
+            let line = format!("| [`{capability:?}`](Capability::{capability:?}): {capability}");
+            let _ = writeln!(table, "{line} | {embedded} | {nats} | {kafka} |");
+        }
+        table
+    }
+
+    #[test]
+    fn the_documented_table_is_what_the_backends_answer() {
+        let (table, written) = (table(), include_str!("capabilities.md"));
+        assert_eq!(written, table, "put this into bus/src/capabilities.md:\n{table}");
+    }
 }

@@ -163,7 +163,10 @@
 //! it stopped, a watch repeats no revision.
 //!
 //! **What a backend cannot do** is a [`Capability`] that is checked when a consumer is opened and
-//! not later; nothing is silently downgraded.
+//! not later; nothing is silently downgraded. "Emulated" means that this crate does it on top,
+//! with the limits that the backend's module names.
+//!
+#![doc = include_str!("capabilities.md")]
 
 pub mod backoff;
 mod bus;

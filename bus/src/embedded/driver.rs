@@ -58,6 +58,14 @@ impl Embedded {
     }
 }
 
+/// What the embedded backend gives: the table in the documentation is made of this.
+pub(crate) fn support(capability: Capability) -> Support {
+    match capability {
+        Capability::KeyAffinity => Support::Unsupported,
+        _ => Support::Native,
+    }
+}
+
 #[async_trait]
 impl Driver for Embedded {
     fn name(&self) -> &'static str {
@@ -65,10 +73,7 @@ impl Driver for Embedded {
     }
 
     fn support(&self, capability: Capability) -> Support {
-        match capability {
-            Capability::KeyAffinity => Support::Unsupported,
-            _ => Support::Native,
-        }
+        support(capability)
     }
 
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {

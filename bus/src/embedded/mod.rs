@@ -18,7 +18,7 @@ mod cursor;
 mod delayed;
 #[cfg(feature = "disk")]
 pub mod disk;
-mod driver;
+pub(crate) mod driver;
 mod ids;
 mod intake;
 #[cfg_attr(not(feature = "disk"), allow(dead_code, reason = "nobody keeps what is noted"))]

@@ -135,6 +135,29 @@ impl Kafka {
     }
 }
 
+/// What Kafka gives: the table in the documentation is made of this.
+pub(crate) fn support(capability: Capability) -> Support {
+    match capability {
+        Capability::KeyAffinity => Support::Native,
+        Capability::MessageSettle
+        | Capability::LeaseExtension
+        | Capability::AttemptCount
+        | Capability::RetryDelay
+        | Capability::DelayedDelivery
+        | Capability::SubjectFilter
+        | Capability::StateAtSequence
+        | Capability::KvWatch => Support::Emulated,
+        Capability::RemoteSettle
+        | Capability::Deduplication
+        | Capability::ConditionalPublish
+        | Capability::WorkQueue
+        | Capability::ExactLimits
+        | Capability::SelectivePurge
+        | Capability::RequestReply
+        | Capability::KvCompareAndSet => Support::Unsupported,
+    }
+}
+
 #[async_trait]
 impl Driver for Kafka {
     fn name(&self) -> &'static str {
@@ -142,25 +165,7 @@ impl Driver for Kafka {
     }
 
     fn support(&self, capability: Capability) -> Support {
-        match capability {
-            Capability::KeyAffinity => Support::Native,
-            Capability::MessageSettle
-            | Capability::LeaseExtension
-            | Capability::AttemptCount
-            | Capability::RetryDelay
-            | Capability::DelayedDelivery
-            | Capability::SubjectFilter
-            | Capability::StateAtSequence
-            | Capability::KvWatch => Support::Emulated,
-            Capability::RemoteSettle
-            | Capability::Deduplication
-            | Capability::ConditionalPublish
-            | Capability::WorkQueue
-            | Capability::ExactLimits
-            | Capability::SelectivePurge
-            | Capability::RequestReply
-            | Capability::KvCompareAndSet => Support::Unsupported,
-        }
+        support(capability)
     }
 
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {

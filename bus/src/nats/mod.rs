@@ -92,6 +92,29 @@ impl Drop for Nats {
     }
 }
 
+/// What JetStream gives: the table in the documentation is made of this.
+pub(crate) fn support(capability: Capability) -> Support {
+    match capability {
+        Capability::KeyAffinity => Support::Unsupported,
+        Capability::MessageSettle
+        | Capability::RemoteSettle
+        | Capability::AttemptCount
+        | Capability::WorkQueue
+        | Capability::ExactLimits
+        | Capability::SelectivePurge
+        | Capability::LeaseExtension
+        | Capability::RetryDelay
+        | Capability::Deduplication
+        | Capability::ConditionalPublish
+        | Capability::SubjectFilter
+        | Capability::StateAtSequence
+        | Capability::DelayedDelivery
+        | Capability::RequestReply
+        | Capability::KvCompareAndSet
+        | Capability::KvWatch => Support::Native,
+    }
+}
+
 #[async_trait]
 impl Driver for Nats {
     fn name(&self) -> &'static str {
@@ -99,25 +122,7 @@ impl Driver for Nats {
     }
 
     fn support(&self, capability: Capability) -> Support {
-        match capability {
-            Capability::KeyAffinity => Support::Unsupported,
-            Capability::MessageSettle
-            | Capability::RemoteSettle
-            | Capability::AttemptCount
-            | Capability::WorkQueue
-            | Capability::ExactLimits
-            | Capability::SelectivePurge
-            | Capability::LeaseExtension
-            | Capability::RetryDelay
-            | Capability::Deduplication
-            | Capability::ConditionalPublish
-            | Capability::SubjectFilter
-            | Capability::StateAtSequence
-            | Capability::DelayedDelivery
-            | Capability::RequestReply
-            | Capability::KvCompareAndSet
-            | Capability::KvWatch => Support::Native,
-        }
+        support(capability)
     }
 
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
