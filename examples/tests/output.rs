@@ -94,6 +94,47 @@ refused: ! consumer billing of example-orders-log
 ",
 );
 
+const ORDER_PER_KEY: (&str, &str) = (
+    env!("CARGO_BIN_EXE_9_order_per_key"),
+    "\
+anna: 1 2 3 4
+ben: 1 2 3 4
+cleo: 1 2 3 4
+",
+);
+
+const DEAD_LETTERS: (&str, &str) = (
+    env!("CARGO_BIN_EXE_10_dead_letters"),
+    "\
+today:
+700 cents are paid
+900 cents are paid
+dead: number 2 after 1 attempts
+dead: number 3 after 2 attempts
+tomorrow, with refunds:
+2 are handed out again
+-1 cents are paid
+",
+);
+
+const OBSERVE: (&str, &str) = (
+    env!("CARGO_BIN_EXE_11_observe"),
+    "\
+the bill has the trace of its order: true
+bus_published_total{stream=\"example-seen-in\"} 1
+bus_published_total{stream=\"example-seen-out\"} 1
+bus_acked_total{stream=\"example-seen-in\",consumer=\"billing\"} 1
+",
+);
+
+const ON_DISK: (&str, &str) = (
+    env!("CARGO_BIN_EXE_12_on_disk"),
+    "\
+wrote 2, read 1
+went on with two
+",
+);
+
 async fn prints((program, expected): (&str, &str), arguments: &[&str]) {
     let mut command = tokio::process::Command::from(Command::new(program));
     let output = command.args(arguments).kill_on_drop(true).output();
@@ -139,6 +180,14 @@ examples! {
     pause_and_seek: PAUSE_AND_SEEK,
     request_reply: REQUEST_REPLY,
     topology: TOPOLOGY,
+    order_per_key: ORDER_PER_KEY,
+    dead_letters: DEAD_LETTERS,
+    observe: OBSERVE,
+}
+
+#[tokio::test]
+async fn on_disk() {
+    prints(ON_DISK, &[]).await;
 }
 
 #[tokio::test]

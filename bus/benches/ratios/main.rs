@@ -1,17 +1,18 @@
 //! The bus against the raw client, on the same server, in the same run, interleaved.
 //!
 //! `make bench`, or `cargo bench -p lockgate-bus --all-features --bench ratios [-- SECTION... ROUNDS]`
-//! with sections `nats`, `kv`, `fan-out`, `embedded`. Who goes first changes from round to round.
+//! with sections `nats`, `kv`, `fan-out`, `kafka`, `embedded`, `disk`. Who goes first changes from round to round.
 
 #![allow(missing_docs, clippy::expect_used)]
 
 mod embedded;
+mod kafka;
 mod measure;
 mod nats;
 mod raw;
 mod work;
 
-use bus::testkit::NatsServer;
+use bus::testkit::{KafkaBroker, NatsServer};
 
 #[tokio::main]
 async fn main() {
@@ -34,9 +35,19 @@ async fn main() {
             table.extend(sides.key_value(rounds).await);
         }
     }
+    if wanted("kafka") {
+        let broker = KafkaBroker::start().await.expect("a Kafka broker");
+        table.extend(kafka::publish_and_consume(&broker.url(), rounds).await);
+    }
     if wanted("embedded") {
         table.push(embedded::in_memory(rounds).await);
     }
+    if wanted("disk") {
+        table.push(embedded::on_disk(rounds).await);
+    }
     measure::print(&table);
-    println!("embedded is held against one million messages a second, not against a raw client");
+    println!(
+        "embedded is held against one million messages a second, disk against a hundred thousand,\n\
+         not against a raw client; `cargo bench -p lockgate-bus --features disk --bench disk` says more"
+    );
 }

@@ -43,6 +43,9 @@ pub(super) struct Pull {
     prefetch: Option<Arc<Prefetch>>,
     gate: Arc<Gate>,
     fence: Fence,
+    /// What cut a fetch short that had found something; the next one reports it, because what was
+    /// on its way then is out and has not come.
+    cut_short: std::sync::Mutex<Option<Trouble>>,
     arena: std::sync::Mutex<Arena>,
 }
 
@@ -76,11 +79,25 @@ impl Pull {
         let (tokens, fence) = (format!("$JS.ACK.{stream}.{name}."), Fence::new(ack_wait));
         let (stream, name) = (stream.clone(), name.clone());
         let arena = Default::default();
-        Ok(Self { link, stream, name, ack_wait, tokens, prefetch, gate, fence, arena })
+        Ok(Self {
+            link,
+            stream,
+            name,
+            ack_wait,
+            tokens,
+            prefetch,
+            gate,
+            fence,
+            cut_short: Default::default(),
+            arena,
+        })
     }
 
     /// One request for up to `max` that the server ends as soon as it has sent something.
     async fn fetch_once(&self, max: usize, until: Instant) -> Result<Vec<RawDelivery>, Trouble> {
+        if let Some(trouble) = self.take_trouble() {
+            return Err(trouble);
+        }
         let wait = until.saturating_duration_since(Instant::now());
         let mut request = json!({ "batch": max, "no_wait": true });
         if !wait.is_zero() {
@@ -97,19 +114,36 @@ impl Pull {
         while found.len() < max {
             let answer = tokio::select! { biased;
                 answer = tokio::time::timeout_at(until + GRACE, answers.next()) => answer,
-                _ = connects.changed() => return ended(found, Trouble::Reconnected),
+                _ = connects.changed() => return self.ended(found, Trouble::Reconnected),
             };
-            let Ok(Some(message)) = answer else { return ended(found, Trouble::Silent) };
+            let Ok(Some(message)) = answer else { return self.ended(found, Trouble::Silent) };
             match verdict(&message) {
                 Verdict::Message => {
                     let pulled = Pulled { message, since: Instant::now() };
                     found.extend(self.delivery(pulled));
                 }
                 Verdict::Over => break,
-                Verdict::Trouble(trouble) => return ended(found, trouble),
+                Verdict::Trouble(trouble) => return self.ended(found, trouble),
             }
         }
         Ok(found)
+    }
+
+    /// What was fetched before the trouble is handed out; the trouble is kept for the next fetch.
+    fn ended(
+        &self,
+        found: Vec<RawDelivery>,
+        trouble: Trouble,
+    ) -> Result<Vec<RawDelivery>, Trouble> {
+        if found.is_empty() {
+            return Err(trouble);
+        }
+        *self.cut_short.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+        Ok(found)
+    }
+
+    fn take_trouble(&self) -> Option<Trouble> {
+        self.cut_short.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     async fn fetch_on_demand(&self, max: usize, until: Instant) -> Result<Vec<RawDelivery>> {
@@ -375,9 +409,4 @@ fn verdict(message: &Message) -> Verdict {
         },
         Some(status) => Verdict::Trouble(Trouble::Refused(format!("{status} {text}"))),
     }
-}
-
-/// What was fetched before the trouble is handed out; the trouble comes back by itself.
-fn ended(found: Vec<RawDelivery>, trouble: Trouble) -> Result<Vec<RawDelivery>, Trouble> {
-    if found.is_empty() { Err(trouble) } else { Ok(found) }
 }

@@ -54,7 +54,8 @@ const FREE: bool = false;
 /// How the stream differs. `splits` says whether the backend has partitions.
 pub(super) fn stream(has: &StreamConfig, wants: &StreamConfig, splits: bool) -> Vec<Difference> {
     let mut found = Differences::default();
-    found.field(("subjects", FREE), &sorted(&has.subjects), &sorted(&wants.subjects), listed);
+    found
+        .field(("subjects", FREE), &sorted(&has.subjects), &sorted(&wants.subjects), |f| listed(f));
     found.field(("retention", FIXED), &has.retention, &wants.retention, retention);
     found.field(("when-full", FREE), &has.when_full, &wants.when_full, when_full);
     found.field(("max-bytes", FREE), &has.max_bytes, &wants.max_bytes, limit);
@@ -84,7 +85,7 @@ pub(super) fn stream(has: &StreamConfig, wants: &StreamConfig, splits: bool) -> 
 /// How the consumer differs.
 pub(super) fn consumer(has: &ConsumerConfig, wants: &ConsumerConfig) -> Vec<Difference> {
     let mut found = Differences::default();
-    found.field(("filters", FIXED), &sorted(&has.filters), &sorted(&wants.filters), listed);
+    found.field(("filters", FIXED), &sorted(&has.filters), &sorted(&wants.filters), |f| listed(f));
     found.field(("start", FIXED), &has.start, &wants.start, start);
     found.field(("ack-wait", FREE), &has.ack_wait, &wants.ack_wait, span);
     let (has_most, wants_most) = (&has.max_unsettled, &wants.max_unsettled);
@@ -110,7 +111,7 @@ fn sorted(filters: &[SubjectFilter]) -> Vec<SubjectFilter> {
     filters
 }
 
-fn listed(filters: &Vec<SubjectFilter>) -> String {
+fn listed(filters: &[SubjectFilter]) -> String {
     let texts: Vec<_> = filters.iter().map(SubjectFilter::as_str).collect();
     format!("[{}]", texts.join(", "))
 }

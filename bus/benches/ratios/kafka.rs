@@ -1,0 +1,90 @@
+//! Kafka: the bus against rdkafka with the same guarantees (idempotent, all replicas).
+
+use std::collections::VecDeque;
+
+use bus::{Bus, StreamConfig};
+use futures_util::StreamExt;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use crate::measure::Comparison;
+use crate::work::{self, PAYLOAD};
+
+const MESSAGES: u64 = 200_000;
+const WINDOW: usize = 1000;
+
+/// Publish, then consume what was published.
+pub(crate) async fn publish_and_consume(url: &str, rounds: u32) -> [Comparison; 2] {
+    let bus = Bus::connect(url).await.expect("bus");
+    let servers = url.trim_start_matches("kafka://");
+    let producer: FutureProducer = client(servers)
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "0")
+        .set("queue.buffering.max.messages", "1000000")
+        .create()
+        .expect("producer");
+    let mut publish = Comparison::new("Kafka publish 128 B, window 1000", 0.95);
+    let mut consume = Comparison::new("Kafka consume and ack", 0.95);
+    for round in 0..rounds {
+        eprintln!("kafka: round {} of {rounds}", round + 1);
+        let ours_first = round % 2 == 0;
+        let (ours, raw) = (format!("ours-{round}"), format!("raw-{round}"));
+        let stream = work::stream(&bus, &ours).await;
+        // Made by the bus too, so that both topics are alike.
+        let config = StreamConfig::parse(&raw, &[&format!("{raw}.>")]).expect("a stream");
+        bus.ensure_stream(&config).await.expect("stream");
+        let raw_publish = publish_raw(&producer, &raw);
+        publish
+            .round(ours_first, MESSAGES, work::publish(&stream, MESSAGES, WINDOW), raw_publish)
+            .await;
+        let ours = work::consume(&bus, &ours, MESSAGES);
+        consume.round(ours_first, MESSAGES, ours, consume_raw(servers, &raw)).await;
+    }
+    bus.close().await.expect("close");
+    [publish, consume]
+}
+
+fn client(servers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers);
+    config
+}
+
+async fn publish_raw(producer: &FutureProducer, topic: &str) {
+    let mut receipts = VecDeque::with_capacity(WINDOW);
+    for _ in 0..MESSAGES {
+        if receipts.len() == WINDOW
+            && let Some(receipt) = receipts.pop_front()
+        {
+            settle(receipt).await;
+        }
+        let record = FutureRecord::to(topic).payload(PAYLOAD).key("subject");
+        receipts.push_back(producer.send_result(record).map_err(|(e, _)| e).expect("send"));
+    }
+    while let Some(receipt) = receipts.pop_front() {
+        settle(receipt).await;
+    }
+}
+
+async fn settle(receipt: rdkafka::producer::DeliveryFuture) {
+    receipt.await.expect("not cancelled").map_err(|(error, _)| error).expect("delivered");
+}
+
+/// A group of one, whose offsets are committed behind its back: less than the bus promises.
+async fn consume_raw(servers: &str, topic: &str) {
+    let consumer: StreamConsumer = client(servers)
+        .set("group.id", format!("{topic}-group"))
+        .set("group.protocol", "consumer")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.queue.backoff.ms", "5")
+        .create()
+        .expect("consumer");
+    consumer.subscribe(&[topic]).expect("subscribe");
+    let mut records = consumer.stream();
+    for _ in 0..MESSAGES {
+        records.next().await.expect("a record").expect("no error");
+    }
+}
