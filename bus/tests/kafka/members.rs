@@ -208,9 +208,7 @@ async fn a_retry_that_nobody_waits_for_is_not_lost() {
     let (mut broker, bus) = alone().await;
     let stream = stream(&bus, |_| {}).await;
     stream.publish(message(&stream, "a", "x")).await.unwrap();
-    let ack_wait = Duration::from_secs(3);
-    let open = || bus.consumer(stream.name(), "c").ack_wait(ack_wait).open();
-    let consumer = open().await.unwrap();
+    let consumer = bus.consumer(stream.name(), "c").open().await.unwrap();
     let delivery = consumer.fetch(1, PATIENCE).await.unwrap().remove(0);
     // The copy is on its way when its caller goes.
     broker.freeze().unwrap();
@@ -220,8 +218,8 @@ async fn a_retry_that_nobody_waits_for_is_not_lost() {
     let again = consumer.fetch(1, PATIENCE).await.unwrap().remove(0);
     assert_eq!((again.message().sequence, again.attempt()), (1, 2));
     again.ack_confirmed().await.unwrap();
-    let nothing = consumer.fetch(1, 2 * ack_wait).await.unwrap();
-    assert!(nothing.is_empty(), "the copy and its source were both delivered");
+    let info = bus.consumer_info(stream.name(), "c").await.unwrap();
+    assert_eq!((info.unsettled, info.settled_sequence), (0, 1), "the source is not settled");
 }
 
 #[tokio::test]
@@ -255,5 +253,8 @@ async fn a_token_of_another_member_is_stale() {
     let other = other.bind(stream.name(), "c").await.unwrap();
     let refused = other.settle(delivery.token(), Settlement::Ack).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Stale);
-    delivery.ack_confirmed().await.unwrap();
+    // The group may have given the partition to the other by now: then it says so.
+    if let Err(moved) = delivery.ack_confirmed().await {
+        assert_eq!(moved.error.kind(), ErrorKind::Stale, "{}", moved.error);
+    }
 }
