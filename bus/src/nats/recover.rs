@@ -39,9 +39,10 @@ pub(super) async fn recover(link: &Link, job: &Job, failure: Failure) -> Result<
                 }
             }
             transient if transient.is_transient() => {}
-            // The server looks at the condition before it looks at the id.
-            conflict if conflict.is_conflict() && (lost || !job.own_id) => {
-                return own_success(link, job, failure, lost).await;
+            // The server looks at the condition before it looks at the id. A leader that steps down
+            // refuses what the next one may store all the same, so any earlier attempt counts.
+            conflict if conflict.is_conflict() && (lost || attempt > 1 || !job.own_id) => {
+                return own_success(link, job, failure, lost || attempt > 1).await;
             }
             _ => break,
         }
@@ -77,8 +78,8 @@ pub(super) async fn send(link: &Link, job: &Job) -> Result<Result<Receipt>, Fail
 /// A conflict may be this message's own earlier success: after a lost answer, or where its id was
 /// given by who publishes it again. The first message on the subject after the expected one tells,
 /// by its id or by what it expected itself. Where that one is overwritten already nobody can tell,
-/// and after a lost answer the caller has to know that.
-async fn own_success(link: &Link, job: &Job, conflict: Failure, lost: bool) -> Result<Receipt> {
+/// and after an earlier attempt the caller has to know that.
+async fn own_success(link: &Link, job: &Job, conflict: Failure, repeated: bool) -> Result<Receipt> {
     let doing = || format!("publish to {}", job.message.subject);
     let Some(Expect::LastSubjectSequence(expected)) = job.message.expect else {
         return Err(conflict.into_error(doing()));
@@ -91,7 +92,7 @@ async fn own_success(link: &Link, job: &Job, conflict: Failure, lost: bool) -> R
         return Ok(Receipt { sequence: found.sequence, duplicate: !job.own_id });
     }
     let direct_successor = header(EXPECTED_LAST) == Some(expected.to_string().as_str());
-    if lost && !direct_successor {
+    if repeated && !direct_successor {
         return Err(Failure::Lost.into_error(doing()));
     }
     Err(conflict.into_error(doing()))

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -11,6 +12,9 @@ use super::nats::NatsServer;
 use super::process::failed;
 use crate::error::{Error, ErrorKind, Result};
 
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u32 = 12_000;
+const PORTS_APART: u32 = 50;
 /// Elections take seconds, and more on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -37,18 +41,21 @@ impl NatsCluster {
 
     /// The same with further lines in the configuration of each node, by its number.
     pub async fn start_with(nodes: usize, extra: impl Fn(usize) -> String) -> Result<Self> {
-        let ports = free_ports(2 * nodes)?;
-        let (routes, monitors) = ports.split_at(nodes);
+        let ports = free_ports(3 * nodes)?;
+        let (routes, others) = ports.split_at(nodes);
+        let (monitors, clients) = others.split_at(nodes);
         let all: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let mut cluster = Self { nodes: Vec::with_capacity(nodes) };
-        for (number, (route, &monitor)) in routes.iter().zip(monitors).enumerate() {
+        for (number, ((route, &monitor), &client)) in
+            routes.iter().zip(monitors).zip(clients).enumerate()
+        {
             let config = format!(
                 "server_name: {name}\nhttp: \"127.0.0.1:{monitor}\"\n\
                  cluster {{ name: testkit, listen: \"127.0.0.1:{route}\", routes: {all:?} }}\n{extra}",
                 name = Self::name(number),
                 extra = extra(number),
             );
-            let server = NatsServer::start_with(&config).await?;
+            let server = NatsServer::start_on(client, &config).await?;
             cluster.nodes.push(Node { server, monitor, running: true });
         }
         cluster.wait_healthy().await?;
@@ -188,12 +195,22 @@ async fn ask(port: u16, path: &str) -> Result<String> {
     Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
-/// Ports that nobody listens on at this moment, each another.
+/// Ports that nobody listens on at this moment, each another, and which the system hands out to
+/// nobody by itself: a node that is down must find its own again.
 fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let bound: std::io::Result<Vec<_>> =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
-    let bound = bound.map_err(|e| failed("find a free port", e))?;
-    let ports: std::io::Result<Vec<_>> =
-        bound.iter().map(|listener| Ok(listener.local_addr()?.port())).collect();
-    ports.map_err(|e| failed("find a free port", e))
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Where each process begins; the system's own ports begin at 32768.
+    let begin = std::process::id() % (PORTS / PORTS_APART) * PORTS_APART;
+    let mut ports = Vec::with_capacity(count);
+    for _ in 0..PORTS {
+        let offset = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        let port = FIRST_PORT + u16::try_from(offset).unwrap_or_default();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            ports.push(port);
+        }
+        if ports.len() >= count {
+            return Ok(ports);
+        }
+    }
+    Err(Error::new(ErrorKind::Unavailable, "no free port was found for a cluster"))
 }

@@ -35,10 +35,19 @@ impl NatsServer {
 
     /// The same with `extra` lines in the server's configuration.
     pub async fn start_with(extra: &str) -> Result<Self> {
+        Self::start_at(None, extra).await
+    }
+
+    /// The same on a port that the caller found free.
+    pub(super) async fn start_on(port: u16, extra: &str) -> Result<Self> {
+        Self::start_at(Some(port), extra).await
+    }
+
+    async fn start_at(port: Option<u16>, extra: &str) -> Result<Self> {
         let binary = find_binary()?;
         let process = Process::new("nats-server")?;
         let extra = extra.to_owned();
-        let mut server = Self { binary, extra, port: None, process };
+        let mut server = Self { binary, extra, port, process };
         server.restart().await?;
         Ok(server)
     }
