@@ -23,16 +23,16 @@ test: tools lint ## Everything CI runs: format, lints, each feature alone, tests
 	cargo test --workspace --all-features
 
 .PHONY: lint
-lint: ## Formatting, and lints as errors; the bus also without features and with nats or kafka alone
+lint: ## Formatting, and lints as errors; the bus also without features and with each alone
 	cargo fmt --all --check
 	cargo clippy -p lockgate-bus --no-default-features -- -D warnings
-	cargo clippy -p lockgate-bus --no-default-features --features nats -- -D warnings
-	cargo clippy -p lockgate-bus --no-default-features --features kafka -- -D warnings
-	cargo clippy -p lockgate-bus --no-default-features --features disk -- -D warnings
+	for feature in nats kafka disk testkit conformance fault; do \
+		cargo clippy -p lockgate-bus --no-default-features --features $$feature -- -D warnings; \
+	done
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 
 .PHONY: bench
-bench: tools ## Benchmarks against raw async-nats in the same run
+bench: tools ## Benchmarks against the raw clients in the same run
 	cargo bench -p lockgate-bus --all-features --bench ratios
 
 .PHONY: doc

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Target;
-use super::bench::{Case, PATIENCE, SHORT_LEASE, ack_all, collect, eventually, unique};
+use super::bench::{Case, PATIENCE, SHORT_LEASE, ack_all, collect, eventually, read, unique};
 use crate::backoff::Backoff;
 use crate::capability::{Capability, Support};
-use crate::config::StreamConfig;
+use crate::config::{Start, StreamConfig};
 use crate::consume::{HandlerError, Outcome, Received};
 use crate::consumer::ConsumerBuilder;
 use crate::dead_letter::{DeadLetter, DeadLetters, Origin, REDRIVE_TO};
@@ -354,7 +354,10 @@ pub async fn drain_has_a_deadline(target: &dyn Target) {
     assert!(began.recv().await.is_none(), "a handler is left behind");
     let consumer = case.bus.bind(&case.name, "c").await.unwrap();
     let again = collect(&consumer, 1).await.remove(0);
-    assert_eq!((again.message().sequence, again.attempt()), (sequence, 2));
+    assert_eq!(again.message().sequence, sequence);
+    // Where attempts are counted by the process, the loop's end may be the end of the count.
+    let counted = case.bus.support(Capability::AttemptCount) == Support::Native;
+    assert!(!counted || again.attempt() == 2, "attempt {}", again.attempt());
     again.ack_confirmed().await.unwrap();
 }
 
@@ -435,10 +438,12 @@ pub async fn unit_from_handler(target: &dyn Target) {
         let first = Message::new(&subject, body.clone())?.key("first");
         Ok(Outcome::ack_and(&out, first).and(&out, Message::new(&subject, body)?))
     });
-    results.wait_messages(10).await;
+    // Read, not counted: a backend's transactions may take places in the stream of their own.
+    let mut reader = results.stream.reader(&[], Start::Beginning).await.unwrap();
+    read(&mut reader, 10).await;
     case.wait_unsettled("c", 0).await;
     running.stop().await;
-    results.wait_messages(10).await;
+    assert!(reader.next(1, SOON).await.unwrap().is_empty(), "a unit was done twice");
 }
 
 /// A loop whose consumer is deleted makes it anew and goes on.
