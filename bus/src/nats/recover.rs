@@ -17,6 +17,9 @@ use crate::message::{Expect, Receipt};
 /// How long a message is tried, from its submission: a leader election took 6.4 s where measured.
 const RECOVER_FOR: Duration = Duration::from_secs(20);
 
+/// Longer than the successor of a leader that answered by mistake takes to store a message.
+const STALE_LEADER: Duration = Duration::from_millis(20);
+
 /// How long a connection is waited for in between. A server that restarts is back sooner.
 const RECONNECT: Duration = Duration::from_secs(5);
 
@@ -43,6 +46,10 @@ pub(super) async fn recover(link: &Link, job: &Job, failure: Failure) -> Result<
             // refuses what the next one may store all the same, so any earlier attempt counts.
             conflict if conflict.is_conflict() && (lost || attempt > 1 || !job.own_id) => {
                 return own_success(link, job, failure, lost || attempt > 1).await;
+            }
+            conflict if may_be_stale(conflict, job) => {
+                tokio::time::sleep(STALE_LEADER).await;
+                return own_success(link, job, failure, false).await;
             }
             _ => break,
         }
@@ -73,6 +80,14 @@ pub(super) async fn send(link: &Link, job: &Job) -> Result<Result<Receipt>, Fail
     let (subject, payload) = (job.subject().to_owned(), message.payload.clone());
     let answer = link.request(subject, headers, payload.unwrap_or_default(), REQUEST_LIMIT).await?;
     read_answer(job, &answer)
+}
+
+/// True for a conflict that the stream's log does not prove: for the moment until it hears of its
+/// successor, a leader that was cut off refuses, by what it knew, what that one stores; and its
+/// answer may be the first to come.
+fn may_be_stale(conflict: &Failure, job: &Job) -> bool {
+    let Some(Expect::LastSubjectSequence(expected)) = job.message.expect else { return false };
+    conflict.is_conflict() && conflict.current().is_none_or(|current| current < expected)
 }
 
 /// A conflict may be this message's own earlier success: after a lost answer, or where its id was
