@@ -48,6 +48,7 @@ mod publishing;
 mod reading;
 mod recovery;
 mod settling;
+mod sharing;
 mod topology;
 mod units;
 
@@ -65,6 +66,7 @@ pub use publishing::*;
 pub use reading::*;
 pub use recovery::*;
 pub use settling::*;
+pub use sharing::*;
 pub use topology::*;
 pub use units::*;
 
@@ -138,6 +140,7 @@ macro_rules! conformance_tests {
             per_key_order_under_faults
             poison_does_not_block
             poison_spares_the_others
+            rebalance_mid_handler
             reject_is_terminal
             request_reply
             retry_delay_floor
@@ -185,6 +188,7 @@ mod tests {
             include_str!("reading.rs"),
             include_str!("recovery.rs"),
             include_str!("settling.rs"),
+            include_str!("sharing.rs"),
             include_str!("topology.rs"),
             include_str!("units.rs"),
         ];
