@@ -5,6 +5,18 @@ use std::time::Duration;
 use crate::random::mix;
 
 /// A delay that grows with the attempt, up to a cap. It is a floor: a delivery may come later.
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use std::time::Duration;
+/// use bus::Backoff;
+///
+/// let backoff = Backoff::exponential(Duration::from_secs(1)).cap(Duration::from_secs(5));
+/// let delays: Vec<u64> = (1..=4).map(|attempt| backoff.delay(attempt).as_secs()).collect();
+/// assert_eq!(delays, [1, 2, 4, 5]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -17,6 +29,17 @@ pub struct Backoff {
 ///
 /// The names are those of "Exponential Backoff And Jitter" (Marc Brooker, AWS Architecture Blog,
 /// 2015).
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use std::time::Duration;
+/// use bus::{Backoff, Jitter};
+///
+/// let backoff = Backoff::fixed(Duration::from_secs(8)).jitter(Jitter::Equal);
+/// assert_eq!(backoff.delay(1), Duration::from_secs(8), "what it is spread from");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Jitter {
     /// Not at all.

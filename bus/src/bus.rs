@@ -18,6 +18,18 @@ use crate::stream::Stream;
 use crate::unit::UnitBuilder;
 
 /// A connection to a backend. Cheap to clone.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// let bus = bus::Bus::connect("embedded:").await?;
+/// bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// assert_eq!(bus.stream("orders").await?.name().as_str(), "orders");
+/// assert!(bus.stream("bills").await.err().is_some_and(|error| error.is_not_found()));
+/// bus.close().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Bus {
     driver: Arc<dyn Driver>,
@@ -272,6 +284,17 @@ impl Bus {
 }
 
 /// What a connection needs beside the URL.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// use bus::{Bus, ConnectOptions};
+///
+/// let options = ConnectOptions { client_name: Some("billing".into()), ..Default::default() };
+/// let bus = Bus::connect_with("embedded:", options).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct ConnectOptions {
     /// A NATS credentials file (`.creds`).

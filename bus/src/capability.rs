@@ -7,6 +7,21 @@ use std::fmt;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A feature that not every backend has.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// use bus::{Capability, ErrorKind, Support};
+///
+/// assert_eq!(bus.support(Capability::Deduplication), Support::Native);
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// // What is required and cannot be had is refused here, and not in the middle of the work.
+/// let refused = bus.consumer("orders", "c").requires(Capability::KeyAffinity).open().await;
+/// assert!(matches!(refused.err().map(|e| e.kind()), Some(ErrorKind::Unsupported { .. })));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Capability {
@@ -94,6 +109,21 @@ impl fmt::Display for Capability {
 }
 
 /// How a backend provides a [`Capability`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// use bus::{Capability, Support};
+///
+/// for capability in Capability::ALL {
+///     if bus.support(capability) == Support::Unsupported {
+///         println!("{} has no {capability}", bus.backend());
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
     /// The backend does it.

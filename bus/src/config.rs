@@ -9,6 +9,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 
 /// What a stream keeps.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// use bus::{Retention, StreamConfig};
+///
+/// let tasks = StreamConfig { retention: Retention::WorkQueue, ..StreamConfig::parse("tasks", &["tasks"])? };
+/// bus.ensure_stream(&tasks).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retention {
     /// Everything, until a limit is reached.
@@ -18,6 +30,22 @@ pub enum Retention {
 }
 
 /// What happens to a publish when a limit is reached.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// use bus::{ErrorKind, Message, StreamConfig, WhenFull};
+///
+/// let config = StreamConfig { max_messages: Some(1), ..StreamConfig::parse("orders", &["orders.>"])? };
+/// assert_eq!(config.when_full, WhenFull::Refuse, "nothing is lost in silence");
+/// let orders = bus.ensure_stream(&config).await?;
+/// orders.publish(Message::new("orders.created", "1")?).await?;
+/// let refused = orders.publish(Message::new("orders.created", "2")?).await;
+/// assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::Full));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
     /// The oldest message makes room.
@@ -27,6 +55,15 @@ pub enum WhenFull {
 }
 
 /// Where a stream or bucket is kept.
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use bus::{Storage, StreamConfig};
+///
+/// assert_eq!(StreamConfig::parse("orders", &["orders.>"])?.storage, Storage::File);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
     /// On disk; what survives is the server's fsync policy.
@@ -36,6 +73,25 @@ pub enum Storage {
 }
 
 /// A stream, declared.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// use std::time::Duration;
+/// use bus::{StreamConfig, WhenFull};
+///
+/// let config = StreamConfig {
+///     max_age: Some(Duration::from_secs(7 * 86_400)),
+///     max_bytes: Some(1 << 30),
+///     when_full: WhenFull::DropOldest,
+///     ..StreamConfig::parse("orders", &["orders.>"])?
+/// };
+/// bus.ensure_stream(&config).await?;
+/// bus.ensure_stream(&config).await?; // twice changes nothing
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamConfig {
     /// Its name.
@@ -73,6 +129,17 @@ pub struct StreamConfig {
 }
 
 /// Which servers of a cluster may hold a stream; a backend without placement ignores it.
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use bus::{Placement, StreamConfig};
+///
+/// let near = Placement { cluster: Some("north".into()), tags: vec!["ssd".into()] };
+/// let config = StreamConfig { replicas: 3, placement: near, ..StreamConfig::parse("orders", &["orders.>"])? };
+/// # let _ = config;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
     /// The cluster, by name; any where `None`.
@@ -113,6 +180,18 @@ impl StreamConfig {
 }
 
 /// A stream, observed.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(bus::Message::new("orders.created", "1")?).await?;
+/// let info = orders.info().await?;
+/// assert_eq!((info.messages, info.last_sequence), (1, 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamInfo {
     /// As the backend has it.
@@ -130,6 +209,22 @@ pub struct StreamInfo {
 }
 
 /// Where a new consumer or reader begins.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use bus::{Message, Start};
+///
+/// for body in ["1", "2", "3"] {
+///     orders.publish(Message::new("orders.created", body)?).await?;
+/// }
+/// let late = bus.consumer("orders", "late").start(Start::Sequence(3)).open().await?;
+/// assert_eq!(late.info().await?.pending, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// At the oldest message held.
@@ -145,6 +240,19 @@ pub enum Start {
 }
 
 /// A durable consumer, declared.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use bus::{ConsumerConfig, ConsumerName};
+///
+/// let config = ConsumerConfig { max_unsettled: 10, ..ConsumerConfig::new(ConsumerName::new("billing")?) };
+/// bus.ensure_consumer("orders", &config).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConsumerConfig {
     /// Its name.
@@ -180,6 +288,19 @@ impl ConsumerConfig {
 }
 
 /// A durable consumer, observed.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # bus.consumer("orders", "billing").open().await?;
+/// orders.publish(bus::Message::new("orders.created", "1")?).await?;
+/// let info = bus.consumer_info("orders", "billing").await?;
+/// assert_eq!((info.pending, info.unsettled, info.settled_sequence), (1, 0, 0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConsumerInfo {
     /// As the backend has it.
@@ -199,6 +320,20 @@ pub struct ConsumerInfo {
 }
 
 /// A key-value bucket, declared.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// use std::time::Duration;
+/// use bus::{BucketConfig, BucketName};
+///
+/// let config = BucketConfig { max_age: Some(Duration::from_secs(60)), ..BucketConfig::new(BucketName::new("tickets")?) };
+/// let tickets = bus.ensure_kv(&config).await?;
+/// tickets.create("a", "used").await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct BucketConfig {
     /// Its name.
@@ -221,6 +356,18 @@ impl BucketConfig {
 }
 
 /// A value and the revision it was written at.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let state = bus.ensure_kv(&bus::BucketConfig::new(bus::BucketName::new("state")?)).await?;
+/// let revision = state.put("k", "v").await?;
+/// let entry = state.get("k").await?.expect("just written");
+/// assert_eq!((entry.key.as_str(), &entry.value[..], entry.revision), ("k", &b"v"[..], revision));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// The key.

@@ -16,6 +16,25 @@ use crate::name::{ConsumerName, StreamName, SubjectFilter};
 
 /// Describes a durable consumer; [`ConsumerBuilder::open`] or [`ConsumerBuilder::run`] makes it
 /// so. A name or filter that does not parse is reported there, once.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use std::time::Duration;
+///
+/// let billing = bus
+///     .consumer("orders", "billing")
+///     .filter("orders.created")
+///     .ack_wait(Duration::from_secs(60))
+///     .max_unsettled(100)
+///     .open()
+///     .await?;
+/// assert_eq!(billing.ack_wait(), Duration::from_secs(60));
+/// # Ok(())
+/// # }
+/// ```
 #[must_use]
 pub struct ConsumerBuilder {
     pub(crate) driver: Arc<dyn Driver>,
@@ -237,6 +256,23 @@ impl Opening {
 }
 
 /// A bound durable consumer. Cheap to clone; clones compete for the same messages.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use std::time::Duration;
+///
+/// orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// let billing = bus.consumer("orders", "billing").open().await?;
+/// for delivery in billing.fetch(10, Duration::from_secs(1)).await? {
+///     delivery.ack_confirmed().await?;
+/// }
+/// assert_eq!(billing.info().await?.settled_sequence, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Consumer {
     bound: Arc<Bound>,

@@ -19,6 +19,25 @@ use crate::middleware::Layers;
 /// fails hands it back. Dropping a delivery settles nothing: it is delivered again when its lease
 /// ends. When the lease is over by this process' clock, settling is refused as
 /// [`ErrorKind::Stale`], because someone else may have the message by then.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use std::time::Duration;
+///
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # let billing = bus.consumer("orders", "billing").open().await?;
+/// let mut order = billing.fetch(1, Duration::from_secs(1)).await?.remove(0);
+/// order.extend().await?; // the work goes on
+/// order.retry(Duration::ZERO).await?; // not now
+/// let order = billing.fetch(1, Duration::from_secs(1)).await?.remove(0);
+/// assert_eq!(order.attempt(), 2);
+/// order.ack_confirmed().await?; // never again
+/// # Ok(())
+/// # }
+/// ```
 pub struct Delivery {
     raw: RawDelivery,
     bound: Arc<Bound>,
@@ -206,6 +225,24 @@ impl fmt::Debug for Delivery {
 }
 
 /// A settlement that failed, with the delivery to try again.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use std::time::Duration;
+///
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # let billing = bus.consumer("orders", "billing").ack_wait(Duration::from_millis(1)).open().await?;
+/// let slow = billing.fetch(1, Duration::from_secs(1)).await?.remove(0);
+/// tokio::time::sleep(Duration::from_millis(5)).await; // longer than its lease
+/// let failed = slow.ack_confirmed().await.unwrap_err();
+/// assert_eq!(failed.error.kind(), bus::ErrorKind::Stale);
+/// assert_eq!(failed.delivery.message().sequence, 1, "the delivery comes back");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("message {} was not settled", delivery.message().sequence)]
 pub struct SettleError {

@@ -12,6 +12,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// Match on [`Error::kind`]; the text is for people. `Display` prints the context only; walk
 /// [`std::error::Error::source`] for what lies underneath.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// let missing = bus.stream("nowhere").await.err().expect("there is none");
+/// assert!(missing.is_not_found() && !missing.is_retryable());
+/// println!("{}", missing.context("open the log")); // for people
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -20,6 +31,18 @@ pub struct Error {
 }
 
 /// The kinds of failure a caller can act on.
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use bus::{Error, ErrorKind};
+///
+/// fn worth_repeating(error: &Error) -> bool {
+///     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
+/// }
+/// assert!(!worth_repeating(&Error::invalid("the price is negative")));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {

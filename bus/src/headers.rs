@@ -11,6 +11,18 @@ use crate::error::{Error, Result};
 ///
 /// A value that a backend cannot carry (NATS: one that is not UTF-8, or has white space at an end)
 /// makes the publish fail with [`crate::ErrorKind::Invalid`]; it is never changed.
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// let mut headers = bus::Headers::new();
+/// headers.append("ce-type", "order.created")?;
+/// headers.append("tag", "a")?;
+/// headers.append("tag", "b")?;
+/// assert_eq!(headers.get("CE-Type"), Some("order.created"));
+/// assert_eq!(headers.values("tag").count(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, Eq)]
 pub struct Headers(Vec<(String, Bytes)>);
 

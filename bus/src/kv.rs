@@ -10,6 +10,20 @@ use crate::error::Result;
 use crate::name::{BucketName, Subject, SubjectFilter};
 
 /// A bucket of keys. Cheap to clone. Every method may be called from many tasks at once.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// use bus::{BucketConfig, BucketName};
+///
+/// let state = bus.ensure_kv(&BucketConfig::new(BucketName::new("state")?)).await?;
+/// let revision = state.create("order.42", "paid").await?;
+/// state.update("order.42", "shipped", revision).await?;
+/// assert!(state.update("order.42", "lost", revision).await.unwrap_err().is_conflict());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct KeyValue {
     name: BucketName,
@@ -76,6 +90,21 @@ impl KeyValue {
 }
 
 /// An open watch. It resumes by itself after the backend was away and repeats no revision.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// use bus::{BucketConfig, BucketName, KvChange};
+///
+/// # let state = bus.ensure_kv(&BucketConfig::new(BucketName::new("state")?)).await?;
+/// state.put("k", "v").await?;
+/// let mut changes = state.watch(">").await?;
+/// assert!(matches!(changes.next().await?, KvChange::Put(_)));
+/// assert_eq!(changes.next().await?, KvChange::Synced); // from here on, every change
+/// # Ok(())
+/// # }
+/// ```
 pub struct Watch(Box<dyn WatchDriver>);
 
 impl Watch {

@@ -14,6 +14,20 @@ use crate::name::Subject;
 ///
 /// A payload of `None` is a **tombstone**, which is not the same as an empty payload: both arrive
 /// as they were sent, on every backend.
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use bus::Message;
+///
+/// let message = Message::json("orders.created", &["two teas"])?
+///     .key("order-42") // order is kept per key
+///     .id("order-42") // a repeat is recognised
+///     .header("ce-source", "/till")?;
+/// assert_eq!(message.headers.get("content-type"), Some("application/json"));
+/// assert!(Message::tombstone("orders.created")?.payload.is_none());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// Where it goes.
@@ -33,6 +47,21 @@ pub struct Message {
 }
 
 /// A condition on the stream that the backend checks in the same step as it stores the message.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use bus::Message;
+///
+/// let first = Message::new("orders.42", "created")?.expect_last(0);
+/// let sequence = orders.publish(first.clone()).await?.sequence;
+/// assert!(orders.publish(first).await.unwrap_err().is_conflict());
+/// orders.publish(Message::new("orders.42", "paid")?.expect_last(sequence)).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// The subject's last message has this sequence; `0` means that the subject has none.
@@ -109,6 +138,19 @@ impl Message {
 }
 
 /// A message as the stream holds it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(bus::Message::json("orders.created", &42)?).await?;
+/// let stored = orders.get(1).await?.expect("just published");
+/// assert_eq!(stored.json::<u32>()?, 42);
+/// assert_eq!(stored.order_key(), b"orders.created");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredMessage {
     /// Its place in the stream, from 1, without repeats, perhaps with gaps. In a stream of several
@@ -150,6 +192,19 @@ impl StoredMessage {
 }
 
 /// Proof that a stream holds a message: it survives what the stream's storage survives.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// let message = bus::Message::new("orders.created", "42")?.id("order-42");
+/// let first = orders.publish(message.clone()).await?;
+/// let again = orders.publish(message).await?;
+/// assert!(again.duplicate && again.sequence == first.sequence);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     /// The sequence it was stored at; for a duplicate, that of the first one where known.

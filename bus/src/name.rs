@@ -88,6 +88,17 @@ fn check_name(what: &str, name: &str) -> Result<()> {
 /// No token is empty and none holds white space, a control character, `*` or `>`; at most 1024
 /// bytes. A key of a bucket is a subject too. Only what others have stored may break these rules
 /// (see [`Subject::received`]).
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use bus::Subject;
+///
+/// let subject = Subject::new("orders.created")?;
+/// assert_eq!(subject.tokens().collect::<Vec<_>>(), ["orders", "created"]);
+/// assert!(Subject::new("orders.*").is_err(), "one is published to, not a pattern");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subject(Arc<str>);
 
@@ -151,6 +162,17 @@ impl TryFrom<String> for Subject {
 }
 
 /// A pattern over subjects: `*` stands for one token, a last `>` for one or more.
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use bus::SubjectFilter;
+///
+/// let filter = SubjectFilter::new("orders.*.paid")?;
+/// assert!(filter.matches("orders.42.paid") && !filter.matches("orders.42.lost"));
+/// assert!(filter.overlaps(&SubjectFilter::new("orders.>")?));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubjectFilter(Arc<str>);
 

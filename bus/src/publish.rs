@@ -13,6 +13,21 @@ use crate::message::Receipt;
 /// Resolves when the message is durable, or says why it is not.
 ///
 /// Dropping it does not take the message back: it may be stored all the same.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use bus::Message;
+///
+/// // Both are on their way at once.
+/// let first = orders.submit(Message::new("orders.created", "1")?).await?;
+/// let second = orders.submit(Message::new("orders.created", "2")?).await?;
+/// assert!(first.await?.sequence < second.await?.sequence);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a dropped receipt is a lost error: await it"]
 pub struct PendingReceipt(Inner);
 

@@ -20,6 +20,19 @@ const PUBLISH_WINDOW: usize = 512;
 const STATE_PAGE: usize = 1000;
 
 /// An ordered log of messages on subjects. Cheap to clone.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// let subjects = orders.subjects(&bus::SubjectFilter::new("orders.>")?).await?;
+/// let state = orders.last_at(&subjects, orders.info().await?.last_sequence).await?;
+/// assert_eq!(state.len(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Stream {
     driver: Arc<dyn Driver>,
@@ -124,6 +137,21 @@ async fn resolve(submitted: Option<Result<PendingReceipt>>) -> Result<Receipt> {
 
 /// Reads a stream without acks; the position is the caller's. It survives a restart of the
 /// backend and goes on where it stopped, without gap or repeat.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use std::time::Duration;
+///
+/// orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// let mut reader = orders.reader(&[], bus::Start::Beginning).await?;
+/// let read = reader.next(100, Duration::from_secs(1)).await?;
+/// assert_eq!((read.len(), read[0].sequence), (1, 1));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Reader(Box<dyn ReaderDriver>);
 
 impl Reader {

@@ -8,6 +8,34 @@ use crate::name::StreamName;
 use crate::stream::Stream;
 
 /// What becomes of a message its handler has seen.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use std::time::Duration;
+/// use bus::{HandlerError, Message, Outcome, Received};
+/// use tokio_util::sync::CancellationToken;
+///
+/// orders.publish(Message::new("orders.created", "42")?).await?;
+/// let (shutdown, stop) = (CancellationToken::new(), CancellationToken::new());
+/// # let stop = shutdown.clone();
+/// bus.consumer("orders", "billing")
+///     .run(shutdown, move |order: Received| {
+///         let stop = stop.clone();
+///         async move {
+///             if order.attempt == 1 {
+///                 return Ok::<_, HandlerError>(Outcome::Retry(Duration::from_millis(1)));
+///             }
+///             stop.cancel();
+///             Ok(Outcome::Ack)
+///         }
+///     })
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// Done.
