@@ -10,7 +10,7 @@
 //! partition it is the offset + 1.
 //!
 //! The client repeats a publish by itself and stores it once, for two minutes. A receipt that
-//! fails with [`ErrorKind::Timeout`] leaves open whether the message is stored, and without ids a
+//! fails with [`crate::ErrorKind::Timeout`] leaves open whether the message is stored, and without ids a
 //! repetition may store it twice: consumers tell by what the message says.
 //!
 //! # Consumers
