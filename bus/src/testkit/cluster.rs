@@ -1,20 +1,17 @@
 //! Several `nats-server`s that are one cluster, each of which a test can kill, stop and start.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::nats::NatsServer;
+use super::ports::free_port;
 use super::process::failed;
 use crate::error::{Error, ErrorKind, Result};
 
-const FIRST_PORT: u16 = 20_000;
-const PORTS: u32 = 12_000;
-const PORTS_APART: u32 = 50;
 /// Elections take seconds, and more on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -41,7 +38,7 @@ impl NatsCluster {
 
     /// The same with further lines in the configuration of each node, by its number.
     pub async fn start_with(nodes: usize, extra: impl Fn(usize) -> String) -> Result<Self> {
-        let ports = free_ports(3 * nodes)?;
+        let ports = (0..3 * nodes).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
         let (routes, others) = ports.split_at(nodes);
         let (monitors, clients) = others.split_at(nodes);
         let all: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
@@ -193,24 +190,4 @@ async fn ask(port: u16, path: &str) -> Result<String> {
     let answer = asking.await.map_err(std::io::Error::other).and_then(|answer| answer);
     let answer = answer.map_err(|e| failed("ask nats-server for its state", e))?;
     Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
-}
-
-/// Ports that nobody listens on at this moment, each another, and which the system hands out to
-/// nobody by itself: a node that is down must find its own again.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Where each process begins; the system's own ports begin at 32768.
-    let begin = std::process::id() % (PORTS / PORTS_APART) * PORTS_APART;
-    let mut ports = Vec::with_capacity(count);
-    for _ in 0..PORTS {
-        let offset = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
-        let port = FIRST_PORT + u16::try_from(offset).unwrap_or_default();
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            ports.push(port);
-        }
-        if ports.len() >= count {
-            return Ok(ports);
-        }
-    }
-    Err(Error::new(ErrorKind::Unavailable, "no free port was found for a cluster"))
 }

@@ -1,24 +1,19 @@
 //! A Kafka broker of a test's own: one node that is broker and controller, no containers.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::ports::free_port;
 use super::process::{LOOK_EVERY, Process, failed};
 use crate::error::{Error, ErrorKind, Result};
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// Another test may take a port between choosing and listening.
 const START_ATTEMPTS: u32 = 3;
-/// Ports are taken from below the range that systems give to outgoing connections: one of those
-/// could otherwise sit on the broker's port while it is down.
-const FIRST_PORT: u32 = 18_000;
-const PORTS: u32 = 14_000;
 /// Any 16 bytes, in base64url.
 const CLUSTER_ID: &str = "bG9ja2dhdGUtdGVzdC0wMQ";
 
@@ -51,7 +46,7 @@ impl KafkaBroker {
         loop {
             let process = Process::new("kafka")?;
             let (jars, extra) = (jars.clone(), extra.to_owned());
-            let mut broker = Self { jars, extra, ports: free_ports()?, process };
+            let mut broker = Self { jars, extra, ports: [free_port()?, free_port()?], process };
             broker.format()?;
             match broker.restart().await {
                 Err(_) if attempt < START_ATTEMPTS && broker.log().contains("BindException") => {
@@ -173,24 +168,6 @@ impl KafkaBroker {
             extra = self.extra,
         )
     }
-}
-
-fn free_ports() -> Result<[u16; 2]> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Where a process begins depends on its id, so that test binaries rarely meet.
-    let begin = std::process::id().wrapping_mul(37);
-    let mut free = Vec::with_capacity(2);
-    for _ in 0..PORTS {
-        let step = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = u16::try_from(FIRST_PORT + step % PORTS).unwrap_or(u16::MAX);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            free.push(port);
-        }
-        if let [broker, controller] = free[..] {
-            return Ok([broker, controller]);
-        }
-    }
-    Err(Error::new(ErrorKind::Unavailable, "no two ports of 127.0.0.1 are free for kafka"))
 }
 
 fn find_jars() -> Result<PathBuf> {

@@ -12,8 +12,10 @@
 mod cluster;
 mod kafka;
 mod nats;
+mod ports;
 mod process;
 
 pub use cluster::NatsCluster;
 pub use kafka::KafkaBroker;
 pub use nats::NatsServer;
+pub use ports::free_port;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::ports::free_port;
 use super::process::{LOOK_EVERY, Process, failed};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -20,7 +21,7 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 pub struct NatsServer {
     binary: PathBuf,
     extra: String,
-    port: Option<u16>,
+    port: u16,
     process: Process,
 }
 
@@ -35,15 +36,11 @@ impl NatsServer {
 
     /// The same with `extra` lines in the server's configuration.
     pub async fn start_with(extra: &str) -> Result<Self> {
-        Self::start_at(None, extra).await
+        Self::start_on(free_port()?, extra).await
     }
 
     /// The same on a port that the caller found free.
     pub(super) async fn start_on(port: u16, extra: &str) -> Result<Self> {
-        Self::start_at(Some(port), extra).await
-    }
-
-    async fn start_at(port: Option<u16>, extra: &str) -> Result<Self> {
         let binary = find_binary()?;
         let process = Process::new("nats-server")?;
         let extra = extra.to_owned();
@@ -54,7 +51,7 @@ impl NatsServer {
 
     /// Where it listens, also while it is down.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port.unwrap_or_default())
+        format!("nats://127.0.0.1:{}", self.port)
     }
 
     /// Kills the server at once, as a crash would. Nothing is flushed.
@@ -92,7 +89,7 @@ impl NatsServer {
     }
 
     fn config(&self, ports: &Path) -> String {
-        let port = self.port.map_or_else(|| String::from("-1"), |port| port.to_string());
+        let port = self.port;
         format!(
             "host: 127.0.0.1\nport: {port}\nports_file_dir: {ports:?}\n\
              jetstream {{ store_dir: {store:?}, max_mem: 1GB, max_file: 10GB }}\n{extra}\n",
@@ -105,8 +102,7 @@ impl NatsServer {
     async fn wait_ready(&mut self, ports: &Path) -> Result<()> {
         let deadline = Instant::now() + READY_LIMIT;
         loop {
-            if let Some(port) = read_port(ports) {
-                self.port = Some(port);
+            if read_port(ports) == Some(self.port) {
                 return Ok(());
             }
             let ended = self.process.has_ended();

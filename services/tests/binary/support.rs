@@ -1,6 +1,5 @@
 //! The binary as a process, and a client that sees what curl would.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,9 +19,7 @@ pub(crate) struct Lockgate {
 impl Lockgate {
     /// Every role on this bus, ready.
     pub(crate) async fn start(bus: &str) -> Self {
-        let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = held.local_addr().expect("an address").port();
-        drop(held);
+        let port = bus::testkit::free_port().expect("a free port");
         let child = command(&["--bus", bus, "--listen", &format!("127.0.0.1:{port}")])
             .kill_on_drop(true)
             .spawn()

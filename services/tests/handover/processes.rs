@@ -2,7 +2,6 @@
 //! all of them killed at random times.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use bus::Bus;
-use bus::testkit::NatsServer;
+use bus::testkit::{NatsServer, free_port};
 use bytes::Bytes;
 use lockgate::model::{Fence, Realm, TopicSet};
 use lockgate::roles::Role;
@@ -44,11 +43,7 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new(url: String) -> Self {
-        // All ports are held at once, so that no two roles get the same.
-        let listeners = Role::ALL
-            .map(|role| (role, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")));
-        let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();
-        let ports = listeners.iter().map(|(role, listener)| (*role, port(listener))).collect();
+        let ports = Role::ALL.map(|role| (role, free_port().expect("a free port"))).into();
         // reqwest wants a TLS provider even for plain HTTP; a second installation is refused.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
