@@ -7,10 +7,11 @@ use async_nats::datetime;
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::convert::rfc3339;
 use super::failure::Failure;
-use super::link::Link;
+use super::link::{Link, REQUEST_LIMIT};
 use super::schedule;
 use super::streams::{self, Removed};
 use crate::config::{ConsumerConfig, ConsumerInfo, Start};
@@ -27,6 +28,7 @@ const DECLARED_START: &str = "lg.start";
 const DECLARED_FILTERS: &str = "lg.filters";
 const EVERYTHING: &str = "all";
 const ENSURE_ATTEMPTS: u32 = 5;
+const PAUSE_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Against a server that never comes to an end; a page holds up to 256.
 const MOST_PAGES: usize = 100_000;
 
@@ -158,8 +160,35 @@ pub(super) async fn pause(
         None => json!(null),
     };
     match link.api_repeated::<Paused>(&format!("CONSUMER.PAUSE.{stream}.{name}"), &body).await {
-        Ok(Paused {}) => Ok(()),
+        Ok(Paused {}) => wait_paused(link, stream, name, until).await,
         Err(failure) => Err(explained(stream, name, failure)),
+    }
+}
+
+/// In a cluster one server takes the order and another hands out: waits until that one knows.
+async fn wait_paused(
+    link: &Link,
+    stream: &StreamName,
+    name: &ConsumerName,
+    until: Option<SystemTime>,
+) -> Result<()> {
+    let deadline = Instant::now() + REQUEST_LIMIT;
+    loop {
+        let info = raw_info(link, stream, name).await;
+        let info = info.map_err(|failure| explained(stream, name, failure))?;
+        let has = info.config.pause_until.map(SystemTime::from);
+        // A pause that is over may have been forgotten.
+        if has == until || !info.paused && until.is_none_or(|until| until <= SystemTime::now()) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let what = format!("pause or resume consumer {name} on stream {stream}: its server");
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                format!("{what} has not heard of it yet: look at the consumer, and repeat"),
+            ));
+        }
+        tokio::time::sleep(PAUSE_LOOK_EVERY).await;
     }
 }
 
