@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Target;
-use super::bench::{Case, PATIENCE};
+use super::bench::{Case, PATIENCE, ack_all, collect, sequences};
 use crate::consume::Outcome;
 use crate::message::StoredMessage;
 
@@ -72,5 +72,9 @@ pub async fn rebalance_mid_handler(target: &dyn Target) {
         timeout(2 * PATIENCE, running).await.expect("the drain ends").unwrap().unwrap();
     }
     let consumer = case.bus.bind(&case.name, "c").await.unwrap();
-    case.assert_nothing_before_a_new_message(&consumer).await;
+    // A loop that stopped may have left a request behind that takes the first delivery of this.
+    let next = case.publish("a").await;
+    let came = collect(&consumer, 1).await;
+    assert_eq!(sequences(&came), [next], "a message that was settled came again");
+    ack_all(came).await;
 }
