@@ -1,8 +1,7 @@
 //! One bucket: its entries, and the changes that its watches have not seen yet.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::clock::Now;
 use super::connection::Connection;
+use super::entered::{Entered, Journaled};
 use super::journal::{Change, Gone, Journal};
 use crate::config::{BucketConfig, Entry};
 use crate::driver::{KvChange, KvDriver, WatchDriver};
@@ -44,26 +44,9 @@ pub(super) struct BucketState {
     gone: Option<Gone>,
 }
 
-/// A bucket's state, locked. What was changed is handed on to the journal when this is let go.
-#[derive(Debug)]
-pub(super) struct Entered<'a>(MutexGuard<'a, BucketState>);
-
-impl Deref for Entered<'_> {
-    type Target = BucketState;
-    fn deref(&self) -> &BucketState {
-        &self.0
-    }
-}
-
-impl DerefMut for Entered<'_> {
-    fn deref_mut(&mut self) -> &mut BucketState {
-        &mut self.0
-    }
-}
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        self.0.journal.flush();
+impl Journaled for BucketState {
+    fn journal(&self) -> &Journal {
+        &self.journal
     }
 }
 
@@ -159,7 +142,7 @@ impl BucketCell {
         Self { state: Mutex::new(state) }
     }
 
-    pub(super) fn enter(&self, now: Now) -> Result<Entered<'_>> {
+    pub(super) fn enter(&self, now: Now) -> Result<Entered<'_, BucketState>> {
         let mut state = self.lock();
         if let Some(gone) = state.gone {
             return Err(gone.error(format_args!("bucket {}", state.config.name)));
@@ -168,9 +151,8 @@ impl BucketCell {
         Ok(state)
     }
 
-    fn lock(&self) -> Entered<'_> {
-        // No section can panic half way through a change, so a poisoned lock is sound.
-        Entered(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> Entered<'_, BucketState> {
+        Entered::lock(&self.state)
     }
 }
 
@@ -322,7 +304,7 @@ pub(super) struct OpenBucket {
 }
 
 impl OpenBucket {
-    fn enter(&self) -> Result<(Now, Entered<'_>)> {
+    fn enter(&self) -> Result<(Now, Entered<'_, BucketState>)> {
         let now = self.connection.enter()?;
         Ok((now, self.cell.enter(now)?))
     }

@@ -19,6 +19,7 @@ mod delayed;
 #[cfg(feature = "disk")]
 pub mod disk;
 pub(crate) mod driver;
+mod entered;
 mod ids;
 mod intake;
 #[cfg_attr(not(feature = "disk"), allow(dead_code, reason = "nobody keeps what is noted"))]

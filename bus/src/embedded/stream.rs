@@ -1,8 +1,7 @@
 //! One stream: its configuration, its log and its consumers, behind one lock.
 
 use std::collections::BTreeMap;
-use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 #[cfg(feature = "disk")]
 use std::time::SystemTime;
 
@@ -14,6 +13,7 @@ use super::clock::Now;
 use super::cursor::CursorParts;
 use super::cursor::{Cursor, Settled};
 use super::delayed::Delayed;
+use super::entered::{Entered, Journaled};
 use super::ids::Ids;
 use super::journal::{Change, Gone, Journal};
 use super::log::Log;
@@ -58,26 +58,9 @@ pub(super) struct StreamParts {
     pub(super) now: Now,
 }
 
-/// A stream's state, locked. What was changed is handed on to the journal when this is let go.
-#[derive(Debug)]
-pub(super) struct Entered<'a>(MutexGuard<'a, StreamState>);
-
-impl Deref for Entered<'_> {
-    type Target = StreamState;
-    fn deref(&self) -> &StreamState {
-        &self.0
-    }
-}
-
-impl DerefMut for Entered<'_> {
-    fn deref_mut(&mut self) -> &mut StreamState {
-        &mut self.0
-    }
-}
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        self.0.journal.flush();
+impl Journaled for StreamState {
+    fn journal(&self) -> &Journal {
+        &self.journal
     }
 }
 
@@ -149,7 +132,7 @@ impl StreamCell {
     }
 
     /// The state with everything out of date dropped; `NotFound` when the stream was deleted.
-    pub(super) fn enter(&self, now: Now) -> Result<Entered<'_>> {
+    pub(super) fn enter(&self, now: Now) -> Result<Entered<'_, StreamState>> {
         let mut state = self.lock();
         if let Some(gone) = state.gone {
             return Err(gone.error(format_args!("stream {}", state.config.name)));
@@ -159,9 +142,8 @@ impl StreamCell {
         Ok(state)
     }
 
-    fn lock(&self) -> Entered<'_> {
-        // No section can panic half way through a change, so a poisoned lock is sound.
-        Entered(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> Entered<'_, StreamState> {
+        Entered::lock(&self.state)
     }
 }
 

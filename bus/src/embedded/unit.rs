@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::clock::Now;
+use super::entered::Entered;
 use super::log::message_bytes;
-use super::stream::{Entered, StreamCell, StreamState};
+use super::stream::{StreamCell, StreamState};
 use super::{Embedded, driver::no_stream};
 use crate::driver::{Settlement, Unit};
 use crate::error::{Error, Result};
@@ -54,7 +55,7 @@ impl Embedded {
     }
 }
 
-type Locked<'a> = BTreeMap<StreamName, Entered<'a>>;
+type Locked<'a> = BTreeMap<StreamName, Entered<'a, StreamState>>;
 
 fn of<'l, 'a>(locked: &'l mut Locked<'a>, name: &StreamName) -> Result<&'l mut StreamState> {
     locked.get_mut(name).map(|state| &mut **state).ok_or_else(|| no_stream(name))
