@@ -17,6 +17,14 @@ use crate::request::Responder;
 use crate::stream::Stream;
 use crate::unit::UnitBuilder;
 
+/// How each backend is named, and whether this build has it.
+const BACKENDS: [(&str, bool); 4] = [
+    ("embedded:", true),
+    ("embedded:///path", cfg!(feature = "disk")),
+    ("nats://host:port", cfg!(feature = "nats")),
+    ("kafka://host:port", cfg!(feature = "kafka")),
+];
+
 /// A connection to a backend. Cheap to clone.
 ///
 /// ```
@@ -75,10 +83,10 @@ impl Bus {
             }
             _ => {
                 let _ = options;
-                Err(Error::invalid(format!(
-                    "{url:?} names no backend of this build: use embedded:, nats://host:port or \
-                     kafka://host:port"
-                )))
+                let known: Vec<_> =
+                    BACKENDS.iter().filter_map(|(url, built)| built.then_some(*url)).collect();
+                let known = known.join(", ");
+                Err(Error::invalid(format!("{url:?} names no backend of this build: use {known}")))
             }
         }
     }
@@ -303,4 +311,17 @@ pub struct ConnectOptions {
     pub user: Option<(String, String)>,
     /// The name this connection shows in the server's monitoring.
     pub client_name: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unknown_backend_is_answered_with_those_of_this_build() {
+        let refused = Bus::connect("amqp://localhost").await.err().unwrap().to_string();
+        for (url, built) in BACKENDS {
+            assert_eq!(refused.contains(&format!(" {url}")), built, "{refused}");
+        }
+    }
 }

@@ -28,6 +28,9 @@ use serve::ServeOptions;
 use crate::demo::{self, DemoOptions};
 use crate::roles::Role;
 
+/// What a server logs: of the libraries below it only what its operator can act on.
+const LOGGED: &str = "info,async_nats=warn,async_nats::connector=info,fjall=warn,lsm_tree=warn";
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -98,7 +101,7 @@ pub fn main() -> ExitCode {
         .unwrap_or_else(|| Command::Run(Run { roles: Role::ALL.to_vec(), serve: cli.serve }));
     let serves = matches!(command, Command::Run(_));
     // The client logs each event of a connection that the bus logs too, but for the new one.
-    cli.log.start(if serves { "info,async_nats=warn,async_nats::connector=info" } else { "warn" });
+    cli.log.start(if serves { LOGGED } else { "warn" });
     install_tls();
     let mut runtime = match command {
         Command::Run(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
