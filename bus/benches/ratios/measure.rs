@@ -76,12 +76,22 @@ impl Comparison {
         ours: impl Future<Output = ()>,
         raw: impl Future<Output = ()>,
     ) {
+        self.sampled(ours_first, sample(operations, ours), sample(operations, raw)).await;
+    }
+
+    /// One round of work that is timed in part.
+    pub(crate) async fn sampled(
+        &mut self,
+        ours_first: bool,
+        ours: impl Future<Output = Sample>,
+        raw: impl Future<Output = Sample>,
+    ) {
         if ours_first {
-            self.ours.push(sample(operations, ours).await);
-            self.raw.push(sample(operations, raw).await);
+            self.ours.push(ours.await);
+            self.raw.push(raw.await);
         } else {
-            self.raw.push(sample(operations, raw).await);
-            self.ours.push(sample(operations, ours).await);
+            self.raw.push(raw.await);
+            self.ours.push(ours.await);
         }
     }
 
@@ -99,6 +109,12 @@ impl Comparison {
         }
         self.ours.push(by_ours.sample());
         self.raw.push(by_raw.sample());
+    }
+
+    /// Forgets the rounds so far, which were to warm up.
+    pub(crate) fn forget(&mut self) {
+        self.ours.clear();
+        self.raw.clear();
     }
 
     fn row(&self) -> String {

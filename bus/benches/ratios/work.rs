@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bus::{Bus, Message, Start, Stream, StreamConfig};
+use bus::{Bus, Consumer, Delivery, Message, Start, Stream, StreamConfig};
 
 pub(crate) const PAYLOAD: &[u8] = &[b'x'; 128];
 
@@ -37,13 +37,34 @@ async fn settle(receipt: bus::PendingReceipt) {
 
 /// Consumes and acks one by one.
 pub(crate) async fn consume(bus: &Bus, stream: &str, count: u64) {
-    let builder = bus.consumer(stream, "reader").max_unsettled(10_000).prefetch(500);
-    let consumer = builder.open().await.expect("consumer");
-    let mut taken = 0;
-    while taken < count {
-        for delivery in consumer.fetch(500, Duration::from_secs(5)).await.expect("fetch") {
-            delivery.ack().await.expect("ack");
-            taken += 1;
+    Reading::open(bus, stream).await.take(count).await;
+}
+
+/// A consumer that has begun.
+pub(crate) struct Reading(Consumer, Vec<Delivery>);
+
+impl Reading {
+    /// Returns when the first messages are here.
+    pub(crate) async fn open(bus: &Bus, stream: &str) -> Self {
+        let builder = bus.consumer(stream, "reader").max_unsettled(10_000).prefetch(500);
+        let consumer = builder.open().await.expect("consumer");
+        let first = consumer.fetch(1, Duration::from_secs(30)).await.expect("the first message");
+        Self(consumer, first)
+    }
+
+    /// Acks `count` messages with those of before.
+    pub(crate) async fn take(self, count: u64) {
+        let Self(consumer, mut deliveries) = self;
+        let mut taken = 0;
+        loop {
+            for delivery in deliveries {
+                delivery.ack().await.expect("ack");
+                taken += 1;
+            }
+            if taken >= count {
+                return;
+            }
+            deliveries = consumer.fetch(500, Duration::from_secs(5)).await.expect("fetch");
         }
     }
 }

@@ -1,7 +1,6 @@
 //! A durable consumer: a position, what is out and unsettled, and what comes again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +12,9 @@ use super::journal::{Change, Head, Journal, Open};
 use super::log::Log;
 use super::position::Position;
 use crate::config::{ConsumerConfig, ConsumerInfo, Start};
+use crate::dotted::Dotted;
 use crate::driver::{LeaseToken, RawDelivery, Settlement};
+use crate::due::DueQueue;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The state of a durable consumer.
@@ -25,9 +26,8 @@ pub(super) struct Cursor {
     created: SystemTime,
     position: Position,
     unsettled: BTreeMap<u64, Unsettled>,
-    /// When leases end and delays are over: `(when, sequence)`, each of `unsettled` that is not
-    /// in `ready`.
-    due: BTreeSet<(Instant, u64)>,
+    /// When leases end and delays are over: each of `unsettled` that is not in `ready`.
+    due: DueQueue<u64>,
     /// What comes again now, in stream order.
     ready: BTreeSet<u64>,
     delivered: u64,
@@ -59,6 +59,13 @@ struct Unsettled {
     attempt: u32,
     due: Instant,
     phase: Phase,
+}
+
+impl Unsettled {
+    /// True while it waits for `due`.
+    fn is_timed(&self) -> bool {
+        self.phase != Phase::Ready
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +102,7 @@ impl Cursor {
             started_after: position.next() - 1,
             position,
             unsettled: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: DueQueue::default(),
             ready: BTreeSet::new(),
             delivered: 0,
             paused_until: None,
@@ -116,7 +123,7 @@ impl Cursor {
             created,
             position: Position::restore(&config.filters, first, head.next),
             unsettled: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: DueQueue::default(),
             ready: BTreeSet::new(),
             delivered: head.delivered,
             started_after: head.started_after,
@@ -130,7 +137,7 @@ impl Cursor {
             let phase = if resting { Phase::Delayed } else { Phase::Leased };
             let due = now.instant_of(due);
             cursor.unsettled.insert(sequence, Unsettled { attempt, due, phase });
-            cursor.due.insert((due, sequence));
+            cursor.due.add(due, sequence);
         }
         cursor
     }
@@ -142,8 +149,8 @@ impl Cursor {
         else {
             return;
         };
-        if let Some(unsettled) = self.unsettled.get(&sequence) {
-            self.due.remove(&(unsettled.due, sequence));
+        if self.unsettled.contains_key(&sequence) {
+            self.unindex(sequence);
             self.put_back(sequence, attempt - 1, now);
             self.woken.notify_waiters();
         }
@@ -310,7 +317,7 @@ impl Cursor {
         };
         let (attempt, due) = (attempts.saturating_add(1), now.after(self.config.ack_wait));
         self.unsettled.insert(sequence, Unsettled { attempt, due, phase: Phase::Leased });
-        self.due.insert((due, sequence));
+        self.due.add(due, sequence);
         self.note_open(sequence, now);
         let token = token(sequence, attempt, self.epoch);
         Ok(Some(RawDelivery { message, attempt, expires: due, token }))
@@ -334,11 +341,15 @@ impl Cursor {
 
     /// Moves what is due to `ready`, or ends it where its attempts are used up.
     fn expire(&mut self, now: Instant) {
-        while let Some(&(due, sequence)) = self.due.first()
-            && due <= now
-        {
-            self.due.pop_first();
-            let Some(unsettled) = self.unsettled.get_mut(&sequence) else { continue };
+        while let Some((due, sequences)) = self.due.pop(now) {
+            sequences.into_iter().for_each(|sequence| self.end(sequence, due));
+        }
+    }
+
+    /// Ends the lease or rest of `sequence`, if it is one that ends at `due`.
+    fn end(&mut self, sequence: u64, due: Instant) {
+        let ends = |unsettled: &&mut Unsettled| unsettled.is_timed() && unsettled.due == due;
+        if let Some(unsettled) = self.unsettled.get_mut(&sequence).filter(ends) {
             if self.config.max_attempts.is_some_and(|max| unsettled.attempt >= max) {
                 self.unsettled.remove(&sequence);
                 self.note_closed(sequence);
@@ -398,9 +409,8 @@ impl Cursor {
 
     fn finish(&mut self, sequence: u64) -> Settled {
         let was_at_limit = self.is_at_limit();
-        if let Some(done) = self.unsettled.remove(&sequence) {
-            self.due.remove(&(done.due, sequence));
-            self.ready.remove(&sequence);
+        self.unindex(sequence);
+        if self.unsettled.remove(&sequence).is_some() {
             self.note_closed(sequence);
         }
         if was_at_limit {
@@ -410,15 +420,23 @@ impl Cursor {
     }
 
     fn postpone(&mut self, sequence: u64, phase: Phase, delay: Duration, now: Now) -> Settled {
+        self.unindex(sequence);
         if let Some(unsettled) = self.unsettled.get_mut(&sequence) {
-            self.due.remove(&(unsettled.due, sequence));
-            self.ready.remove(&sequence);
             (unsettled.due, unsettled.phase) = (now.after(delay), phase);
-            self.due.insert((unsettled.due, sequence));
+            self.due.add(unsettled.due, sequence);
             self.note_open(sequence, now);
         }
         self.woken.notify_waiters();
         Settled::Open
+    }
+
+    /// Takes a sequence out of what is due, or comes again.
+    fn unindex(&mut self, sequence: u64) {
+        match self.unsettled.get(&sequence) {
+            Some(unsettled) if unsettled.is_timed() => self.due.take_out(unsettled.due),
+            Some(_) => _ = self.ready.remove(&sequence),
+            None => {}
+        }
     }
 
     fn is_at_limit(&self) -> bool {
@@ -427,7 +445,7 @@ impl Cursor {
 
     /// When the next lease ends or the next delay is over.
     pub(super) fn first_due(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        self.due.first()
     }
 
     pub(super) fn info(&mut self, log: &Log, now: Now) -> ConsumerInfo {
@@ -447,13 +465,9 @@ impl Cursor {
 
 /// `<sequence>.<attempt>.<epoch>`
 fn token(sequence: u64, attempt: u32, epoch: u32) -> LeaseToken {
-    let mut text = [0_u8; 48];
-    let mut rest = &mut text[..];
     // Twice 10 digits, 20 and two dots always fit.
-    let _ = write!(rest, "{sequence}.{attempt}.{epoch}");
-    let unused = rest.len();
-    let written = text.get(..text.len() - unused).unwrap_or_default();
-    LeaseToken::from(std::str::from_utf8(written).unwrap_or_default())
+    let text = Dotted::<48>::new().number(sequence).dot().number(attempt).dot().number(epoch);
+    LeaseToken::from(text.as_str())
 }
 
 fn read_token(token: &LeaseToken) -> Result<(u64, u32, u32)> {

@@ -18,9 +18,12 @@ use crate::error::Result;
 use crate::message::StoredMessage;
 
 /// At most this many messages of a partition wait to be fetched.
-const WAITING: usize = 2000;
+const WAITING: usize = 4096;
 /// And no more once these bytes are reached, over all partitions.
 const WAITING_BYTES: usize = 32 << 20;
+/// How much there is to be done before the thread is woken for it: waking it costs more than
+/// settling a message does.
+const WORTH_WAKING: usize = WAITING / 2;
 /// At most this many messages rest here; then those that rest longest are copied to the end of
 /// the retry topic, to make room for what may be due sooner.
 const RESTING: usize = 4096;
@@ -109,6 +112,18 @@ struct Assigned {
     dirty: bool,
     /// On its way to another member: nothing more is delivered.
     leaving: bool,
+    /// The thread left messages where they are, for want of room.
+    denied: bool,
+}
+
+impl Assigned {
+    fn has_much_room(&self) -> bool {
+        let much = self.early.get(WORTH_WAKING).or_else(|| self.early.back());
+        match much {
+            Some(polled) => self.watermark.fits(polled.slot.offset),
+            None => self.waiting.len() <= WAITING - WORTH_WAKING,
+        }
+    }
 }
 
 impl Desk {
@@ -141,6 +156,7 @@ impl Desk {
             early: VecDeque::new(),
             dirty: false,
             leaving: false,
+            denied: false,
         };
         self.parts.insert(part, assigned);
     }
@@ -184,16 +200,30 @@ impl Desk {
         self.leases.any_out(|slot| parts.contains(&(slot.retry, slot.partition)))
     }
 
-    /// How many messages may be taken from a partition's log now.
-    pub(super) fn room(&self, part: Part) -> usize {
-        let Some(assigned) = self.parts.get(&part).filter(|assigned| !assigned.leaving) else {
+    /// How many messages may be taken from a partition's log now. Whoever gets 0 is told by
+    /// [`Desk::is_worth_waking`] when to ask again.
+    pub(super) fn room(&mut self, part: Part) -> usize {
+        let crowded = self.is_crowded();
+        let Some(assigned) = self.parts.get_mut(&part).filter(|assigned| !assigned.leaving) else {
             return 0;
         };
-        let crowded = self.waiting_bytes >= WAITING_BYTES || self.leases.resting() >= RESTING;
-        if crowded || !assigned.early.is_empty() {
-            return 0;
+        let free = WAITING.saturating_sub(assigned.waiting.len());
+        assigned.denied = crowded || !assigned.early.is_empty() || free == 0;
+        if assigned.denied { 0 } else { free }
+    }
+
+    /// True, once, when there is much room in a partition where there was none.
+    pub(super) fn is_worth_waking(&mut self) -> bool {
+        let waits = |assigned: &&mut Assigned| assigned.denied && assigned.has_much_room();
+        if self.is_crowded() {
+            return false;
         }
-        WAITING.saturating_sub(assigned.waiting.len())
+        let waiting = self.parts.values_mut().find(waits);
+        waiting.map(|assigned| assigned.denied = false).is_some()
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.waiting_bytes >= WAITING_BYTES || self.leases.resting() >= RESTING
     }
 
     /// Takes in what was polled. True when there may be something to deliver.
@@ -217,9 +247,12 @@ impl Desk {
             }
             if let Some(assigned) = self.parts.get_mut(&part) {
                 assigned.log = polled.slot.offset + 1;
-                assigned.early.push_back(polled);
+                if assigned.early.is_empty() && assigned.watermark.fits(polled.slot.offset) {
+                    news |= self.settle_in(polled, now);
+                } else {
+                    assigned.early.push_back(polled);
+                }
             }
-            news |= self.settle_in(part, now);
         }
         news
     }
@@ -230,38 +263,37 @@ impl Desk {
         let early: Vec<Part> = early.map(|(part, _)| *part).collect();
         let mut news = false;
         for part in early {
-            news |= self.settle_in(part, now);
+            while let Some(assigned) = self.parts.get_mut(&part)
+                && let Some(polled) = assigned.early.front()
+                && assigned.watermark.fits(polled.slot.offset)
+                && let Some(polled) = assigned.early.pop_front()
+            {
+                news |= self.settle_in(polled, now);
+            }
         }
         news
     }
 
-    fn settle_in(&mut self, part: Part, now: Instant) -> bool {
+    /// Takes in what fits; true when there may be something to deliver.
+    fn settle_in(&mut self, Polled { slot, record }: Polled, now: Instant) -> bool {
+        let part = (slot.retry, slot.partition);
         let Some(assigned) = self.parts.get_mut(&part) else { return false };
-        let mut news = false;
-        while let Some(polled) = assigned.early.front()
-            && assigned.watermark.fits(polled.slot.offset)
-            && let Some(Polled { slot, record }) = assigned.early.pop_front()
-        {
-            self.copies.remove(&slot);
-            let taken = assigned.watermark.take(slot.offset);
-            match (taken, record) {
-                (Taken::Settled, _) => {}
-                (Taken::Open, None) => {
-                    assigned.dirty |= assigned.watermark.settle(slot.offset);
-                }
-                (Taken::Open, Some(record)) => {
-                    news = true;
-                    match record.due.filter(|due| *due > now) {
-                        Some(due) => self.leases.rest(record, due),
-                        None => {
-                            self.waiting_bytes += size(&record);
-                            assigned.waiting.push_back(record);
-                        }
-                    }
-                }
+        self.copies.remove(&slot);
+        match (assigned.watermark.take(slot.offset), record) {
+            (Taken::Settled, _) => return false,
+            (Taken::Open, None) => {
+                assigned.dirty |= assigned.watermark.settle(slot.offset);
+                return false;
             }
+            (Taken::Open, Some(record)) => match record.due.filter(|due| *due > now) {
+                Some(due) => self.leases.rest(record, due),
+                None => {
+                    self.waiting_bytes += size(&record);
+                    assigned.waiting.push_back(record);
+                }
+            },
         }
-        news
+        true
     }
 
     /// Hands out up to `max` deliveries: what comes again first, then what is new.
@@ -331,13 +363,12 @@ impl Desk {
         now: Instant,
     ) -> Result<Settled> {
         self.expire(now);
-        let (slot, attempt, generation) = self.find(token)?;
-        let part = (slot.retry, slot.partition);
+        let (slot, attempt, generation) = match how {
+            Settlement::Ack => return self.ack(token),
+            _ => self.find(token)?,
+        };
         if !self.leases.holds(slot, attempt) {
-            let assigned = self.parts.get(&part);
-            let done = assigned.is_some_and(|assigned| assigned.watermark.is_settled(slot.offset));
-            let again = done && *how == Settlement::Ack;
-            return if again { Ok(Settled::Already(part, generation)) } else { Err(stale(token)) };
+            return Err(stale(token));
         }
         match how {
             Settlement::Extend => {
@@ -351,7 +382,23 @@ impl Desk {
             }
             Settlement::Retry(_) | Settlement::Ack | Settlement::Reject(_) => self.finish(slot),
         }
-        Ok(Settled::Done(part, generation))
+        Ok(Settled::Done((slot.retry, slot.partition), generation))
+    }
+
+    /// Acks what `token` names. A lease that is over by the clock counts as long as nobody has
+    /// looked at it since.
+    pub(super) fn ack(&mut self, token: &LeaseToken) -> Result<Settled> {
+        let (slot, attempt, generation) = self.find(token)?;
+        let part = (slot.retry, slot.partition);
+        if self.leases.holds(slot, attempt) {
+            self.finish(slot);
+            return Ok(Settled::Done(part, generation));
+        }
+        let assigned = self.parts.get(&part);
+        if assigned.is_some_and(|assigned| assigned.watermark.is_settled(slot.offset)) {
+            return Ok(Settled::Already(part, generation));
+        }
+        Err(stale(token))
     }
 
     /// The message of a token of this member, as long as its partition is here.

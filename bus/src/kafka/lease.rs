@@ -4,13 +4,14 @@
 //! counts enough. When it dies its leases die with it, and the partitions' next owner delivers
 //! what was not settled.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::token::Slot;
 use crate::config::ConsumerConfig;
+use crate::due::DueQueue;
 use crate::message::StoredMessage;
 
 /// A message as it was taken from a partition.
@@ -48,9 +49,9 @@ impl From<&ConsumerConfig> for Limits {
 #[derive(Debug)]
 pub(super) struct Leases {
     pub(super) limits: Limits,
-    entries: BTreeMap<Slot, Entry>,
+    entries: HashMap<Slot, Entry>,
     /// When leases end and rests are over: each entry that is leased or rests.
-    due: BTreeSet<(Instant, Slot)>,
+    due: DueQueue<Slot>,
     /// What is delivered next, by sequence.
     ready: BTreeSet<(u64, Slot)>,
     /// How many are at work: leased, or being copied for a retry.
@@ -63,6 +64,13 @@ struct Entry {
     attempt: u32,
     due: Instant,
     phase: Phase,
+}
+
+impl Entry {
+    /// True for a lease or a rest that is over at `due`.
+    fn ends_at(&self, due: Instant) -> bool {
+        matches!(self.phase, Phase::Leased | Phase::Resting) && self.due == due
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +96,7 @@ pub(super) struct Leased {
 
 impl Leases {
     pub(super) fn new(limits: Limits) -> Self {
-        let (entries, due, ready) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let (entries, due, ready) = (HashMap::new(), DueQueue::default(), BTreeSet::new());
         Self { limits, entries, due, ready, out: 0 }
     }
 
@@ -117,7 +125,7 @@ impl Leases {
         let due = after(now, self.limits.ack_wait);
         let entry = Entry { message: message.clone(), attempt, due, phase: Phase::Leased };
         self.entries.insert(slot, entry);
-        self.due.insert((due, slot));
+        self.due.add(due, slot);
         self.out += 1;
         Leased { slot, message, attempt, expires: due }
     }
@@ -125,7 +133,7 @@ impl Leases {
     /// Keeps a message until it is due.
     pub(super) fn rest(&mut self, record: Record, due: Instant) {
         let Record { slot, message, attempts, .. } = record;
-        self.due.insert((due, slot));
+        self.due.add(due, slot);
         let entry = Entry { message, attempt: attempts, due, phase: Phase::Resting };
         self.entries.insert(slot, entry);
     }
@@ -134,20 +142,24 @@ impl Leases {
     /// as often as it may be: it is settled now.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Slot> {
         let mut given_up = Vec::new();
-        while let Some(&(due, slot)) = self.due.first()
-            && due <= now
-        {
-            self.due.pop_first();
-            let Some(entry) = self.entries.get_mut(&slot) else { continue };
-            let was_leased = entry.phase == Phase::Leased;
-            self.out -= usize::from(was_leased);
-            if self.limits.max_attempts.is_some_and(|max| entry.attempt >= max) {
-                self.entries.remove(&slot);
-                given_up.push(slot);
-            } else {
-                entry.phase = Phase::Ready;
-                self.ready.insert((entry.message.sequence, slot));
-            }
+        while let Some((due, slots)) = self.due.pop(now) {
+            given_up.extend(slots.into_iter().filter(|slot| self.end(*slot, due)));
+        }
+        given_up
+    }
+
+    /// Ends the lease or rest of `slot`, if it is one that ends at `due`; true when the message is
+    /// given up.
+    fn end(&mut self, slot: Slot, due: Instant) -> bool {
+        let ends = |entry: &&mut Entry| entry.ends_at(due);
+        let Some(entry) = self.entries.get_mut(&slot).filter(ends) else { return false };
+        self.out -= usize::from(entry.phase == Phase::Leased);
+        let given_up = self.limits.max_attempts.is_some_and(|max| entry.attempt >= max);
+        if given_up {
+            self.entries.remove(&slot);
+        } else {
+            entry.phase = Phase::Ready;
+            self.ready.insert((entry.message.sequence, slot));
         }
         given_up
     }
@@ -204,15 +216,16 @@ impl Leases {
 
     /// When the next lease ends or the next rest is over.
     pub(super) fn first_due(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        self.due.first()
     }
 
     /// The messages that rest longest, at most `max`, to be kept elsewhere; each stays as it is.
     pub(super) fn longest_rests(&self, max: usize) -> Vec<Record> {
-        let resting = self.due.iter().rev().filter_map(|(due, slot)| {
-            let entry = self.entries.get(slot).filter(|entry| entry.phase == Phase::Resting)?;
+        let resting = self.due.latest().filter_map(|(due, slot)| {
+            let rests = |entry: &&Entry| entry.phase == Phase::Resting && entry.ends_at(due);
+            let entry = self.entries.get(&slot).filter(rests)?;
             let (message, attempts) = (entry.message.clone(), entry.attempt);
-            Some(Record { slot: *slot, message, attempts, due: Some(*due) })
+            Some(Record { slot, message, attempts, due: Some(due) })
         });
         resting.take(max).collect()
     }
@@ -236,17 +249,19 @@ impl Leases {
         let Some(entry) = self.entries.get_mut(&slot) else { return };
         (entry.phase, entry.due) = (phase, due);
         if phase != Phase::Copying {
-            self.due.insert((due, slot));
+            self.due.add(due, slot);
         }
         self.out += 1;
     }
 
     fn unindex(&mut self, slot: Slot) {
         let Some(entry) = self.entries.get(&slot) else { return };
-        self.due.remove(&(entry.due, slot));
-        if !self.ready.remove(&(entry.message.sequence, slot)) {
-            self.out -= usize::from(entry.phase != Phase::Resting);
+        match entry.phase {
+            Phase::Leased | Phase::Resting => self.due.take_out(entry.due),
+            Phase::Ready => _ = self.ready.remove(&(entry.message.sequence, slot)),
+            Phase::Copying => {}
         }
+        self.out -= usize::from(matches!(entry.phase, Phase::Leased | Phase::Copying));
     }
 }
 

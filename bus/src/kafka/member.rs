@@ -104,8 +104,6 @@ pub(super) struct State {
     pub(super) saved: BTreeMap<i32, i64>,
     /// The group is to be joined anew, from what is committed.
     pub(super) rejoin: bool,
-    /// True when the thread left messages where they are, for want of room.
-    pub(super) hungry: bool,
     /// Why the member has ended.
     over: Option<(ErrorKind, String)>,
     /// The client that is in the group.
@@ -134,7 +132,6 @@ impl Member {
             confirms: Vec::new(),
             saved: BTreeMap::new(),
             rejoin: false,
-            hungry: false,
             over: None,
             client: None,
         };
@@ -241,7 +238,13 @@ impl ConsumerDriver for Member {
     }
 
     fn ack_now(&self, token: &LeaseToken) -> Option<Result<()>> {
-        Some(self.begin(token, &Settlement::Ack, false).map(|_| ()))
+        let shared = &self.shared;
+        Some(shared.lock().and_then(|mut state| {
+            let was_full = state.desk.is_full();
+            state.desk.ack(token)?;
+            shared.made_room(&mut state, was_full);
+            Ok(())
+        }))
     }
 
     async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()> {
@@ -276,10 +279,7 @@ impl Member {
                 return Ok(Begun::Copying(copying));
             }
         };
-        if was_full {
-            shared.arrived.notify_waiters();
-        }
-        shared.feed(&mut state);
+        shared.made_room(&mut state, was_full);
         if !confirm {
             return Ok(Begun::Done);
         }
@@ -419,9 +419,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Wakes the thread where it waits for room.
+    /// Tells those who wait for it that something was settled.
+    fn made_room(&self, state: &mut State, was_full: bool) {
+        if was_full {
+            self.arrived.notify_waiters();
+        }
+        self.feed(state);
+    }
+
+    /// Wakes the thread where it waits for room and there is some.
     fn feed(&self, state: &mut State) {
-        if std::mem::take(&mut state.hungry) {
+        if state.desk.is_worth_waking() {
             self.bell.ring();
         }
     }

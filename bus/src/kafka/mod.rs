@@ -44,6 +44,7 @@
 mod bucket;
 mod catalog;
 mod consumers;
+mod copies;
 mod desk;
 mod entry;
 mod failure;

@@ -161,7 +161,8 @@ impl<'a> Poller<'a> {
         while calm < 2 {
             match self.client.poll(Duration::ZERO) {
                 Some(Ok(message)) => {
-                    polled.push(read(self.shared, &self.entry, &mut self.decoder, &message));
+                    let part = self.shared.of.part(message.topic(), message.partition());
+                    polled.push(read(&self.entry, part, &mut self.decoder, &message));
                 }
                 Some(Err(error)) => trouble = Some(error),
                 None => calm += 1,
@@ -193,16 +194,11 @@ impl<'a> Poller<'a> {
         let mut any = false;
         let (mut polled, mut trouble) = (Vec::new(), None);
         for (part, Queue { queue, .. }) in &self.queues {
-            let room = {
-                let mut state = self.shared.state();
-                let room = state.desk.room(*part).min(BATCH);
-                state.hungry |= room == 0;
-                room
-            };
+            let room = self.shared.state().desk.room(*part).min(BATCH);
             while polled.len() < room {
                 match queue.poll(Duration::ZERO) {
                     Some(Ok(message)) => {
-                        polled.push(read(self.shared, &self.entry, &mut self.decoder, &message));
+                        polled.push(read(&self.entry, *part, &mut self.decoder, &message));
                     }
                     Some(Err(error)) => {
                         trouble = Some(error);
@@ -302,12 +298,11 @@ enum Step {
 
 /// A record as the desk takes it; without a message where no filter matches.
 fn read(
-    shared: &Shared,
     entry: &ConsumerEntry,
+    (retry, partition): Part,
     decoder: &mut Decoder,
     record: &BorrowedMessage<'_>,
 ) -> Polled {
-    let (retry, partition) = shared.of.part(record.topic(), record.partition());
     let slot = Slot { retry, partition, offset: record.offset() };
     let (message, not_before) = decoder.stored(record);
     let due = not_before.and_then(|time| {

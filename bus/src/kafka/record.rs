@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
 
+use super::copies::Copies;
 use super::partition;
 use super::sequence::Place;
 use crate::config::StreamConfig;
@@ -78,11 +79,12 @@ pub(super) struct Decoder {
     foreign: Subject,
     /// Neighbours often share a subject, and then its text.
     last: Subject,
+    copies: Copies,
 }
 
 impl Decoder {
     fn new(partitions: u32, foreign: Subject) -> Self {
-        Self { partitions, last: foreign.clone(), foreign }
+        Self { partitions, last: foreign.clone(), foreign, copies: Copies::default() }
     }
 
     /// Reads what is stored in the topic of this stream.
@@ -131,7 +133,7 @@ impl Decoder {
     }
 
     fn finish(
-        &self,
+        &mut self,
         record: &BorrowedMessage<'_>,
         subject: Subject,
         taken: Taken<'_>,
@@ -141,9 +143,9 @@ impl Decoder {
             sequence: place.sequence(self.partitions),
             timestamp: time_of(record),
             subject,
-            key: record.key().map(Bytes::copy_from_slice),
+            key: record.key().map(|key| self.copies.of(key)),
             headers: taken.headers,
-            payload: record.payload().map(Bytes::copy_from_slice),
+            payload: record.payload().map(|payload| self.copies.of(payload)),
         };
         (message, taken.not_before)
     }

@@ -1,12 +1,11 @@
 //! The text that names one delivery of a message.
 
-use std::io::Write as _;
-
+use crate::dotted::Dotted;
 use crate::driver::LeaseToken;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where a message is, for a consumer: its stream or its retries, a partition, an offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Slot {
     /// True in the retry topic.
     pub(super) retry: bool,
@@ -27,14 +26,11 @@ impl<'a> Token<'a> {
     /// `<member>.<generation>.<s|r><partition>.<offset>.<attempt>`
     pub(super) fn write(&self) -> LeaseToken {
         let Self { member, generation, slot: Slot { retry, partition, offset }, attempt } = self;
-        let mut text = [0_u8; 128];
-        let mut rest = &mut text[..];
-        let topic = if *retry { 'r' } else { 's' };
         // A member's name is short; the numbers have at most 20, 10, 19 and 10 digits.
-        let _ = write!(rest, "{member}.{generation}.{topic}{partition}.{offset}.{attempt}");
-        let unused = rest.len();
-        let written = text.get(..text.len() - unused).unwrap_or_default();
-        LeaseToken::from(std::str::from_utf8(written).unwrap_or_default())
+        let text = Dotted::<128>::new().text(member).dot().number(*generation);
+        let text = text.dot().text(if *retry { "r" } else { "s" }).number(*partition);
+        let text = text.dot().number(*offset).dot().number(*attempt);
+        LeaseToken::from(text.as_str())
     }
 
     pub(super) fn read(token: &'a LeaseToken) -> Result<Self> {
