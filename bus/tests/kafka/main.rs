@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod child;
+mod fallbacks;
 mod members;
 mod publish;
 mod reading;
