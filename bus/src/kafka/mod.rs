@@ -119,7 +119,9 @@ pub struct Kafka {
 
 impl Kafka {
     /// Connects to the cluster that `url` names, `kafka://host:port[,host:port...]`; any of its
-    /// brokers is enough. [`crate::ErrorKind::Unavailable`] when none answers within five seconds.
+    /// brokers is enough. [`crate::ErrorKind::Unavailable`] when none answers within five seconds, which
+    /// is also how brokers that ask for a user treat those who give none;
+    /// [`crate::ErrorKind::Invalid`] when they refuse the user or password.
     ///
     /// A cluster that this crate has not used before gets the topic `lockgate.catalog`. A user and
     /// password are sent as SASL PLAIN, without encryption.

@@ -5,6 +5,7 @@
 
 mod child;
 mod fallbacks;
+mod login;
 mod members;
 mod publish;
 mod reading;
