@@ -32,8 +32,8 @@
 //!   and settling is [`crate::ErrorKind::Stale`].
 //! - Brokers that have the group protocol of KIP-848 switched off are used with the classic one;
 //!   brokers before Kafka 3.7, which never heard of it, serve no consumers.
-//! - A consumer whose stream's topic others removed fails with [`crate::ErrorKind::NotFound`], some ten
-//!   seconds later. The stream that takes the name next has none of its consumers.
+//! - A consumer whose stream's topic others removed fails with [`crate::ErrorKind::NotFound`], some
+//!   ten seconds later. The stream that is declared next by the name has none of its consumers.
 //! - Retries that are settled are removed from their topic once a minute, or a thousand at a time.
 //! - Beginning with the last message per subject is possible where those messages are no further
 //!   apart than the span above.
@@ -119,8 +119,8 @@ pub struct Kafka {
 
 impl Kafka {
     /// Connects to the cluster that `url` names, `kafka://host:port[,host:port...]`; any of its
-    /// brokers is enough. [`crate::ErrorKind::Unavailable`] when none answers within five seconds, which
-    /// is also how brokers that ask for a user treat those who give none;
+    /// brokers is enough. [`crate::ErrorKind::Unavailable`] when none answers within five seconds,
+    /// which is also how brokers that ask for a user treat those who give none;
     /// [`crate::ErrorKind::Invalid`] when they refuse the user or password.
     ///
     /// A cluster that this crate has not used before gets the topic `lockgate.catalog`. A user and

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bus::{Consumer, Message, Stream};
+use bus::{Consumer, Guarantee, Message, Stream};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -154,6 +154,16 @@ async fn a_broker_without_the_new_group_protocol_is_used_with_the_classic_one() 
     assert_eq!(all.len(), BATCH, "a message is lost");
     assert!(ours.asked.is_disjoint(&theirs.acked), "one came after its ack was confirmed");
     assert!(ours.asked.is_disjoint(&before.acked), "one came after its ack was confirmed");
+
+    // What a unit settles is committed in the name of a member of the classic protocol, too.
+    stream.publish(message(&stream, "a", "in")).await.unwrap();
+    let delivery = consumer.fetch(1, PATIENCE).await.unwrap().remove(0);
+    let output = super::stream(&bus, |_| {}).await;
+    let unit = bus.unit().settle(delivery).publish(&output, message(&output, "a", "out"));
+    assert_eq!(unit.commit().await.unwrap().guarantee, Guarantee::Exactly);
+    let mut after = Done::default();
+    after.drain(&consumer).await;
+    assert!(after.asked.is_empty(), "what a unit settled came again");
 }
 
 async fn remove_topic(url: &str, topic: &str) {
