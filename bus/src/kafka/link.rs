@@ -7,11 +7,12 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::Metadata;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::failure::{failed, is_passing};
+use super::failure::{code, failed, is_passing};
 use super::settings::{Logged, Settings};
 use super::threads::{Threads, closed};
 use crate::bus::ConnectOptions;
@@ -20,6 +21,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long one request to the cluster may take.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// How many reports of a client are looked through: it tries about so often to connect.
+const REPORTS: usize = 100;
 /// How many clients are lent out at once, each with a thread that waits.
 const CLIENTS: usize = 8;
 /// The group that readers name, because the client insists on one; nobody joins it.
@@ -38,7 +41,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Returns when a broker answered, at most after [`REQUEST_LIMIT`].
+    /// Returns when a broker answered, at most after [`REQUEST_LIMIT`]; [`ErrorKind::Invalid`] when
+    /// none of them took the credentials.
     pub(super) async fn connect(url: &str, options: &ConnectOptions) -> Result<Arc<Self>> {
         let settings = Settings::new(url, options)?;
         let admin = AdminClient::from_config_and_context(&settings.admin(), Logged)
@@ -51,8 +55,20 @@ impl Link {
             lent: Arc::new(Semaphore::new(CLIENTS)),
             lookups: TaskTracker::new(),
         });
-        let answered = link.with_client(|client| metadata(client, None)).await;
-        answered.map_err(|error| {
+        let address = url.to_owned();
+        let answered = link.with_client(move |client| {
+            metadata(client, None).map_err(|error| {
+                if !refused_credentials(client) {
+                    return error;
+                }
+                let what = format!("{address} refused the credentials: check user and password");
+                Error::with_source(ErrorKind::Invalid, what, error)
+            })
+        });
+        answered.await.map_err(|error| {
+            if error.kind() == ErrorKind::Invalid {
+                return error;
+            }
             let (limit, url) = (REQUEST_LIMIT.as_secs(), link.settings.url());
             let what = format!("{url} did not answer within {limit} s");
             Error::with_source(ErrorKind::Unavailable, what, error)
@@ -142,6 +158,13 @@ impl Drop for Link {
 
 fn client(config: &ClientConfig) -> Result<Client> {
     Client::from_config_and_context(config, Logged).map_err(|e| failed("make a client", e))
+}
+
+/// True when a broker refused the client's user or password: the client repeats that, and reports
+/// it apart from the request that got no answer.
+fn refused_credentials(client: &Client) -> bool {
+    let mut reports = (0..REPORTS).filter_map(|_| client.poll(Duration::ZERO)?.err());
+    reports.any(|report| code(&report) == Some(Code::Authentication))
 }
 
 /// What the cluster says about a topic, or about all of them. Blocks.

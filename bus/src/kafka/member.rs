@@ -41,8 +41,9 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 const SAVE_AGAIN: Duration = Duration::from_millis(50);
 /// How often it is looked for what rests in the way.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
-/// How often retries that are settled are removed.
+/// How often retries that are settled are removed, and from how many on that does not wait.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
+const TRIM_FROM: i64 = 1000;
 /// How many messages are moved then.
 const TIDY_BATCH: usize = 256;
 /// How long leaving a group is waited for.
@@ -342,15 +343,16 @@ async fn confirmed(waiting: oneshot::Receiver<Result<()>>) -> Result<()> {
 /// Keeps the retry topic in order for as long as the member lives: what rests in the way goes to
 /// its end, and what is settled goes away.
 async fn tidy(shared: Arc<Shared>) {
-    let mut trimmed = Instant::now();
+    let (mut trimmed, mut removed) = (Instant::now(), BTreeMap::new());
     loop {
         tokio::select! { biased;
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(TIDY_EVERY) => {}
         }
-        if trimmed.elapsed() >= TRIM_EVERY {
+        let settled = shared.state().settled_since(&removed);
+        if trimmed.elapsed() >= TRIM_EVERY || settled >= TRIM_FROM {
             trimmed = Instant::now();
-            trim(&shared).await;
+            trim(&shared, &mut removed).await;
         }
         let copies = match shared.lock() {
             Ok(mut state) => state.desk.in_the_way(TIDY_BATCH, Instant::now()),
@@ -366,8 +368,9 @@ async fn tidy(shared: Arc<Shared>) {
     }
 }
 
-/// Removes the retries that the group has passed. Those of a failure are removed the next time.
-async fn trim(shared: &Shared) {
+/// Removes the retries that the group has passed, and notes how far. Those of a failure are removed
+/// the next time.
+async fn trim(shared: &Shared, removed: &mut BTreeMap<i32, i64>) {
     let saved = std::mem::take(&mut shared.state().saved);
     let passed: Vec<(i32, i64)> = saved.into_iter().collect();
     if passed.is_empty() {
@@ -379,6 +382,16 @@ async fn trim(shared: &Shared) {
         for (partition, offset) in passed {
             state.saved.entry(partition).or_insert(offset);
         }
+        return;
+    }
+    removed.extend(passed);
+}
+
+impl State {
+    /// How many offsets of the retry topic the group has passed beyond those that were removed.
+    fn settled_since(&self, removed: &BTreeMap<i32, i64>) -> i64 {
+        let before = |partition| removed.get(partition).copied().unwrap_or(0);
+        self.saved.iter().map(|(partition, offset)| offset - before(partition)).sum()
     }
 }
 

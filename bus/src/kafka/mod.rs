@@ -30,6 +30,11 @@
 //!   two delivers both. Its delay is a floor by the clocks of the processes that wrote and read it.
 //! - A partition that moves gives those at work two seconds to settle; then their leases are over,
 //!   and settling is [`crate::ErrorKind::Stale`].
+//! - Brokers that have the group protocol of KIP-848 switched off are used with the classic one;
+//!   brokers before Kafka 3.7, which never heard of it, serve no consumers.
+//! - A consumer whose stream's topic others removed fails with [`crate::ErrorKind::NotFound`], some
+//!   ten seconds later. The stream that is declared next by the name has none of its consumers.
+//! - Retries that are settled are removed from their topic once a minute, or a thousand at a time.
 //! - Beginning with the last message per subject is possible where those messages are no further
 //!   apart than the span above.
 //! - A commit that the broker took for some partitions and refused for others is reported to the
@@ -115,7 +120,9 @@ pub struct Kafka {
 
 impl Kafka {
     /// Connects to the cluster that `url` names, `kafka://host:port[,host:port...]`; any of its
-    /// brokers is enough. [`crate::ErrorKind::Unavailable`] when none answers within five seconds.
+    /// brokers is enough. [`crate::ErrorKind::Unavailable`] when none answers within five seconds,
+    /// which is also how brokers that ask for a user treat those who give none;
+    /// [`crate::ErrorKind::Invalid`] when they refuse the user or password.
     ///
     /// A cluster that this crate has not used before gets the topic `lockgate.catalog`. A user and
     /// password are sent as SASL PLAIN, without encryption.
@@ -171,7 +178,7 @@ impl Driver for Kafka {
 
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
         self.link.check_open()?;
-        streams::ensure(&self.link, &self.catalog, config).await
+        streams::ensure(&self.link, &self.catalog, &self.consumers, config).await
     }
 
     async fn stream_info(&self, stream: &StreamName) -> Result<StreamInfo> {

@@ -11,6 +11,7 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::types::RDKafkaRespErr;
 use tokio::time::Instant;
 
 use super::desk::{Part, Polled};
@@ -229,14 +230,19 @@ impl<'a> Poller<'a> {
     /// Ends the member of a topic that others removed. One that cannot be seen for a moment, while
     /// a broker starts, is not gone.
     fn look_for_topic(&mut self) -> Result<()> {
+        // Brokers that assign the partitions take those of a removed topic away without a word.
+        if self.queues.keys().next().is_none_or(|(retry, _)| *retry) {
+            self.missing.get_or_insert((Instant::now(), Instant::now()));
+        }
         let Some((since, looked)) = self.missing else { return Ok(()) };
         if looked.elapsed() < LOOK_AGAIN {
             return Ok(());
         }
         let (topic, now) = (&self.shared.of.topics[0], Instant::now());
         let found = self.client.fetch_metadata(Some(topic), LOOK_AGAIN);
+        let unknown = Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
         let gone = found.is_ok_and(|found| {
-            found.topics().iter().any(|t| t.name() == topic && t.error().is_some())
+            found.topics().iter().any(|t| t.name() == topic && t.error() == unknown)
         });
         if gone && since.elapsed() > GONE_AFTER {
             let what = format!("there is no stream {topic}: its topic was removed");
@@ -248,22 +254,14 @@ impl<'a> Poller<'a> {
 
     /// What an error of the client means: mostly that it goes on by itself.
     fn judge(&mut self, error: KafkaError) -> Result<()> {
-        let doing = || format!("consume {}", self.shared.of.stream);
+        if let Some((cause, _)) = self.client.client().fatal_error() {
+            return Err(self.ended(cause));
+        }
         match code(&error) {
-            Some(Code::UnsupportedFeature) if !self.classic.load(Ordering::Relaxed) => {
-                tracing::info!(
-                    "the brokers have no group protocol of their own: using the classic"
-                );
-                self.classic.store(true, Ordering::Relaxed);
-                Err(failed(doing(), error))
-            }
             // Also said while the brokers learn of a topic.
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 self.missing.get_or_insert((Instant::now(), Instant::now()));
                 Ok(())
-            }
-            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
-                Err(failed(doing(), error))
             }
             _ => {
                 if !is_passing(&error) {
@@ -272,6 +270,18 @@ impl<'a> Poller<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// What ended the client, which reports no more than that it is over: the next one is in the
+    /// group as the brokers can have it.
+    fn ended(&self, cause: Code) -> Error {
+        // The broker's word for a protocol that is switched off, and the client library's.
+        let unsupported = matches!(cause, Code::UnsupportedVersion | Code::UnsupportedFeature);
+        if unsupported && !self.classic.swap(true, Ordering::Relaxed) {
+            tracing::info!("the brokers have no group protocol of their own: using the classic");
+        }
+        let doing = format!("consume {}", self.shared.of.stream);
+        failed(doing, KafkaError::MessageConsumptionFatal(cause))
     }
 
     /// Leaves the group, with all that was settled committed.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::NAME;
 use super::catalog::Catalog;
+use super::consumers::Consumers;
 use super::entry::{StreamEntry, nanos};
 use super::link::Link;
 use super::sequence::Place;
@@ -22,6 +23,7 @@ use crate::name::{StreamName, Subject, SubjectFilter};
 pub(super) async fn ensure(
     link: &Arc<Link>,
     catalog: &Catalog,
+    consumers: &Consumers,
     config: &StreamConfig,
 ) -> Result<StreamInfo> {
     let config = &StreamConfig {
@@ -41,7 +43,9 @@ pub(super) async fn ensure(
     let topic = topic(config);
     let made = topics::ensure_exists(link, &topic).await?;
     if made {
-        // A topic of this name was removed by others, if it has an entry: this is another one.
+        // A topic of this name was removed by others, if it has an entry: this is another one, and
+        // its messages are none of that one's consumers'.
+        consumers.delete_all(name).await?;
         let generation = nanos(SystemTime::now());
         catalog.put_stream(&StreamEntry { config: config.clone(), generation }).await?;
     } else {

@@ -3,9 +3,13 @@
 // The lint knows test functions, but not the functions that these share.
 #![allow(clippy::unwrap_used)]
 
+mod child;
+mod fallbacks;
+mod login;
 mod members;
 mod publish;
 mod reading;
+mod retries;
 mod units;
 mod values;
 
@@ -36,7 +40,12 @@ async fn shared() -> (Arc<KafkaBroker>, Bus) {
 
 /// A broker that this test may end.
 async fn alone() -> (KafkaBroker, Bus) {
-    let broker = KafkaBroker::start().await.unwrap();
+    alone_with("").await
+}
+
+/// The same with more lines in its properties.
+async fn alone_with(properties: &str) -> (KafkaBroker, Bus) {
+    let broker = KafkaBroker::start_with(properties).await.unwrap();
     let bus = Bus::connect(&broker.url()).await.unwrap();
     (broker, bus)
 }

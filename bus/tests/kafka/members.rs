@@ -138,8 +138,8 @@ async fn members_that_come_and_go_lose_nothing_and_repeat_nothing_settled() {
     }
 }
 
-/// What the group has committed of the stream's first partition.
-fn committed(url: &str, group: &str, topic: &str) -> (Offset, String) {
+/// What the group has committed of the topic's first partition.
+pub(super) fn committed(url: &str, group: &str, topic: &str) -> (Offset, String) {
     let servers = url.replace("kafka://", "");
     let client: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", servers)

@@ -14,7 +14,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use super::{PATIENCE, alone, message, shared, stream, unique};
 
 /// Another program's client, made with the client library's defaults.
-fn raw(url: &str) -> ClientConfig {
+pub(super) fn raw(url: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", url.trim_start_matches("kafka://"));
     config
