@@ -7,8 +7,7 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use bus::driver::KvChange;
-//! use bus::{Backoff, BucketConfig, BucketName, Bus, Message, StreamConfig};
+//! use bus::{Backoff, BucketConfig, BucketName, Bus, KvChange, Message, StreamConfig};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), bus::Error> {
@@ -168,10 +167,10 @@
 //!
 #![doc = include_str!("capabilities.md")]
 
-pub mod backoff;
+mod backoff;
 mod bus;
-pub mod capability;
-pub mod config;
+mod capability;
+mod config;
 mod consume;
 mod consumer;
 pub mod dead_letter;
