@@ -203,7 +203,7 @@ pub type AfterPublish = Box<dyn FnOnce(&Result<Receipt>) + Send>;
 ///     }
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), bus::Error> {
 /// # let bus = bus::Bus::connect("embedded:").await?;
 /// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
