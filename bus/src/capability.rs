@@ -1,4 +1,4 @@
-//! What a backend can do, checked when a consumer or a bucket is bound and never later.
+//! What a backend can do.
 
 use std::fmt;
 
