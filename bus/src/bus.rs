@@ -51,9 +51,13 @@ impl Bus {
     /// - `embedded:///path` is in this process and on disk (feature `disk`); calls with the same
     ///   folder share it. `?sync=interval` answers before the disk is synced: see
     ///   `bus::embedded::disk`.
-    /// - `nats://host:4222[,host:4222...]` is NATS JetStream (feature `nats`). Credentials are
-    ///   never in the URL: see [`ConnectOptions`].
+    /// - `nats://host:4222[,host:4222...]` is NATS JetStream (feature `nats`), `tls://` the same
+    ///   and never without TLS.
     /// - `kafka://host:9092[,host:9092...]` is Kafka (feature `kafka`).
+    ///
+    /// Credentials are never in the URL: see [`ConnectOptions`]. A URL that no backend of this
+    /// build takes is [`crate::ErrorKind::Invalid`], servers that do not answer
+    /// [`crate::ErrorKind::Unavailable`].
     pub async fn connect(url: &str) -> Result<Self> {
         Self::connect_with(url, ConnectOptions::default()).await
     }

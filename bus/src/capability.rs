@@ -1,6 +1,4 @@
-//! What a backend can do, checked when a consumer or a bucket is bound and never later.
-//!
-#![doc = include_str!("capabilities.md")]
+//! What a backend can do.
 
 use std::fmt;
 

@@ -89,7 +89,8 @@ impl ConsumerBuilder {
         self.change(|config| config.ack_wait = ack_wait)
     }
 
-    /// At most this many unsettled deliveries over all processes (default 1000).
+    /// At most this many unsettled deliveries over all processes (default 1000); on Kafka, over
+    /// all that consume through one connection.
     pub fn max_unsettled(self, max: u32) -> Self {
         self.change(|config| config.max_unsettled = max)
     }
@@ -342,8 +343,9 @@ impl Consumer {
         Ok(fetched.into_iter().map(deliver).collect())
     }
 
-    /// Settles a delivery by its token, which may come from another process; recorded by the
-    /// backend when this returns. The caller answers for the lease being still its own.
+    /// Settles a delivery by its token, which may come from another process where the backend has
+    /// [`Capability::RemoteSettle`]; recorded by the backend when this returns. The caller answers
+    /// for the lease being still its own.
     pub async fn settle(&self, token: &LeaseToken, how: Settlement) -> Result<()> {
         self.bound.via.settle(token, &how, true).await
     }

@@ -6,6 +6,21 @@ use std::fmt;
 use crate::capability::Capability;
 
 /// The result of every fallible operation of this crate.
+///
+/// ```
+/// use bus::{Bus, Result, StreamConfig, StreamInfo};
+///
+/// async fn declare(bus: &Bus) -> Result<StreamInfo> {
+///     let config = StreamConfig::parse("orders", &["orders.>"])?;
+///     bus.ensure_stream(&config).await?.info().await
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// assert_eq!(declare(&bus).await?.last_sequence, 0);
+/// # Ok(())
+/// # }
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, to what, and what to do next.

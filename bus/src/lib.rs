@@ -2,17 +2,25 @@
 //!
 //! Five nouns carry through the crate: a [`Bus`] is a connection to a backend; a [`Stream`] is an
 //! ordered log of [`Message`]s on subjects; a durable [`Consumer`] hands them out under leases; a
-//! [`KeyValue`] bucket keeps small state with compare-and-set and a watch.
+//! [`KeyValue`] bucket keeps small state with compare-and-set and a watch. A URL chooses the
+//! backend:
+//!
+//! | URL | What it is | Feature |
+//! |---|---|---|
+//! | `embedded:` | in this process, in memory: for tests, and to begin with | |
+//! | `embedded:///path` | in this process, in a folder | `disk` |
+//! | `nats://host:4222` | NATS JetStream | `nats` |
+//! | `kafka://host:9092` | Apache Kafka | `kafka` |
 //!
 //! ```
 //! use std::time::Duration;
 //!
-//! use bus::driver::KvChange;
-//! use bus::{Backoff, BucketConfig, BucketName, Bus, Message, StreamConfig};
+//! use bus::{Backoff, BucketConfig, BucketName, Bus, KvChange, Message, StreamConfig};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), bus::Error> {
-//! // The same program runs on `nats://127.0.0.1:4222`.
+//! // The same program runs on a folder and on NATS. Kafka knows no ids and no compare-and-set:
+//! // there it is told so.
 //! let bus = Bus::connect("embedded:").await?;
 //!
 //! // Declare, then publish. A receipt means that the stream holds the message.
@@ -155,23 +163,34 @@
 //! recorded and no task left. What it did not finish comes again.
 //!
 //! **Holding back.** At most [`ConsumerBuilder::max_unsettled`] deliveries are out, over all
-//! processes. A stream at its limit drops its oldest message or refuses the publish, as
+//! processes (Kafka: of each connection). A stream at its limit drops its oldest message or refuses the publish, as
 //! [`WhenFull`] says; one that refuses loses nothing that it accepted.
 //!
 //! **When the backend is away.** Bound consumers, readers and watches survive it: a call in
 //! between fails with [`ErrorKind::Unavailable`] and the next tries again. A reader goes on where
 //! it stopped, a watch repeats no revision.
 //!
-//! **What a backend cannot do** is a [`Capability`] that is checked when a consumer is opened and
-//! not later; nothing is silently downgraded. "Emulated" means that this crate does it on top,
-//! with the limits that the backend's module names.
+//! **What a backend cannot do** is refused as [`ErrorKind::Unsupported`], which names the
+//! [`Capability`]; nothing is silently downgraded. A stream, a consumer or a bucket that asks for
+//! too much is refused when it is declared or opened, an id or a condition on a message when it is
+//! published. To know at the start: [`ConsumerBuilder::requires`], [`Bus::kv_for`] and
+//! [`Bus::support`]. "Emulated" means that this crate does it on top, with the limits that the
+//! backend's module names.
 //!
 #![doc = include_str!("capabilities.md")]
+//!
+//! # Further
+//!
+//! [`dead_letter`] keeps and redrives what was given up, [`Bus::unit`] settles and publishes in one
+//! step, [`topology`] declares streams, consumers and buckets in a file, [`middleware`] goes around
+//! publishing and handling and brings traces and metrics. A backend of your own begins at
+//! [`driver::Driver`]. For tests there are the features `conformance` (what every backend must do),
+//! `fault` (a backend that fails on purpose) and `testkit` (real servers).
 
-pub mod backoff;
+mod backoff;
 mod bus;
-pub mod capability;
-pub mod config;
+mod capability;
+mod config;
 mod consume;
 mod consumer;
 pub mod dead_letter;

@@ -59,16 +59,46 @@ macro_rules! name {
 
 name!(
     /// The name of a stream.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), bus::Error> {
+    /// use bus::StreamName;
+    ///
+    /// assert_eq!(StreamName::new("orders")?.as_str(), "orders");
+    /// assert!(StreamName::new("orders.created").is_err(), "a dot is for subjects");
+    /// # Ok(())
+    /// # }
+    /// ```
     StreamName,
     "stream name"
 );
 name!(
     /// The name of a durable consumer.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), bus::Error> {
+    /// use bus::ConsumerName;
+    ///
+    /// assert_eq!(ConsumerName::new("billing")?.as_str(), "billing");
+    /// assert!(ConsumerName::new("billing service").is_err(), "no backend takes a space");
+    /// # Ok(())
+    /// # }
+    /// ```
     ConsumerName,
     "consumer name"
 );
 name!(
     /// The name of a key-value bucket.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), bus::Error> {
+    /// use bus::BucketName;
+    ///
+    /// assert_eq!(BucketName::new("state")?.as_str(), "state");
+    /// assert!(BucketName::new("").is_err(), "not empty");
+    /// # Ok(())
+    /// # }
+    /// ```
     BucketName,
     "bucket name"
 );

@@ -39,6 +39,24 @@ use crate::stream::Stream;
 const ACKS_AT_ONCE: usize = 64;
 
 /// How surely the outputs of a unit are there once, whatever crashes.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # let billing = bus.consumer("orders", "billing").open().await?;
+/// # let order = billing.fetch(1, std::time::Duration::from_secs(1)).await?.remove(0);
+/// use bus::{Guarantee, Message};
+///
+/// let done = bus.unit().settle(order).publish(&orders, Message::new("orders.paid", "")?).commit().await?;
+/// // A program that bills twice if its unit is repeated says so at its first one.
+/// assert!(done.guarantee > Guarantee::AtLeastOnce, "{:?}", done.guarantee);
+/// assert!(Guarantee::Exactly > Guarantee::Effectively(std::time::Duration::MAX));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Guarantee {
     /// A crash may repeat the unit, and its outputs are then stored again.
@@ -50,6 +68,25 @@ pub enum Guarantee {
 }
 
 /// What a unit did.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use bus::Message;
+///
+/// let done = bus
+///     .unit()
+///     .publish(&orders, Message::new("orders.paid", "")?)
+///     .publish(&orders, Message::new("orders.shipped", "")?)
+///     .commit()
+///     .await?;
+/// let sequences: Vec<_> = done.receipts.iter().map(|receipt| receipt.sequence).collect();
+/// assert_eq!(sequences, [1, 2]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
     /// One receipt for each output, in their order.
@@ -59,6 +96,24 @@ pub struct Committed {
 }
 
 /// Collects inputs and outputs; [`UnitBuilder::commit`] does them together.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # let billing = bus.consumer("orders", "billing").open().await?;
+/// # let order = billing.fetch(1, std::time::Duration::from_secs(1)).await?.remove(0);
+/// use bus::Message;
+///
+/// let paid = Message::new("orders.paid", "42")?;
+/// bus.unit().settle(order).publish(&orders, paid).commit().await?;
+/// assert_eq!(billing.info().await?.settled_sequence, 1);
+/// assert_eq!(orders.info().await?.last_sequence, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a unit does nothing before it is committed"]
 pub struct UnitBuilder {
     driver: Arc<dyn Driver>,
@@ -126,6 +181,25 @@ pub(crate) async fn commit(
 }
 
 /// A unit that failed, with its deliveries to try again.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # let billing = bus.consumer("orders", "billing").open().await?;
+/// # let order = billing.fetch(1, std::time::Duration::from_secs(1)).await?.remove(0);
+/// use bus::{ErrorKind, Message};
+///
+/// let large = Message::new("orders.paid", vec![0; 2 << 20])?;
+/// let mut failed = bus.unit().settle(order).publish(&orders, large).commit().await.unwrap_err();
+/// assert_eq!(failed.error.kind(), ErrorKind::TooLarge);
+/// let order = failed.deliveries.remove(0); // still ours
+/// order.ack_confirmed().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("the unit was not committed: its {} inputs are unsettled", deliveries.len())]
 pub struct UnitError {
@@ -147,6 +221,30 @@ impl From<UnitError> for Error {
 ///
 /// Gives [`Guarantee::Effectively`] with the shortest de-duplication window of the streams that
 /// were published to, and [`Guarantee::AtLeastOnce`] where `windows` says that one has none.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use bus::Guarantee;
+/// use bus::driver::Unit;
+///
+/// // What `Driver::commit` of a backend without transactions comes to.
+/// let driver = bus.driver();
+/// let output = (orders.name().clone(), bus::Message::new("orders.paid", "42")?.id("paid-42"));
+/// let unit = Unit { inputs: Vec::new(), outputs: vec![output] };
+/// let window = async |stream: &bus::StreamName| {
+///     Ok(Some(driver.stream_info(stream).await?.config.duplicate_window))
+/// };
+/// for repeated in [false, true] {
+///     let done = bus::unit::by_ids(driver.as_ref(), &unit, window).await?;
+///     assert_eq!(done.receipts[0].duplicate, repeated);
+///     assert_eq!(done.guarantee, Guarantee::Effectively(std::time::Duration::from_secs(120)));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub async fn by_ids(
     driver: &dyn Driver,
     unit: &Unit,

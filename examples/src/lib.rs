@@ -29,6 +29,6 @@ pub fn bus_url() -> Result<String, Failure> {
     match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
         (None, ..) => Ok(String::from("embedded:")),
         (Some("--bus"), Some(url), None) => Ok(url),
-        _ => Err("usage: [--bus embedded:|nats://127.0.0.1:4222]".into()),
+        _ => Err("usage: [--bus embedded:|nats://127.0.0.1:4222|kafka://127.0.0.1:9092]".into()),
     }
 }

@@ -1,11 +1,13 @@
-//! Runs every example on either bus and holds what it prints against what it should.
+//! Runs every example on each bus and holds what it prints against what it should.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::process::Command;
+use std::process::{Command, Output};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bus::testkit::NatsServer;
+use bus::testkit::{KafkaBroker, NatsServer};
+use tokio::sync::Mutex;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -58,7 +60,7 @@ const UNIT: (&str, &str) = (
 const DELAY: (&str, &str) = (
     env!("CARGO_BIN_EXE_5_delay"),
     "\
-at once: good morning
+good morning
 two seconds later: take the pill
 ",
 );
@@ -135,10 +137,32 @@ went on with two
 ",
 );
 
-async fn prints((program, expected): (&str, &str), arguments: &[&str]) {
+/// The broker that the tests running now share, because it takes half a gigabyte; it ends with the
+/// last of them.
+static BROKER: Mutex<Weak<KafkaBroker>> = Mutex::const_new(Weak::new());
+
+/// Members of a group learn of each other twice a second; the default is every five seconds.
+const QUICK_GROUPS: &str = "group.consumer.min.heartbeat.interval.ms=500\n\
+                            group.consumer.heartbeat.interval.ms=500";
+
+async fn broker() -> Arc<KafkaBroker> {
+    let mut shared = BROKER.lock().await;
+    if let Some(broker) = shared.upgrade() {
+        return broker;
+    }
+    let broker = Arc::new(KafkaBroker::start_with(QUICK_GROUPS).await.unwrap());
+    *shared = Arc::downgrade(&broker);
+    broker
+}
+
+async fn run(program: &str, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::from(Command::new(program));
     let output = command.args(arguments).kill_on_drop(true).output();
-    let output = tokio::time::timeout(LIMIT, output).await.expect("it ends").unwrap();
+    tokio::time::timeout(LIMIT, output).await.expect("it ends").unwrap()
+}
+
+async fn prints((program, expected): (&str, &str), arguments: &[&str]) {
+    let output = run(program, arguments).await;
     let (stdout, stderr) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{program} {arguments:?}: {stderr}\n{stdout}");
@@ -153,9 +177,25 @@ async fn prints_on_nats(example: (&str, &str)) {
     }
 }
 
-/// A test on the embedded bus and one on NATS for each example.
+async fn prints_on_kafka(example: (&str, &str)) {
+    let broker = broker().await;
+    for _ in 0..2 {
+        prints(example, &["--bus", &broker.url()]).await;
+    }
+}
+
+/// An example that needs what Kafka does not have ends there, and names it.
+async fn is_refused_by_kafka((program, _): (&str, &str), lacks: &str) {
+    let broker = broker().await;
+    let output = run(program, &["--bus", &broker.url()]).await;
+    assert!(!output.status.success(), "{program}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains(&format!("{lacks}, which kafka:// cannot give")), "{stderr}");
+}
+
+/// A test of each example on each bus; one that names what Kafka lacks is refused there.
 macro_rules! examples {
-    ($($name:ident: $example:ident,)+) => {
+    ($($name:ident: $example:ident $(, kafka lacks $lacks:literal)?;)+) => {
         mod embedded {
             $(#[tokio::test]
             async fn $name() {
@@ -168,21 +208,29 @@ macro_rules! examples {
                 super::prints_on_nats(super::$example).await;
             })+
         }
+        mod kafka {
+            $(#[tokio::test]
+            async fn $name() {
+                examples!(@on_kafka super::$example $(, $lacks)?).await;
+            })+
+        }
     };
+    (@on_kafka $example:expr) => { super::prints_on_kafka($example) };
+    (@on_kafka $example:expr, $lacks:literal) => { super::is_refused_by_kafka($example, $lacks) };
 }
 
 examples! {
-    publish_and_consume: PUBLISH_AND_CONSUME,
-    kv_watch: KV_WATCH,
-    subscribe: SUBSCRIBE,
-    unit: UNIT,
-    delay: DELAY,
-    pause_and_seek: PAUSE_AND_SEEK,
-    request_reply: REQUEST_REPLY,
-    topology: TOPOLOGY,
-    order_per_key: ORDER_PER_KEY,
-    dead_letters: DEAD_LETTERS,
-    observe: OBSERVE,
+    publish_and_consume: PUBLISH_AND_CONSUME, kafka lacks "de-duplication by id";
+    kv_watch: KV_WATCH, kafka lacks "compare-and-set on keys";
+    subscribe: SUBSCRIBE, kafka lacks "compare-and-set on keys";
+    unit: UNIT;
+    delay: DELAY;
+    pause_and_seek: PAUSE_AND_SEEK;
+    request_reply: REQUEST_REPLY, kafka lacks "request and reply";
+    topology: TOPOLOGY;
+    order_per_key: ORDER_PER_KEY;
+    dead_letters: DEAD_LETTERS;
+    observe: OBSERVE;
 }
 
 #[tokio::test]

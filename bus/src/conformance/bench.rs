@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const WAIT: Duration = Duration::from_secs(5);
 
 /// A name that no other test has used on this broker: `prefix`, the process' start, a number.
-pub fn unique(prefix: &str) -> String {
+pub(super) fn unique(prefix: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(1);
     static START: OnceLock<String> = OnceLock::new();
     let start = START.get_or_init(|| {

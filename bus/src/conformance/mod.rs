@@ -57,7 +57,6 @@ use async_trait::async_trait;
 use crate::bus::Bus;
 use crate::error::Result;
 
-pub use bench::unique;
 pub use consuming::*;
 pub use extras::*;
 pub use keys::*;
@@ -70,9 +69,37 @@ pub use sharing::*;
 pub use topology::*;
 pub use units::*;
 
-/// A backend under test. Behaviours use names from [`unique`], so that many of them may share
-/// one broker at the same time; whoever implements [`Target::restart_broker`] gives each test a
+/// A backend under test. Each behaviour makes streams and buckets of names that no other has, so
+/// that many of them may share one broker at the same time; whoever implements [`Target::restart_broker`] gives each test a
 /// broker of its own, or lets the others live through it.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bus::conformance::Target;
+/// use bus::embedded::Embedded;
+/// use bus::{Bus, Result};
+///
+/// struct Mine(Embedded);
+///
+/// #[async_trait::async_trait]
+/// impl Target for Mine {
+///     async fn bus(&self) -> Result<Bus> {
+///         Ok(Bus::with_driver(Arc::new(self.0.another())))
+///     }
+///
+///     async fn restart_broker(&self) -> Result<()> {
+///         Ok(()) // it is in this process
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// // One behaviour on its own, while the backend is being written.
+/// let mine = Mine(Embedded::new());
+/// bus::conformance::ack_confirmed_is_final(&mine).await;
+/// # }
+/// ```
 #[async_trait]
 pub trait Target: Send + Sync {
     /// A new connection to the same backend each time; closing one must leave the others open.

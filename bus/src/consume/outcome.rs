@@ -72,6 +72,29 @@ impl Outcome {
 
 /// What a handler may fail with; anything that implements [`std::error::Error`] converts by `?`.
 /// A failed message is tried again after the backoff.
+///
+/// ```
+/// use bus::{HandlerError, Outcome, StoredMessage};
+///
+/// async fn bill(order: StoredMessage) -> Result<Outcome, HandlerError> {
+///     let price: u32 = std::str::from_utf8(order.payload.as_deref().unwrap_or_default())?.parse()?;
+///     if price == 0 {
+///         return Err("nothing to pay".into()); // text will do
+///     }
+///     Ok(Outcome::Ack)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # orders.publish(bus::Message::new("orders.created", "free")?).await?;
+/// let free = orders.get(1).await?.expect("just published");
+/// let failed = bill(free).await.unwrap_err();
+/// assert_eq!(failed.to_string(), "invalid digit found in string");
+/// # Ok(())
+/// # }
+/// ```
 pub type HandlerError = Box<dyn StdError + Send + Sync>;
 
 /// What the loop does with a message after an attempt.

@@ -32,6 +32,28 @@ pub(crate) struct GivenUp<'a> {
 }
 
 /// A message that was given up, as the dead letters keep it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # bus.ensure_stream(&bus::StreamConfig::dead_letters(bus::StreamName::new("dead")?)).await?;
+/// # let billing = bus.consumer("orders", "billing").dead_letters("dead").open().await?;
+/// # orders.publish(bus::Message::new("orders.created", "forty-two")?).await?;
+/// # for delivery in billing.fetch(1, std::time::Duration::from_secs(1)).await? {
+/// #     delivery.dead_letter("the price is not a number").await?;
+/// # }
+/// let letter = bus.dead_letters("dead").await?.list(None, 1).await?.remove(0);
+/// assert_eq!((letter.sequence, letter.reason.as_str()), (1, "the price is not a number"));
+///
+/// // What was published, to look at or to publish again.
+/// let original = letter.original()?;
+/// assert_eq!(original.subject.as_str(), "orders.created");
+/// assert_eq!(original.payload.as_deref(), Some(&b"forty-two"[..]));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
     /// Who gave it up.

@@ -48,15 +48,36 @@ use crate::middleware::Layers;
 use crate::name::{ConsumerName, StreamName, Subject};
 
 /// The metadata of a consumer that names the stream of its dead letters.
-pub const TARGET_METADATA: &str = "bus.dead-letters";
+pub(crate) const TARGET_METADATA: &str = "bus.dead-letters";
 /// The metadata of a consumer with dead letters that holds its limit on attempts: the backend is
 /// told of none, so that it ends no delivery in silence.
-pub const ATTEMPTS_METADATA: &str = "bus.max-attempts";
+pub(crate) const ATTEMPTS_METADATA: &str = "bus.max-attempts";
 /// The header of a redriven message that names the one consumer it is for. A consumer of another
 /// name acks it and passes it over.
 pub const REDRIVE_TO: &str = "Redrive-To";
 
 /// Where deliveries come from: a consumer of a stream.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # bus.ensure_stream(&bus::StreamConfig::dead_letters(bus::StreamName::new("dead")?)).await?;
+/// # let billing = bus.consumer("orders", "billing").dead_letters("dead").open().await?;
+/// # orders.publish(bus::Message::new("orders.created", "forty-two")?).await?;
+/// # for delivery in billing.fetch(1, std::time::Duration::from_secs(1)).await? {
+/// #     delivery.dead_letter("the price is not a number").await?;
+/// # }
+/// use bus::dead_letter::Origin;
+///
+/// let dead = bus.dead_letters("dead").await?;
+/// let billing = Origin::new("orders", "billing")?;
+/// assert_eq!(dead.list(Some(&billing), 10).await?.len(), 1);
+/// assert_eq!(dead.list(Some(&Origin::new("orders", "shipping")?), 10).await?, []);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     /// The stream.
@@ -80,6 +101,33 @@ impl fmt::Display for Origin {
 }
 
 /// Where the dead letters of `origin` are on the stream `dead`: `<dead>.<stream>.<consumer>`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # bus.ensure_stream(&bus::StreamConfig::dead_letters(bus::StreamName::new("dead")?)).await?;
+/// # let billing = bus.consumer("orders", "billing").dead_letters("dead").open().await?;
+/// # orders.publish(bus::Message::new("orders.created", "forty-two")?).await?;
+/// # for delivery in billing.fetch(1, std::time::Duration::from_secs(1)).await? {
+/// #     delivery.dead_letter("the price is not a number").await?;
+/// # }
+/// use bus::dead_letter::{DeadLetter, Origin, subject};
+/// use bus::StreamName;
+///
+/// // A consumer of its own on what billing gives up: to tell somebody, for example.
+/// let of_billing = subject(&StreamName::new("dead")?, &Origin::new("orders", "billing")?)?;
+/// assert_eq!(of_billing.as_str(), "dead.orders.billing");
+/// let alarm = bus.consumer("dead", "alarm").filter(of_billing.as_str()).open().await?;
+/// for copy in alarm.fetch(10, std::time::Duration::from_secs(1)).await? {
+///     let letter = DeadLetter::parse(copy.message().clone()).expect("written by this crate");
+///     assert_eq!(letter.reason, "the price is not a number");
+///     copy.ack_confirmed().await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub fn subject(dead: &StreamName, origin: &Origin) -> Result<Subject> {
     Subject::new(format!("{dead}.{}.{}", origin.stream, origin.consumer))
 }

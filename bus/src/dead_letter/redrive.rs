@@ -29,6 +29,27 @@ const ORIGIN_METADATA: &str = "bus.redrive";
 ///
 /// A letter is outstanding until it is redriven. Redriven ones stay on the stream as a record,
 /// until its limits or a purge take them.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # bus.ensure_stream(&bus::StreamConfig::dead_letters(bus::StreamName::new("dead")?)).await?;
+/// # let billing = bus.consumer("orders", "billing").dead_letters("dead").open().await?;
+/// # orders.publish(bus::Message::new("orders.created", "forty-two")?).await?;
+/// # for delivery in billing.fetch(1, std::time::Duration::from_secs(1)).await? {
+/// #     delivery.dead_letter("the price is not a number").await?;
+/// # }
+/// let dead = bus.dead_letters("dead").await?;
+/// let counts = dead.count().await?;
+/// assert_eq!(counts.into_iter().map(|(of, n)| (of.to_string(), n)).collect::<Vec<_>>(), [("orders/billing".into(), 1)]);
+///
+/// dead.redrive(None).await?; // billing is mended
+/// assert_eq!(dead.list(None, 10).await?, [], "nothing is outstanding");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct DeadLetters {
     driver: Arc<dyn Driver>,
@@ -37,6 +58,27 @@ pub struct DeadLetters {
 }
 
 /// What was redriven of one origin.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # bus.ensure_stream(&bus::StreamConfig::dead_letters(bus::StreamName::new("dead")?)).await?;
+/// # let billing = bus.consumer("orders", "billing").dead_letters("dead").open().await?;
+/// # orders.publish(bus::Message::new("orders.created", "forty-two")?).await?;
+/// # for delivery in billing.fetch(1, std::time::Duration::from_secs(1)).await? {
+/// #     delivery.dead_letter("the price is not a number").await?;
+/// # }
+/// let dead = bus.dead_letters("dead").await?;
+/// bus.delete_stream("orders").await?; // there is nowhere to hand them to
+/// let stopped = dead.redrive(None).await?.remove(0);
+/// assert_eq!(stopped.redriven, 0);
+/// assert!(stopped.failed.is_some_and(|error| error.is_not_found()));
+/// assert_eq!(dead.list(None, 10).await?.len(), 1, "outstanding still");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Redriven {
     /// Whose dead letters.

@@ -48,6 +48,29 @@ use crate::name::{BucketName, StreamName};
 /// A connection to an embedded backend: `embedded:`.
 ///
 /// The backend lives as long as one of its connections or something opened through one.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::SystemTime;
+///
+/// use bus::embedded::Embedded;
+/// use bus::{Bus, Message, StreamConfig};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// // For a test: two services on one backend, and a wall clock that starts where the test says.
+/// let backend = Embedded::starting_at(SystemTime::UNIX_EPOCH);
+/// let till = Bus::with_driver(Arc::new(backend.another()));
+/// let billing = Bus::with_driver(Arc::new(backend));
+///
+/// let orders = till.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(Message::new("orders.created", "42")?).await?;
+/// till.close().await?;
+/// let first = billing.stream("orders").await?.get(1).await?.expect("kept by the other connection");
+/// assert!(first.timestamp.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() < 60);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Embedded {
     broker: Arc<Broker>,

@@ -18,6 +18,25 @@ use crate::publish::PendingReceipt;
 use crate::unit::Committed;
 
 /// A backend with faults on every operation, and on those of everything opened through it.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bus::embedded::Embedded;
+/// use bus::fault::{FaultDriver, FaultRates, Faults};
+/// use bus::{Bus, StreamConfig};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// let faults = Faults::new(7).with_rates(FaultRates { fail_before: 1000, ..FaultRates::NONE });
+/// let bus = Bus::with_driver(Arc::new(FaultDriver::new(Arc::new(Embedded::new()), faults.clone())));
+/// let config = StreamConfig::parse("orders", &["orders.>"])?;
+/// assert!(bus.ensure_stream(&config).await.err().is_some_and(|error| error.is_retryable()));
+/// faults.set_rates(FaultRates::NONE);
+/// bus.ensure_stream(&config).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct FaultDriver {
     inner: Arc<dyn Driver>,
     faults: Faults,

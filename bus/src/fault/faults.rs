@@ -12,6 +12,22 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::random::SplitMix;
 
 /// How often each fault strikes, per mille of the operations, each drawn on its own.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// use bus::fault::{FaultRates, Faults};
+/// use bus::ErrorKind;
+///
+/// // Every answer is lost: what it was about has happened.
+/// let faults = Faults::new(1).with_rates(FaultRates { fail_after: 1000, ..FaultRates::NONE });
+/// let lost = faults.wrap(&bus).ensure_stream(&bus::StreamConfig::parse("bills", &["bills"])?).await;
+/// assert_eq!(lost.err().map(|error| error.kind()), Some(ErrorKind::Timeout));
+/// assert_eq!(bus.stream("bills").await?.info().await?.messages, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FaultRates {
     /// Operations that wait before they begin.
@@ -35,6 +51,27 @@ impl FaultRates {
 }
 
 /// On which side of its effect an operation is cut off by a crash.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use std::time::Duration;
+/// use bus::Message;
+/// use bus::fault::{CrashSide, Faults};
+///
+/// for (side, stored) in [(CrashSide::Before, 0), (CrashSide::After, 1)] {
+///     let faults = Faults::new(1);
+///     let orders = faults.wrap(&bus).stream("orders").await?; // operation 1
+///     faults.crash_at(2, side);
+///     let publish = orders.publish(Message::new("orders.created", "42")?);
+///     assert!(tokio::time::timeout(Duration::from_millis(10), publish).await.is_err(), "it hangs");
+///     assert_eq!(bus.stream("orders").await?.info().await?.messages, stored);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashSide {
     /// The effect does not happen.
@@ -47,6 +84,29 @@ pub enum CrashSide {
 /// the count, the trace and the crash.
 ///
 /// The same seed, rates and order of calls make the same decisions.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// use bus::fault::{FaultRates, Faults};
+///
+/// let mut traces = Vec::new();
+/// for _ in 0..2 {
+///     let bus = bus::Bus::connect("embedded:").await?;
+///     bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+///     let faults = Faults::new(42).with_rates(FaultRates::ROUGH);
+///     faults.record(100);
+///     let faulty = faults.wrap(&bus);
+///     for _ in 0..20 {
+///         let _ = faulty.stream("orders").await;
+///     }
+///     assert_eq!(faults.operations(), 20);
+///     traces.push(faults.trace());
+/// }
+/// assert_eq!(traces[0], traces[1], "the same seed fails in the same way");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Faults {
     state: Arc<Mutex<State>>,

@@ -108,6 +108,24 @@ const NAME: &str = "kafka://";
 
 /// The Kafka backend: one producer, one client for administration, and a thread for each reader,
 /// bucket and consumer that is open.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bus::kafka::Kafka;
+/// use bus::{Bus, ConnectOptions, ErrorKind, Result};
+///
+/// // As `Bus::connect("kafka://...")` does; by hand to wrap it in something, for example.
+/// async fn connect(url: &str) -> Result<Bus> {
+///     Ok(Bus::with_driver(Arc::new(Kafka::connect(url, &ConnectOptions::default()).await?)))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let refused = connect("kafka://anna:secret@127.0.0.1:9092").await.err();
+/// assert_eq!(refused.map(|error| error.kind()), Some(ErrorKind::Invalid), "no secrets in URLs");
+/// # }
+/// ```
 pub struct Kafka {
     link: Arc<Link>,
     publisher: Arc<Publisher>,

@@ -24,6 +24,21 @@ const BOUNDS_MICROS: [u64; 15] = [
 ///
 /// Recording takes a shared lock to find the stream's or consumer's numbers, and atomic additions
 /// from there; the exclusive lock is taken once for each new stream or consumer.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// use bus::middleware::Metrics;
+/// use bus::{Bus, Message, StreamConfig};
+///
+/// let metrics = Metrics::new(); // one clone goes to the bus, one to whoever is scraped
+/// let bus = Bus::connect("embedded:").await?.with_middleware(metrics.clone());
+/// let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(Message::new("orders.created", "42")?).await?;
+/// assert!(metrics.render().contains("bus_published_total{stream=\"orders\"} 1"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     series: Arc<Series>,
@@ -64,6 +79,20 @@ struct Buckets {
 }
 
 /// All numbers at one moment. Each is exact; they are not taken at one instant between them.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let metrics = bus::middleware::Metrics::new();
+/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(metrics.clone());
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// let now = metrics.snapshot();
+/// assert_eq!(now.streams[orders.name()].published, 1);
+/// assert!(now.consumers.is_empty(), "nobody has consumed yet");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MetricsSnapshot {
     /// By stream.
@@ -73,6 +102,21 @@ pub struct MetricsSnapshot {
 }
 
 /// What was published to a stream.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let metrics = bus::middleware::Metrics::new();
+/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(metrics.clone());
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// let order = bus::Message::new("orders.created", "42")?.id("order-42");
+/// orders.publish(order.clone()).await?;
+/// orders.publish(order).await?;
+/// let of = &metrics.snapshot().streams[orders.name()];
+/// assert_eq!((of.published, of.duplicates, of.failed), (2, 1, 0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StreamMetrics {
     /// Messages whose receipt came, duplicates included.
@@ -86,6 +130,36 @@ pub struct StreamMetrics {
 }
 
 /// What a consumer's loop did.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let metrics = bus::middleware::Metrics::new();
+/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(metrics.clone());
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # let shutdown = tokio_util::sync::CancellationToken::new();
+/// # let stop = shutdown.clone();
+/// use std::time::Duration;
+/// use bus::{ConsumerName, HandlerError, Outcome, Received};
+///
+/// bus.consumer("orders", "billing")
+///     .run(shutdown, move |order: Received| {
+///         if order.attempt == 2 {
+///             stop.cancel();
+///         }
+///         let outcome = if order.attempt == 1 { Outcome::Retry(Duration::ZERO) } else { Outcome::Ack };
+///         async { Ok::<_, HandlerError>(outcome) }
+///     })
+///     .await?;
+///
+/// let of = (orders.name().clone(), ConsumerName::new("billing")?);
+/// let of = &metrics.snapshot().consumers[&of];
+/// assert_eq!((of.delivered, of.redelivered), (2, 1));
+/// assert_eq!((of.retried, of.acked, of.in_flight), (1, 1, 0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ConsumerMetrics {
     /// Messages given to the handler.
@@ -111,6 +185,21 @@ pub struct ConsumerMetrics {
 }
 
 /// How many took how long.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let metrics = bus::middleware::Metrics::new();
+/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(metrics.clone());
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// let latency = &metrics.snapshot().streams[orders.name()].latency;
+/// assert_eq!(latency.count, 1);
+/// let within_a_minute = latency.buckets.last().expect("the bounds are fixed");
+/// assert_eq!(*within_a_minute, (std::time::Duration::from_secs(60), 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histogram {
     /// For each upper bound how many took at most that long, bounds ascending, counts cumulative.

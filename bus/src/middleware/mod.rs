@@ -49,6 +49,46 @@ pub use trace_context::TraceContext;
 ///
 /// The points are called on the path of each message, from many tasks at once: they do not block.
 /// Of several middlewares the first one added is the outermost.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use std::sync::Arc;
+///
+/// use bus::middleware::{AfterPublish, Disposition, Handling, Middleware, Publishing, Work};
+/// use bus::{HandlerError, Message, Outcome, StoredMessage};
+///
+/// /// Names this service on what it publishes, and counts what it has done.
+/// struct Signed(Arc<AtomicU64>);
+///
+/// impl Middleware for Signed {
+///     fn publish(&self, _to: Publishing<'_>, message: &mut Message) -> Option<AfterPublish> {
+///         message.headers.set("from", "till").ok()?;
+///         None // the result does not matter here
+///     }
+///
+///     fn settled(&self, _work: &Work, how: Disposition) {
+///         self.0.fetch_add(u64::from(how == Disposition::Acked), Ordering::Relaxed);
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let (shutdown, done) = (tokio_util::sync::CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+/// # let stop = shutdown.clone();
+/// let bus = bus::Bus::connect("embedded:").await?.with_middleware(Signed(done.clone()));
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(Message::new("orders.created", "42")?).await?;
+/// bus.consumer("orders", "billing")
+///     .run(shutdown, move |order: StoredMessage| {
+///         assert_eq!(order.headers.get("from"), Some("till"));
+///         stop.cancel();
+///         async { Ok::<_, HandlerError>(Outcome::Ack) }
+///     })
+///     .await?;
+/// assert_eq!(done.load(Ordering::Relaxed), 1);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Middleware: Send + Sync + 'static {
     /// Before a message goes to the backend; may add headers. What is returned is called with the
     /// result once that is known, and dropped without a call if nobody waits for the receipt.
@@ -72,6 +112,31 @@ pub trait Middleware: Send + Sync + 'static {
 }
 
 /// Where a message is about to be published.
+///
+/// ```
+/// use bus::Message;
+/// use bus::middleware::{AfterPublish, Middleware, Publishing};
+///
+/// /// Says on which backend and stream a message began its way.
+/// struct Begun;
+///
+/// impl Middleware for Begun {
+///     fn publish(&self, to: Publishing<'_>, message: &mut Message) -> Option<AfterPublish> {
+///         message.headers.set("begun", format!("{}{}", to.backend, to.stream)).ok()?;
+///         None
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(Begun);
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(Message::new("orders.created", "42")?).await?;
+/// let stored = orders.get(1).await?.expect("just published");
+/// assert_eq!(stored.headers.get("begun"), Some("embedded:orders"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Publishing<'a> {
     /// The backend, as [`crate::Bus::backend`] names it.
@@ -81,12 +146,129 @@ pub struct Publishing<'a> {
 }
 
 /// Takes the result of a publish.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use bus::Message;
+/// use bus::middleware::{AfterPublish, Middleware, Publishing};
+///
+/// /// How far a stream is known to be written.
+/// struct Written(Arc<AtomicU64>);
+///
+/// impl Middleware for Written {
+///     fn publish(&self, _to: Publishing<'_>, _message: &mut Message) -> Option<AfterPublish> {
+///         let written = self.0.clone();
+///         Some(Box::new(move |result| {
+///             if let Ok(receipt) = result {
+///                 written.fetch_max(receipt.sequence, Ordering::Relaxed);
+///             }
+///         }))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// let written = Arc::new(AtomicU64::new(0));
+/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(Written(written.clone()));
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(Message::new("orders.created", "42")?).await?;
+/// assert_eq!(written.load(Ordering::Relaxed), 1);
+/// # Ok(())
+/// # }
+/// ```
 pub type AfterPublish = Box<dyn FnOnce(&Result<Receipt>) + Send>;
 
 /// A handler at work.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use bus::Outcome;
+/// use bus::middleware::{Handling, Middleware, Work};
+///
+/// /// Gives a handler a second, and then the message comes again.
+/// struct Deadline;
+///
+/// impl Middleware for Deadline {
+///     fn handle(&self, _work: &Arc<Work>, next: Handling) -> Handling {
+///         Box::pin(async move {
+///             match tokio::time::timeout(Duration::from_secs(1), next).await {
+///                 Ok(ended) => ended,
+///                 Err(_) => Ok(Outcome::Retry(Duration::ZERO)),
+///             }
+///         })
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # let shutdown = tokio_util::sync::CancellationToken::new();
+/// # let stop = shutdown.clone();
+/// bus.consumer("orders", "billing")
+///     .layer(Deadline)
+///     .run(shutdown, move |order: bus::Received| {
+///         let stop = stop.clone();
+///         async move {
+///             if order.attempt == 1 {
+///                 std::future::pending::<()>().await; // the bank does not answer
+///             }
+///             stop.cancel();
+///             Ok::<_, bus::HandlerError>(Outcome::Ack)
+///         }
+///     })
+///     .await?;
+/// assert_eq!(bus.consumer_info("orders", "billing").await?.settled_sequence, 1);
+/// # Ok(())
+/// # }
+/// ```
 pub type Handling = BoxFuture<'static, Result<Outcome, HandlerError>>;
 
 /// A delivery in the hands of the consume loop.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bus::Outcome;
+/// use bus::middleware::{Handling, Middleware, Work};
+///
+/// /// Whoever has failed five times is given up before the handler sees it.
+/// struct FiveTimes;
+///
+/// impl Middleware for FiveTimes {
+///     fn handle(&self, work: &Arc<Work>, next: Handling) -> Handling {
+///         if work.received.attempt <= 5 {
+///             return next;
+///         }
+///         let reason = format!("{} failed five times", work.consumer);
+///         Box::pin(async { Ok(Outcome::Reject(reason)) })
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # use bus::{ConsumerName, Received};
+/// # let message = orders.get(1).await?.expect("just published");
+/// let work = Work {
+///     backend: bus.backend(),
+///     stream: orders.name().clone(),
+///     consumer: ConsumerName::new("billing")?,
+///     received: Received { message, attempt: 6 },
+/// };
+/// let next: Handling = Box::pin(async { Ok(Outcome::Ack) });
+/// let ended = FiveTimes.handle(&Arc::new(work), next).await.unwrap();
+/// assert_eq!(ended, Outcome::Reject("billing failed five times".into()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Work {
     /// The backend, as [`crate::Bus::backend`] names it.
@@ -100,6 +282,43 @@ pub struct Work {
 }
 
 /// What became of a delivery.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+///
+/// use bus::middleware::{Disposition, Middleware, Work};
+/// use bus::{HandlerError, Outcome, StoredMessage};
+///
+/// /// Tells somebody of what is lost.
+/// struct Lost(Arc<Mutex<Vec<u64>>>);
+///
+/// impl Middleware for Lost {
+///     fn settled(&self, work: &Work, how: Disposition) {
+///         if how == Disposition::Rejected {
+///             self.0.lock().unwrap().push(work.received.message.sequence);
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # let shutdown = tokio_util::sync::CancellationToken::new();
+/// # let stop = shutdown.clone();
+/// let lost = Arc::new(Mutex::new(Vec::new()));
+/// bus.consumer("orders", "billing")
+///     .layer(Lost(lost.clone()))
+///     .run(shutdown, move |_: StoredMessage| {
+///         stop.cancel();
+///         async { Ok::<_, HandlerError>(Outcome::Reject("nobody lives there".into())) }
+///     })
+///     .await?;
+/// assert_eq!(*lost.lock().unwrap(), [1]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Disposition {

@@ -23,6 +23,26 @@ use crate::random::SplitMix;
 ///
 /// The stream is `messaging.destination.name`, the consumer `messaging.consumer.group.name`; what
 /// the conventions have no name for is `bus.subject`, `bus.sequence` and `bus.attempt`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// use bus::middleware::{TraceContext, Tracing};
+/// use bus::{Bus, Message, StreamConfig};
+///
+/// let bus = Bus::connect("embedded:").await?.with_middleware(Tracing::new());
+/// let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
+///
+/// // What a web framework has read from the request's headers, for example.
+/// let request = TraceContext::root(42, 7, true).expect("no id is 0");
+/// request.scope(orders.publish(Message::new("orders.created", "42")?)).await?;
+///
+/// let stored = orders.get(1).await?.expect("just published");
+/// let context = TraceContext::from_headers(&stored.headers).expect("written by the middleware");
+/// assert_eq!(context.trace_id(), 42, "the message belongs to the request's trace");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Tracing {
     ids: Mutex<SplitMix>,

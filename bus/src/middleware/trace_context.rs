@@ -23,6 +23,24 @@ tokio::task_local! {
 /// Within a handler that runs under [`super::Tracing`] the context of its span is
 /// [`TraceContext::current`]. A task that the handler spawns is outside of it, unless the work is
 /// wrapped by [`TraceContext::scope`].
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use bus::Headers;
+/// use bus::middleware::TraceContext;
+///
+/// let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+/// let caller = TraceContext::parse(text).expect("well-formed");
+/// assert!(caller.is_sampled());
+///
+/// // By hand, where no middleware is:
+/// let mut headers = Headers::new();
+/// let mine = caller.child(7).expect("no id is 0");
+/// mine.write_to(&mut headers)?;
+/// assert_eq!(TraceContext::from_headers(&headers).map(|read| read.trace_id()), Some(caller.trace_id()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: u128,

@@ -55,6 +55,24 @@ use link::{Link, REQUEST_LIMIT};
 use publisher::Publisher;
 
 /// The NATS backend: one connection, which reconnects for as long as this lives.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bus::nats::Nats;
+/// use bus::{Bus, ConnectOptions, ErrorKind, Result};
+///
+/// // As `Bus::connect("nats://...")` does; by hand to wrap it in something, for example.
+/// async fn connect(url: &str) -> Result<Bus> {
+///     Ok(Bus::with_driver(Arc::new(Nats::connect(url, &ConnectOptions::default()).await?)))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let refused = connect("nats://anna:secret@127.0.0.1:4222").await.err();
+/// assert_eq!(refused.map(|error| error.kind()), Some(ErrorKind::Invalid), "no secrets in URLs");
+/// # }
+/// ```
 pub struct Nats {
     link: Arc<Link>,
     publisher: Arc<Publisher>,

@@ -20,6 +20,22 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// A NATS cluster with JetStream on 127.0.0.1: nodes `0..n`, named `node-0` and so on.
 ///
 /// Dropping it kills its servers and removes their files.
+///
+/// ```no_run
+/// # async fn example() -> bus::Result<()> {
+/// use bus::testkit::NatsCluster;
+/// use bus::{Bus, Message, StreamConfig};
+///
+/// let mut cluster = NatsCluster::start(3).await?;
+/// let bus = Bus::connect(&cluster.url()).await?;
+/// let config = StreamConfig { replicas: 3, ..StreamConfig::parse("orders", &["orders.>"])? };
+/// let orders = bus.ensure_stream(&config).await?;
+///
+/// cluster.kill9(cluster.leader_of("orders").await?);
+/// let order = Message::new("orders.created", "42")?.id("order-42");
+/// while orders.publish(order.clone()).await.is_err() {} // until another one leads
+/// # Ok(()) }
+/// ```
 pub struct NatsCluster {
     nodes: Vec<Node>,
 }

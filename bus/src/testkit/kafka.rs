@@ -22,6 +22,22 @@ const CLUSTER_ID: &str = "bG9ja2dhdGUtdGVzdC0wMQ";
 ///
 /// Starting takes about four seconds, so share one where tests can. Dropping it kills the broker
 /// and removes its files; while a test panics its log is printed.
+///
+/// ```no_run
+/// # async fn example() -> bus::Result<()> {
+/// use bus::testkit::KafkaBroker;
+/// use bus::{Bus, StreamConfig};
+///
+/// let mut broker = KafkaBroker::start_with("group.consumer.heartbeat.interval.ms=500").await?;
+/// let bus = Bus::connect(&broker.url()).await?;
+/// let orders = StreamConfig { partitions: 3, ..StreamConfig::parse("orders", &["orders.>"])? };
+/// bus.ensure_stream(&orders).await?;
+///
+/// broker.freeze()?; // its connections stay open, and nothing is answered
+/// broker.thaw()?;
+/// assert_eq!(bus.stream("orders").await?.info().await?.config.partitions, 3);
+/// # Ok(()) }
+/// ```
 pub struct KafkaBroker {
     jars: PathBuf,
     extra: String,

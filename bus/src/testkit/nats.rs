@@ -18,6 +18,22 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 /// A `nats-server` with JetStream, listening on 127.0.0.1, with a store of its own.
 ///
 /// Dropping it kills the server and removes its files; while a test panics its log is printed.
+///
+/// ```no_run
+/// # async fn example() -> bus::Result<()> {
+/// use bus::testkit::NatsServer;
+/// use bus::{Bus, Message, StreamConfig};
+///
+/// let mut server = NatsServer::start().await?;
+/// let bus = Bus::connect(&server.url()).await?;
+/// let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(Message::new("orders.created", "42")?).await?;
+///
+/// server.kill9();
+/// server.restart().await?; // the same port, the same store
+/// assert_eq!(orders.info().await?.messages, 1);
+/// # Ok(()) }
+/// ```
 pub struct NatsServer {
     binary: PathBuf,
     extra: String,

@@ -16,6 +16,15 @@ const APART: u32 = 97;
 /// before and the system hands out to nobody: a server that is down finds it again.
 ///
 /// [`ErrorKind::Unavailable`] when there is none.
+///
+/// ```
+/// # fn main() -> Result<(), bus::Error> {
+/// use bus::testkit::free_port;
+///
+/// assert_ne!(free_port()?, free_port()?, "none is handed out twice");
+/// # Ok(())
+/// # }
+/// ```
 pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let begin = std::process::id().wrapping_mul(APART);

@@ -9,6 +9,20 @@ use crate::config::{
 use crate::name::SubjectFilter;
 
 /// A field that is not as declared.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// let declared = bus::Topology::parse("[streams.orders]\nsubjects = ['orders.>', 'refunds']")?;
+/// let change = bus.compare_topology(&declared).await?.remove(0);
+/// let difference = &change.differences[0];
+/// assert_eq!((difference.field, difference.fixed), ("subjects", false));
+/// assert_eq!(difference.to_string(), "subjects: [orders.>] -> [orders.>, refunds]");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     /// The field as the file spells it.

@@ -40,6 +40,22 @@ use crate::name::StreamName;
 pub use diff::Difference;
 
 /// What should exist. What it does not name is left alone.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// use bus::{StreamConfig, Topology};
+///
+/// // From code as well as from a file, and for a cluster of another size than it was written for.
+/// let declared = Topology {
+///     streams: vec![StreamConfig::parse("orders", &["orders.>"])?],
+///     ..Topology::default()
+/// };
+/// assert_eq!(declared, Topology::parse("[streams.orders]\nsubjects = ['orders.>']")?);
+/// assert_eq!(declared.replicas(3).streams[0].replicas, 3);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Topology {
     /// The streams.
@@ -82,6 +98,18 @@ impl Topology {
 }
 
 /// What must be done to a stream, consumer or bucket so that it is as declared.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// let declared = bus::Topology::parse("[streams.orders]\nsubjects = ['orders.>']\nmax-age = '7d'")?;
+/// let change = bus.compare_topology(&declared).await?.remove(0); // nothing is changed yet
+/// assert_eq!(change.to_string(), "~ stream orders\n    max-age: none -> 7days");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Which: `stream orders`, `consumer billing of orders`, `bucket state`.
@@ -93,6 +121,23 @@ pub struct Change {
 }
 
 /// See [`Change`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// use bus::Topology;
+/// use bus::topology::Action;
+///
+/// let declared = Topology::parse("[streams.orders]\nsubjects = ['orders.>']\nstorage = 'memory'\n[buckets.state]")?;
+/// let changes = bus.compare_topology(&declared).await?;
+/// let actions: Vec<_> = changes.iter().map(|change| change.action).collect();
+/// assert_eq!(actions, [Action::Refuse, Action::Create], "where a stream is kept cannot be changed");
+/// assert!(bus.ensure_topology(&declared).await.is_err(), "so nothing is done at all");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// It does not exist.

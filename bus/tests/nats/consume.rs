@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bus::config::ConsumerConfig;
-use bus::{ConsumerName, ErrorKind, LeaseToken, Settlement, Start, SubjectFilter};
+use bus::{ConsumerConfig, ConsumerName, ErrorKind, LeaseToken, Settlement, Start, SubjectFilter};
 
 use super::{PATIENCE, message, server, stream};
 

@@ -1,6 +1,7 @@
 //! Dead letters: what fails for good is kept with its reason, and redriven once that is mended.
 //!
-//! `cargo run -p lockgate-examples --bin 10_dead_letters [-- --bus nats://127.0.0.1:4222]`
+//! `cargo run -p lockgate-examples --bin 10_dead_letters [-- --bus URL]`, where URL is
+//! `nats://127.0.0.1:4222` or `kafka://127.0.0.1:9092`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

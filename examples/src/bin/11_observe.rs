@@ -1,7 +1,8 @@
 //! Metrics and traces: one trace id from the first publish through every handler, and numbers by
 //! stream and consumer in the format that Prometheus scrapes.
 //!
-//! `cargo run -p lockgate-examples --bin 11_observe [-- --bus nats://127.0.0.1:4222]`
+//! `cargo run -p lockgate-examples --bin 11_observe [-- --bus URL]`, where URL is
+//! `nats://127.0.0.1:4222` or `kafka://127.0.0.1:9092`.
 
 use bus::middleware::{Metrics, TraceContext, Tracing};
 use bus::{Bus, Message, Outcome, StoredMessage, Stream, StreamConfig};

@@ -1,6 +1,8 @@
 //! Publish three orders, one of them twice, and consume them; one takes a second attempt.
 //!
 //! `cargo run -p lockgate-examples --bin 1_publish_and_consume [-- --bus nats://127.0.0.1:4222]`
+//!
+//! Kafka recognises no message by its id: there it is refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,6 +1,8 @@
 //! Keys and values: compare-and-set, and a watch that says when it is in step.
 //!
 //! `cargo run -p lockgate-examples --bin 2_kv_watch [-- --bus nats://127.0.0.1:4222]`
+//!
+//! Kafka has no compare-and-set: there it is refused.
 
 use bus::{BucketConfig, BucketName, Bus, KvChange};
 use lockgate_examples::{Failure, bus_url};

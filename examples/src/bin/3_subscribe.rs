@@ -1,6 +1,8 @@
 //! Subscribe over HTTP: first the current state, then every change, and nothing twice.
 //!
 //! `cargo run -p lockgate-examples --bin 3_subscribe [-- --bus nats://127.0.0.1:4222]`
+//!
+//! Kafka has no compare-and-set: there it is refused.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,7 +1,8 @@
 //! An atomic unit: the order is settled and its bill published together, and the backend says how
 //! surely that happens once.
 //!
-//! `cargo run -p lockgate-examples --bin 4_unit [-- --bus nats://127.0.0.1:4222]`
+//! `cargo run -p lockgate-examples --bin 4_unit [-- --bus URL]`, where URL is
+//! `nats://127.0.0.1:4222` or `kafka://127.0.0.1:9092`.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ async fn main() -> Result<(), Failure> {
     orders.publish(Message::new("example.in.41", "two teas")?).await?;
 
     let billing = bus.consumer("example-unit-in", "billing").open().await?;
-    for order in billing.fetch(1, Duration::from_secs(5)).await? {
+    for order in billing.fetch(1, Duration::from_secs(30)).await? {
         let unit = bus
             .unit()
             .publish(&bills, Message::new("example.out.41", "6.40")?)

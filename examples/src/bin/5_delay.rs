@@ -1,10 +1,11 @@
 //! Delayed delivery: published now, delivered when it is due, whatever crashes in between.
 //!
-//! `cargo run -p lockgate-examples --bin 5_delay [-- --bus nats://127.0.0.1:4222]`
+//! `cargo run -p lockgate-examples --bin 5_delay [-- --bus URL]`, where URL is
+//! `nats://127.0.0.1:4222` or `kafka://127.0.0.1:9092`.
 
 use std::time::{Duration, SystemTime};
 
-use bus::{Bus, Message, StreamConfig};
+use bus::{Bus, Consumer, Message, StreamConfig};
 use lockgate_examples::{Failure, bus_url, fresh, remove};
 
 const STREAM: &str = "example-reminders";
@@ -16,22 +17,28 @@ async fn main() -> Result<(), Failure> {
     let config =
         StreamConfig { delayed: true, ..StreamConfig::parse(STREAM, &["example.remind"])? };
     let reminders = fresh(&bus, &config).await?;
+    let bell = bus.consumer(STREAM, "bell").open().await?;
+
+    reminders.publish(Message::new("example.remind", "good morning")?).await?;
+    println!("{}", ring(&bell).await?);
+
     let due = SystemTime::now() + Duration::from_secs(2);
     reminders.publish(Message::new("example.remind", "take the pill")?.not_before(due)).await?;
-    reminders.publish(Message::new("example.remind", "good morning")?).await?;
-
-    let bell = bus.consumer(STREAM, "bell").open().await?;
-    let mut rung = 0;
-    while rung < 2 {
-        for reminder in bell.fetch(10, Duration::from_secs(5)).await? {
-            let body = reminder.message().payload.clone().unwrap_or_default();
-            let when = if SystemTime::now() >= due { "two seconds later" } else { "at once" };
-            println!("{when}: {}", String::from_utf8_lossy(&body));
-            reminder.ack_confirmed().await?;
-            rung += 1;
-        }
-    }
+    let reminder = ring(&bell).await?;
+    let when = if SystemTime::now() >= due { "two seconds later" } else { "too early" };
+    println!("{when}: {reminder}");
 
     remove(&bus, STREAM).await?;
     Ok(bus.close().await?)
+}
+
+/// The next reminder, settled.
+async fn ring(bell: &Consumer) -> Result<String, Failure> {
+    loop {
+        if let Some(reminder) = bell.fetch(1, Duration::from_secs(5)).await?.pop() {
+            let body = reminder.message().payload.clone().unwrap_or_default();
+            reminder.ack_confirmed().await?;
+            return Ok(String::from_utf8_lossy(&body).into_owned());
+        }
+    }
 }

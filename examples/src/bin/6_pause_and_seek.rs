@@ -1,6 +1,7 @@
 //! Stop a consumer for a while, and send it back to read again: what an operator does at night.
 //!
-//! `cargo run -p lockgate-examples --bin 6_pause_and_seek [-- --bus nats://127.0.0.1:4222]`
+//! `cargo run -p lockgate-examples --bin 6_pause_and_seek [-- --bus URL]`, where URL is
+//! `nats://127.0.0.1:4222` or `kafka://127.0.0.1:9092`.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,6 +1,8 @@
 //! Ask, and wait for the answer; two responders share the questions, and nothing is stored.
 //!
 //! `cargo run -p lockgate-examples --bin 7_request_reply [-- --bus nats://127.0.0.1:4222]`
+//!
+//! Kafka knows no requests: there it is refused.
 
 use std::time::Duration;
 
@@ -17,7 +19,8 @@ async fn main() -> Result<(), Failure> {
 
     match ask("aspirin").await {
         Err(error) if error.kind() == ErrorKind::NotFound => println!("nobody answers yet"),
-        other => return Err(format!("an answer from nobody: {other:?}").into()),
+        Err(error) => return Err(error.into()),
+        Ok(answer) => return Err(format!("an answer from nobody: {answer:?}").into()),
     }
 
     let mut answering = tokio::task::JoinSet::new();

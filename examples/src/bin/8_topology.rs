@@ -1,7 +1,8 @@
 //! Streams, consumers and buckets from a file: what is missing is made, what cannot be changed is
 //! refused with a diff, and a second time changes nothing.
 //!
-//! `cargo run -p lockgate-examples --bin 8_topology [-- --bus nats://127.0.0.1:4222]`
+//! `cargo run -p lockgate-examples --bin 8_topology [-- --bus URL]`, where URL is
+//! `nats://127.0.0.1:4222` or `kafka://127.0.0.1:9092`.
 
 use bus::{Bus, Topology};
 use lockgate_examples::{Failure, bus_url, remove};

@@ -1,7 +1,8 @@
 //! Order per key, different keys in parallel: a patient's readings one after another, although
 //! one of them fails at first, while other patients do not wait.
 //!
-//! `cargo run -p lockgate-examples --bin 9_order_per_key [-- --bus nats://127.0.0.1:4222]`
+//! `cargo run -p lockgate-examples --bin 9_order_per_key [-- --bus URL]`, where URL is
+//! `nats://127.0.0.1:4222` or `kafka://127.0.0.1:9092`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

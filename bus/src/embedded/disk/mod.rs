@@ -57,6 +57,21 @@ use super::connection::Connection;
 use crate::error::Result;
 
 /// When what is written goes from the operating system to the disk.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// use bus::ErrorKind;
+/// use bus::embedded::disk::{Disk, SyncPolicy};
+///
+/// let folder = tempfile::tempdir().unwrap();
+/// let _open = Disk::open(folder.path(), SyncPolicy::Interval).await?;
+/// // One folder has one policy at a time.
+/// let other = Disk::open(folder.path(), SyncPolicy::Each).await;
+/// assert_eq!(other.err().map(|error| error.kind()), Some(ErrorKind::Mismatch));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SyncPolicy {
     /// Before each answer that promises durability; those that come together share one sync.
@@ -67,6 +82,26 @@ pub enum SyncPolicy {
 }
 
 /// A connection to an embedded backend on disk.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bus::embedded::disk::{Disk, SyncPolicy};
+/// use bus::{Bus, Message, StreamConfig};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// let folder = tempfile::tempdir().unwrap();
+/// let disk = Disk::open(folder.path(), SyncPolicy::Each).await?;
+/// let bus = Bus::with_driver(Arc::new(disk.another()));
+/// let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(Message::new("orders.created", "42")?).await?;
+///
+/// disk.crash().await?; // as if the process had died and begun again
+/// assert!(orders.get(1).await?.is_some(), "what has a receipt is on disk");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Disk {
     backend: Arc<Backend>,

@@ -6,25 +6,102 @@
 //! from many tasks at once, and dropping its future at any point leaves the backend consistent:
 //! the operation happened or it did not.
 
+mod consumer;
+mod keys;
+mod reader;
+mod request;
+mod unit;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use bytestring::ByteString;
-use tokio::time::Instant;
 
 use crate::capability::{Capability, Support};
-use crate::config::{
-    BucketConfig, ConsumerConfig, ConsumerInfo, Entry, Start, StreamConfig, StreamInfo,
-};
+use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::error::Result;
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
-use crate::text::Text;
 use crate::unit::Committed;
 
+pub use consumer::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
+pub use keys::{KvChange, KvDriver, WatchDriver};
+pub use reader::ReaderDriver;
+pub use request::{AnswerDriver, RawRequest, ResponderDriver};
+pub use unit::{Unit, UnitInput};
+
 /// A backend: streams, their consumers and readers, and buckets.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// # use std::time::{Duration, SystemTime};
+///
+/// use async_trait::async_trait;
+/// use bus::driver::{Driver, Unit};
+/// # use bus::driver::{ConsumerDriver, KvDriver, ReaderDriver, ResponderDriver};
+/// use bus::embedded::Embedded;
+/// use bus::{Bus, Committed, Message, PendingReceipt, Result, StreamConfig, StreamName};
+/// # use bus::{BucketConfig, BucketName, Capability, ConsumerConfig, ConsumerInfo, ConsumerName, Start};
+/// # use bus::{StoredMessage, StreamInfo, Subject, SubjectFilter, Support};
+///
+/// /// A backend around a backend: counts what is published through it.
+/// struct Counting {
+///     inner: Arc<dyn Driver>,
+///     published: AtomicU64,
+/// }
+///
+/// #[async_trait]
+/// impl Driver for Counting {
+///     async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
+///         self.published.fetch_add(1, Ordering::Relaxed);
+///         self.inner.submit(stream, message).await
+///     }
+///
+///     async fn commit(&self, unit: &Unit) -> Result<Committed> {
+///         self.published.fetch_add(unit.outputs.len() as u64, Ordering::Relaxed);
+///         self.inner.commit(unit).await
+///     }
+///
+///     // and so on: every other method passes the call on
+/// #     fn name(&self) -> &'static str { self.inner.name() }
+/// #     fn support(&self, c: Capability) -> Support { self.inner.support(c) }
+/// #     async fn ensure_stream(&self, c: &StreamConfig) -> Result<StreamInfo> { self.inner.ensure_stream(c).await }
+/// #     async fn stream_info(&self, s: &StreamName) -> Result<StreamInfo> { self.inner.stream_info(s).await }
+/// #     async fn delete_stream(&self, s: &StreamName) -> Result<()> { self.inner.delete_stream(s).await }
+/// #     async fn purge(&self, s: &StreamName, f: &SubjectFilter) -> Result<u64> { self.inner.purge(s, f).await }
+/// #     async fn get(&self, s: &StreamName, n: u64) -> Result<Option<StoredMessage>> { self.inner.get(s, n).await }
+/// #     async fn subjects(&self, s: &StreamName, f: &SubjectFilter) -> Result<Vec<Subject>> { self.inner.subjects(s, f).await }
+/// #     async fn last_at(&self, s: &StreamName, of: &[Subject], n: u64) -> Result<Vec<StoredMessage>> { self.inner.last_at(s, of, n).await }
+/// #     async fn reader(&self, s: &StreamName, f: &[SubjectFilter], at: Start) -> Result<Box<dyn ReaderDriver>> { self.inner.reader(s, f, at).await }
+/// #     async fn ensure_consumer(&self, s: &StreamName, c: &ConsumerConfig) -> Result<ConsumerInfo> { self.inner.ensure_consumer(s, c).await }
+/// #     async fn consumer_info(&self, s: &StreamName, c: &ConsumerName) -> Result<ConsumerInfo> { self.inner.consumer_info(s, c).await }
+/// #     async fn consumers(&self, s: &StreamName) -> Result<Vec<ConsumerInfo>> { self.inner.consumers(s).await }
+/// #     async fn delete_consumer(&self, s: &StreamName, c: &ConsumerName) -> Result<()> { self.inner.delete_consumer(s, c).await }
+/// #     async fn pause_consumer(&self, s: &StreamName, c: &ConsumerName, until: Option<SystemTime>) -> Result<()> { self.inner.pause_consumer(s, c, until).await }
+/// #     async fn seek_consumer(&self, s: &StreamName, c: &ConsumerName, to: Start) -> Result<()> { self.inner.seek_consumer(s, c, to).await }
+/// #     async fn bind(&self, s: &StreamName, c: &ConsumerName, ahead: usize) -> Result<Arc<dyn ConsumerDriver>> { self.inner.bind(s, c, ahead).await }
+/// #     async fn ensure_bucket(&self, c: &BucketConfig) -> Result<()> { self.inner.ensure_bucket(c).await }
+/// #     async fn bucket_info(&self, b: &BucketName) -> Result<BucketConfig> { self.inner.bucket_info(b).await }
+/// #     async fn bucket(&self, b: &BucketName) -> Result<Arc<dyn KvDriver>> { self.inner.bucket(b).await }
+/// #     async fn delete_bucket(&self, b: &BucketName) -> Result<()> { self.inner.delete_bucket(b).await }
+/// #     async fn request(&self, q: Message, wait: Duration) -> Result<Message> { self.inner.request(q, wait).await }
+/// #     async fn responder(&self, f: &SubjectFilter, g: &ConsumerName) -> Result<Box<dyn ResponderDriver>> { self.inner.responder(f, g).await }
+/// #     async fn close(&self) -> Result<()> { self.inner.close().await }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// let counting = Arc::new(Counting { inner: Arc::new(Embedded::new()), published: AtomicU64::new(0) });
+/// let bus = Bus::with_driver(counting.clone());
+/// let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// orders.publish(Message::new("orders.created", "41")?).await?;
+/// bus.unit().publish(&orders, Message::new("orders.created", "42")?).commit().await?;
+/// assert_eq!(counting.published.load(Ordering::Relaxed), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Driver: Send + Sync + 'static {
     /// The backend's name as people write it, for example `nats://`.
@@ -156,181 +233,4 @@ pub trait Driver: Send + Sync + 'static {
     /// Waits until what was submitted is resolved, then lets go of the backend. Every later call
     /// fails with [`crate::ErrorKind::Closed`].
     async fn close(&self) -> Result<()>;
-}
-
-/// Inputs to settle and outputs to publish, together.
-#[derive(Clone, Default)]
-pub struct Unit {
-    /// Deliveries to ack.
-    pub inputs: Vec<UnitInput>,
-    /// Where to publish what, in order.
-    pub outputs: Vec<(StreamName, Message)>,
-}
-
-/// A delivery that a [`Unit`] acks.
-#[derive(Clone)]
-pub struct UnitInput {
-    /// The stream it came from.
-    pub stream: StreamName,
-    /// The consumer it was handed to.
-    pub consumer: ConsumerName,
-    /// Which message it is.
-    pub sequence: u64,
-    /// Its lease.
-    pub token: LeaseToken,
-    /// What it was fetched through.
-    pub via: Arc<dyn ConsumerDriver>,
-}
-
-/// A question as it reached a responder.
-pub struct RawRequest {
-    /// The question.
-    pub message: Message,
-    /// Takes the answer.
-    pub answer: Box<dyn AnswerDriver>,
-}
-
-/// An open responder.
-#[async_trait]
-pub trait ResponderDriver: Send {
-    /// The next question; waits for as long as it takes.
-    async fn next(&mut self) -> Result<RawRequest>;
-}
-
-/// The way back to who asked.
-#[async_trait]
-pub trait AnswerDriver: Send {
-    /// Sends the answer. `Ok` means that it was sent: who asked may have stopped waiting. The
-    /// answer's subject is of no meaning.
-    async fn send(self: Box<Self>, answer: Message) -> Result<()>;
-}
-
-/// A message that was handed to a consumer, with the lease to settle it by.
-#[derive(Debug, Clone)]
-pub struct RawDelivery {
-    /// The message.
-    pub message: StoredMessage,
-    /// 1 for the first delivery, and one more for each that follows.
-    pub attempt: u32,
-    /// When the lease ends, by this process' clock.
-    pub expires: Instant,
-    /// What [`ConsumerDriver::settle`] takes; plain text that may travel to another process.
-    pub token: LeaseToken,
-}
-
-/// Names one delivery of one message to one consumer, in the backend's own words. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LeaseToken(Text);
-
-impl LeaseToken {
-    /// The token as text, which [`LeaseToken::from`] takes back.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// A token that a backend received; kept without a copy.
-    pub fn received(token: ByteString) -> Self {
-        Self(Text::from(token))
-    }
-}
-
-impl From<&str> for LeaseToken {
-    fn from(token: &str) -> Self {
-        Self(Text::from(token))
-    }
-}
-
-impl From<String> for LeaseToken {
-    fn from(token: String) -> Self {
-        Self(Text::from(token))
-    }
-}
-
-/// What becomes of a delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settlement {
-    /// Done: never delivered again. Twice is as good as once.
-    Ack,
-    /// Deliver again, not before this long from now.
-    Retry(Duration),
-    /// Never deliver again, for this reason.
-    Reject(String),
-    /// The work goes on: start the lease anew.
-    Extend,
-}
-
-/// A bound consumer.
-#[async_trait]
-pub trait ConsumerDriver: Send + Sync {
-    /// Up to `max` deliveries in stream order (redeliveries first), waiting up to `wait` for the
-    /// first and not for more. Empty after `wait` is normal. Survives a restart of the backend by
-    /// itself: [`crate::ErrorKind::Unavailable`] says it is away, the next call tries again.
-    async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<RawDelivery>>;
-
-    /// Acks without a confirmation and without waiting. `None` when that cannot be done at this
-    /// moment: [`ConsumerDriver::settle`] it then.
-    fn ack_now(&self, token: &LeaseToken) -> Option<Result<()>>;
-
-    /// Settles a delivery. With `confirm`, `Ok` means that the backend has recorded it and has a
-    /// consumer to record it on; without, that it was sent. A token of an earlier delivery of the
-    /// same message is [`crate::ErrorKind::Stale`] where the backend can tell.
-    async fn settle(&self, token: &LeaseToken, how: &Settlement, confirm: bool) -> Result<()>;
-}
-
-/// An open reader.
-#[async_trait]
-pub trait ReaderDriver: Send {
-    /// Up to `max` messages in stream order, waiting up to `wait` for the first. Goes on by
-    /// itself where it stopped when the backend was away. [`crate::ErrorKind::NotFound`] when the
-    /// stream is gone.
-    async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>>;
-}
-
-/// What a watch reports.
-#[derive(Debug, Clone, PartialEq)]
-pub enum KvChange {
-    /// The key has this value.
-    Put(Entry),
-    /// The key was deleted.
-    Delete {
-        /// The key.
-        key: Subject,
-        /// The revision of the deletion.
-        revision: u64,
-    },
-    /// Everything that was there when the watch began has been reported. Comes once.
-    Synced,
-}
-
-/// An open bucket.
-#[async_trait]
-pub trait KvDriver: Send + Sync {
-    /// The entry, if the key has one.
-    async fn get(&self, key: &Subject) -> Result<Option<Entry>>;
-
-    /// Writes whatever stands there. Returns the new revision.
-    async fn put(&self, key: &Subject, value: bytes::Bytes) -> Result<u64>;
-
-    /// Writes if the key has no value (`revision` 0) or has exactly `revision`; otherwise
-    /// [`crate::ErrorKind::Conflict`].
-    async fn update(&self, key: &Subject, value: bytes::Bytes, revision: u64) -> Result<u64>;
-
-    /// Deletes the key, if it still has `revision` where one is given. A missing key is `Ok`
-    /// without a revision and a conflict with one.
-    async fn delete(&self, key: &Subject, revision: Option<u64>) -> Result<()>;
-
-    /// Every entry that matches, sorted by key: complete, or an error.
-    async fn entries(&self, filter: &SubjectFilter) -> Result<Vec<Entry>>;
-
-    /// Opens a watch on the keys that match: current entries, then [`KvChange::Synced`], then
-    /// every change in order. It resumes by itself and repeats no revision.
-    async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>>;
-}
-
-/// An open watch.
-#[async_trait]
-pub trait WatchDriver: Send {
-    /// The next change; waits for as long as it takes. [`crate::ErrorKind::NotFound`] when the
-    /// bucket is gone.
-    async fn next(&mut self) -> Result<KvChange>;
 }

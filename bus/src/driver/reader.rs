@@ -1,0 +1,56 @@
+//! Reading without settling.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+use crate::message::StoredMessage;
+
+/// An open reader.
+///
+/// ```
+/// use std::collections::VecDeque;
+/// use std::time::Duration;
+///
+/// use async_trait::async_trait;
+/// use bus::driver::ReaderDriver;
+/// use bus::{Result, StoredMessage};
+///
+/// /// A stream that nobody writes to any more.
+/// struct Archive(VecDeque<StoredMessage>);
+///
+/// #[async_trait]
+/// impl ReaderDriver for Archive {
+///     async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
+///         if self.0.is_empty() {
+///             tokio::time::sleep(wait).await; // for the first and not for more
+///         }
+///         let page = max.min(self.0.len());
+///         Ok(self.0.drain(..page).collect())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # for body in ["1", "2", "3"] {
+/// #     orders.publish(bus::Message::new("orders.created", body)?).await?;
+/// # }
+/// # let mut reader = orders.reader(&[], bus::Start::Beginning).await?;
+/// # let all = reader.next(10, Duration::from_secs(1)).await?;
+/// let mut archive = Archive(all.into());
+/// assert_eq!(archive.next(2, Duration::ZERO).await?.len(), 2);
+/// assert_eq!(archive.next(2, Duration::ZERO).await?[0].sequence, 3);
+/// assert!(archive.next(2, Duration::ZERO).await?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[async_trait]
+pub trait ReaderDriver: Send {
+    /// Up to `max` messages in stream order, waiting up to `wait` for the first. Goes on by
+    /// itself where it stopped when the backend was away. [`crate::ErrorKind::NotFound`] when the
+    /// stream is gone.
+    async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>>;
+}
