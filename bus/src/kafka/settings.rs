@@ -20,6 +20,10 @@ pub(super) const BATCH_BYTES: u32 = 1 << 20;
 /// because a failed receipt leaves open whether the message is stored, and repeating it here does
 /// not store it twice.
 const DELIVERY_LIMIT_MS: &str = "120000";
+/// How long a record waits for others: without it a request leaves for every few records, and both
+/// sides are busy with requests. Java's client and librdkafka wait 5 ms unless told otherwise, which
+/// is what a lone publish would take longer.
+const LINGER_MS: &str = "0.5";
 /// What the producer holds at most, beside the window's bound on messages.
 const QUEUE_KIB: &str = "131072";
 /// What one reader fetches ahead at most.
@@ -76,8 +80,7 @@ impl Settings {
         // Partitions are chosen by this crate; whoever leaves one open gets Java's choice.
         config.set("partitioner", "murmur2_random");
         config.set("message.timeout.ms", DELIVERY_LIMIT_MS);
-        // Batches form by themselves while the requests before them are on their way.
-        config.set("linger.ms", "0");
+        config.set("linger.ms", LINGER_MS);
         config.set("batch.size", (BATCH_BYTES - RECORD_OVERHEAD).to_string());
         config.set("message.max.bytes", (LARGEST_MESSAGE + RECORD_OVERHEAD).to_string());
         config.set("queue.buffering.max.messages", "0");
