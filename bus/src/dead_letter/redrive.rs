@@ -158,7 +158,7 @@ impl DeadLetters {
         let mut deadline = Instant::now() + PATIENCE;
         while left > 0 {
             let delivery = match next(&consumer).await {
-                Ok(Next::Letter(delivery)) => delivery,
+                Ok(Next::Letter(delivery)) => *delivery,
                 Ok(Next::End) => break,
                 Ok(Next::Later) if Instant::now() < deadline => continue,
                 Ok(Next::Later) => return Err(held_elsewhere(&done.origin)),
@@ -273,7 +273,7 @@ impl DeadLetters {
 }
 
 enum Next {
-    Letter(Delivery),
+    Letter(Box<Delivery>),
     /// Another redrive has taken the next one, or a crash has left it to its lease.
     Later,
     End,
@@ -281,7 +281,7 @@ enum Next {
 
 async fn next(consumer: &Consumer) -> Result<Next> {
     if let Some(delivery) = consumer.fetch(1, FETCH_WAIT).await?.pop() {
-        return Ok(Next::Letter(delivery));
+        return Ok(Next::Letter(Box::new(delivery)));
     }
     let info = consumer.info().await?;
     Ok(if info.pending == 0 && info.unsettled == 0 { Next::End } else { Next::Later })

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytestring::ByteString;
 use tokio::time::Instant;
 
+use super::token::LeaseToken;
 use crate::error::Result;
 use crate::message::StoredMessage;
-use crate::text::Text;
 
 /// A message that was handed to a consumer, with the lease to settle it by.
 ///
@@ -39,55 +38,6 @@ pub struct RawDelivery {
     pub expires: Instant,
     /// What [`ConsumerDriver::settle`] takes; plain text that may travel to another process.
     pub token: LeaseToken,
-}
-
-/// Names one delivery of one message to one consumer, in the backend's own words. Cheap to clone.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), bus::Error> {
-/// # let bus = bus::Bus::connect("embedded:").await?;
-/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
-/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
-/// # let billing = bus.consumer("orders", "billing").open().await?;
-/// use std::time::Duration;
-/// use bus::{LeaseToken, Settlement};
-///
-/// let delivery = billing.fetch(1, Duration::from_secs(1)).await?.remove(0);
-/// let text = delivery.token().as_str().to_owned(); // over a wire, to whoever does the work
-///
-/// // There, with a consumer bound to the same name:
-/// let there = bus.bind("orders", "billing").await?;
-/// there.settle(&LeaseToken::from(text), Settlement::Ack).await?;
-/// assert_eq!(billing.info().await?.settled_sequence, 1);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LeaseToken(Text);
-
-impl LeaseToken {
-    /// The token as text, which [`LeaseToken::from`] takes back.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// A token that a backend received; kept without a copy.
-    pub fn received(token: ByteString) -> Self {
-        Self(Text::from(token))
-    }
-}
-
-impl From<&str> for LeaseToken {
-    fn from(token: &str) -> Self {
-        Self(Text::from(token))
-    }
-}
-
-impl From<String> for LeaseToken {
-    fn from(token: String) -> Self {
-        Self(Text::from(token))
-    }
 }
 
 /// What becomes of a delivery.

@@ -10,6 +10,7 @@ mod consumer;
 mod keys;
 mod reader;
 mod request;
+mod token;
 mod unit;
 
 use std::sync::Arc;
@@ -25,10 +26,11 @@ use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
 use crate::unit::Committed;
 
-pub use consumer::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
+pub use consumer::{ConsumerDriver, RawDelivery, Settlement};
 pub use keys::{KvChange, KvDriver, WatchDriver};
 pub use reader::ReaderDriver;
 pub use request::{AnswerDriver, RawRequest, ResponderDriver};
+pub use token::LeaseToken;
 pub use unit::{Unit, UnitInput};
 
 /// A backend: streams, their consumers and readers, and buckets.

@@ -1,7 +1,8 @@
-//! Where the subjects of outgoing messages are made.
+//! Where subjects are made: those of outgoing messages, and those that tokens hold.
 
 use async_nats::Subject;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 
 const CHUNK: usize = 16 << 10;
 
@@ -14,12 +15,19 @@ pub(super) struct Arena(BytesMut);
 
 impl Arena {
     pub(super) fn subject(&mut self, text: &str) -> Subject {
+        Subject::from_utf8(self.copy(text)).unwrap_or_else(|_| Subject::from(text))
+    }
+
+    pub(super) fn text(&mut self, text: &str) -> ByteString {
+        ByteString::try_from(self.copy(text)).unwrap_or_else(|_| ByteString::from(text))
+    }
+
+    fn copy(&mut self, text: &str) -> Bytes {
         if self.0.capacity() < text.len() {
             self.0.reserve(text.len().max(CHUNK));
         }
         self.0.extend_from_slice(text.as_bytes());
-        let bytes = self.0.split().freeze();
-        Subject::from_utf8(bytes).unwrap_or_else(|_| Subject::from(text))
+        self.0.split().freeze()
     }
 }
 

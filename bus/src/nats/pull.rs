@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_nats::client::PublishError;
-use async_nats::{Message, StatusCode};
+use async_nats::{Message, StatusCode, Subject};
 use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
@@ -46,7 +46,15 @@ pub(super) struct Pull {
     /// What cut a fetch short that had found something; the next one reports it, because what was
     /// on its way then is out and has not come.
     cut_short: std::sync::Mutex<Option<Trouble>>,
-    arena: std::sync::Mutex<Arena>,
+    made: std::sync::Mutex<Made>,
+}
+
+/// What tokens are made of.
+#[derive(Default)]
+struct Made {
+    arena: Arena,
+    /// How often the consumer was moved, and the mark that says so.
+    mark: Option<(u64, Arc<str>)>,
 }
 
 /// What is fetched ahead.
@@ -78,7 +86,6 @@ impl Pull {
         }
         let (tokens, fence) = (format!("$JS.ACK.{stream}.{name}."), Fence::new(ack_wait));
         let (stream, name) = (stream.clone(), name.clone());
-        let arena = Default::default();
         Ok(Self {
             link,
             stream,
@@ -89,7 +96,7 @@ impl Pull {
             gate,
             fence,
             cut_short: Default::default(),
-            arena,
+            made: Default::default(),
         })
     }
 
@@ -261,8 +268,20 @@ impl Pull {
             message: stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload),
             attempt,
             expires: pulled.since + self.ack_wait,
-            token: settle::token(reply.as_str(), &self.link, self.gate.moves()),
+            token: self.token(reply.as_str()),
         })
+    }
+
+    fn token(&self, reply: &str) -> LeaseToken {
+        let moves = self.gate.moves();
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = made.mark.take().filter(|(of, _)| *of == moves);
+        let (_, mark) = made.mark.insert(match known {
+            Some(known) => known,
+            None => (moves, settle::mark(&self.link, moves)),
+        });
+        let mark = mark.clone();
+        LeaseToken::marked(made.arena.text(reply), mark)
     }
 
     /// False when the backend cannot say; an error when the consumer is gone.
@@ -300,12 +319,14 @@ impl Pull {
     /// Sends a settlement; waits only while the connection takes nothing.
     fn send(
         &self,
+        token: &LeaseToken,
         subject: &str,
         how: &Settlement,
     ) -> impl Future<Output = Result<(), PublishError>> + Send {
-        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
-        let subject = arena.subject(subject);
-        drop(arena);
+        let kept = token
+            .as_marked()
+            .and_then(|(kept, _)| Subject::from_utf8(kept.as_bytes().clone()).ok());
+        let subject = kept.unwrap_or_else(|| Subject::from(subject));
         let (client, payload) = (&self.link.client, settle::payload(how));
         client.publish(subject, payload)
     }
@@ -370,7 +391,7 @@ impl ConsumerDriver for Pull {
             Ok(subject) => subject,
             Err(refused) => return Some(Err(refused)),
         };
-        let sent = self.send(subject, &Settlement::Ack).now_or_never()?;
+        let sent = self.send(token, subject, &Settlement::Ack).now_or_never()?;
         Some(sent.map_err(|failure| Failure::from(failure).into_error(self.settling())))
     }
 
@@ -380,7 +401,7 @@ impl ConsumerDriver for Pull {
             let (link, stream) = (&self.link, &self.stream);
             return settle::confirmed(link, stream, &self.name, subject, how).await;
         }
-        let sent = limited(self.send(subject, how)).await;
+        let sent = limited(self.send(token, subject, how)).await;
         sent.map_err(|failure| failure.into_error(self.settling()))
     }
 }

@@ -1,6 +1,6 @@
 //! Settling a delivery by the subject it came with.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,27 +60,22 @@ pub(super) async fn confirmed(
     }
 }
 
-/// Names a delivery: the subject of its ack, this process, and the moves of the consumer that the
-/// process had seen.
-pub(super) fn token(subject: &str, link: &Link, moves: u64) -> LeaseToken {
-    let process = link.short();
-    let digits = moves.checked_ilog10().unwrap_or(0) as usize + 1;
-    // To the byte: text that fills its memory is kept as it is.
-    let mut text = String::with_capacity(subject.len() + process.len() + 2 + digits);
-    for part in [subject, "#", process, "."] {
-        text.push_str(part);
-    }
-    // Writing to a string cannot fail.
-    let _ = write!(text, "{moves}");
-    LeaseToken::received(text.into())
+/// What stands behind the ack's subject in a token: this process, and the moves of the consumer
+/// that the process had seen.
+pub(super) fn mark(link: &Link, moves: u64) -> Arc<str> {
+    format!("#{}.{moves}", link.short()).into()
 }
 
 /// The ack's subject, and the moves if the token is of this process.
 pub(super) fn parts<'t>(token: &'t LeaseToken, link: &Link) -> (&'t str, Option<u64>) {
-    let Some((subject, rest)) = token.as_str().split_once('#') else {
-        return (token.as_str(), None);
+    let (subject, mark) = match token.as_marked() {
+        Some((subject, mark)) => (&**subject, mark.strip_prefix('#').unwrap_or_default()),
+        None => match token.as_str().split_once('#') {
+            Some(parts) => parts,
+            None => return (token.as_str(), None),
+        },
     };
-    let own = rest.split_once('.').filter(|(process, _)| *process == link.short());
+    let own = mark.split_once('.').filter(|(process, _)| *process == link.short());
     (subject, own.and_then(|(_, moves)| moves.parse().ok()))
 }
 
