@@ -353,6 +353,9 @@ impl Consumer {
 
 /// Takes out what is not to be handed out. What cannot be settled now comes again.
 async fn screened(deliveries: Vec<Delivery>) -> Vec<Delivery> {
+    if deliveries.iter().all(|delivery| matches!(delivery.screen(), Screened::Handle)) {
+        return deliveries;
+    }
     let mut kept = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
         let sequence = delivery.message().sequence;

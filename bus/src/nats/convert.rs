@@ -87,7 +87,7 @@ pub(super) fn header_value(name: &str, value: &[u8]) -> Result<HeaderValue> {
 /// Never fails: anybody may have stored anything, and a message that could not be read would stop
 /// whoever reads the stream.
 pub(super) fn stored(
-    subject: &str,
+    subject: Subject,
     sequence: u64,
     timestamp: SystemTime,
     headers: Option<&HeaderMap>,
@@ -96,7 +96,7 @@ pub(super) fn stored(
     let mut message = StoredMessage {
         sequence,
         timestamp,
-        subject: Subject::received(subject),
+        subject,
         key: None,
         headers: Headers::new(),
         payload: Some(payload),
@@ -141,7 +141,7 @@ pub(super) fn rfc3339(time: SystemTime) -> Result<String> {
 pub(super) fn unstored(message: async_nats::Message) -> Message {
     let async_nats::Message { subject, payload, headers, .. } = message;
     let StoredMessage { subject, key, headers, payload, .. } =
-        stored(subject.as_str(), 0, SystemTime::UNIX_EPOCH, headers.as_ref(), payload);
+        stored(Subject::received(&subject), 0, SystemTime::UNIX_EPOCH, headers.as_ref(), payload);
     Message { subject, key, headers, payload, id: None, expect: None, not_before: None }
 }
 
@@ -198,12 +198,12 @@ pub(super) struct AckSubject<'a> {
 pub(super) fn parse_ack_subject(subject: &str) -> Option<AckSubject<'_>> {
     let rest = subject.strip_prefix("$JS.ACK.")?;
     // Read once per delivery: one pass over the bytes, which also counts the tokens.
-    let (mut tokens, mut count) = ([""; 9], 0);
-    for token in rest.as_bytes().split(|byte| *byte == b'.') {
+    let (mut tokens, mut count, mut from) = ([""; 9], 0, 0);
+    for at in dots(rest).chain([rest.len()]) {
         if let Some(slot) = tokens.get_mut(count) {
-            *slot = std::str::from_utf8(token).ok()?;
+            *slot = rest.get(from..at)?;
         }
-        count += 1;
+        (count, from) = (count + 1, at + 1);
     }
     let tokens = match count {
         7 => tokens.get(..7)?,
@@ -226,6 +226,10 @@ pub(super) fn parse_ack_subject(subject: &str) -> Option<AckSubject<'_>> {
     })
 }
 
+fn dots(text: &str) -> impl Iterator<Item = usize> {
+    text.bytes().enumerate().filter(|(_, byte)| *byte == b'.').map(|(at, _)| at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,7 +237,7 @@ mod tests {
     fn round_trip(message: &Message) -> StoredMessage {
         let headers = headers_out(message, message.id.as_deref()).unwrap();
         let payload = message.payload.clone().unwrap_or_default();
-        stored(message.subject.as_str(), 1, SystemTime::UNIX_EPOCH, headers.as_ref(), payload)
+        stored(message.subject.clone(), 1, SystemTime::UNIX_EPOCH, headers.as_ref(), payload)
     }
 
     #[test]
@@ -265,7 +269,13 @@ mod tests {
         {
             headers.insert(name, value);
         }
-        let read = stored("a.x*y", 1, SystemTime::UNIX_EPOCH, Some(&headers), Bytes::new());
+        let read = stored(
+            Subject::received("a.x*y"),
+            1,
+            SystemTime::UNIX_EPOCH,
+            Some(&headers),
+            Bytes::new(),
+        );
         assert_eq!((read.subject.as_str(), read.key.as_deref()), ("a.x*y", Some(&b"50%"[..])));
         assert_eq!(read.headers.iter().collect::<Vec<_>>(), [("plain", &Bytes::from("3"))]);
     }

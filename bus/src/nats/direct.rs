@@ -13,6 +13,7 @@ use super::link::{Link, REQUEST_LIMIT};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::StoredMessage;
 use crate::name::StreamName;
+use crate::name::Subject;
 
 /// A message as direct get returns it, not yet this crate's.
 pub(super) struct Raw {
@@ -40,7 +41,7 @@ impl Raw {
 
     pub(super) fn into_stored(self) -> StoredMessage {
         let Self { subject, sequence, timestamp, headers, payload } = self;
-        stored(&subject, sequence, timestamp, headers.as_ref(), payload)
+        stored(Subject::received(&subject), sequence, timestamp, headers.as_ref(), payload)
     }
 }
 

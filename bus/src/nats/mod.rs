@@ -18,6 +18,7 @@ mod feed;
 mod fence;
 mod kv;
 mod link;
+mod made;
 mod publisher;
 mod pull;
 mod puller;

@@ -303,6 +303,15 @@ pub(super) fn read_answer(
     Ok(Ok(job.receipt(answer.seq, answer.duplicate)))
 }
 
+/// True for what a stream answers, or the server in its place: once for each message. Others may
+/// listen on its subject too and answer what they like.
+fn is_of_the_stream(answer: &async_nats::Message) -> bool {
+    let starts = |start: &[u8]| answer.payload.starts_with(start);
+    answer.status == Some(StatusCode::NO_RESPONDERS)
+        || starts(br#"{"stream":"#)
+        || starts(br#"{"error":"#)
+}
+
 /// The sequence in `{"stream":"S", "seq":7}`, the answer that nearly every publish gets. Anything
 /// else is for the parser, which costs several times as much.
 fn plain_answer(stream: &StreamName, answer: &[u8]) -> Option<u64> {
@@ -366,7 +375,8 @@ impl AnswerReader {
 
     fn take(&mut self, answer: &async_nats::Message) {
         let ticket = answer.subject.as_str().get(self.at..).and_then(|t| t.parse().ok());
-        let Some(job) = ticket.and_then(|ticket| self.window.take(ticket)) else { return };
+        let last = is_of_the_stream(answer);
+        let Some(job) = ticket.and_then(|ticket| self.window.take(ticket, last)) else { return };
         match read_answer(&job.job, answer) {
             Ok(result) => self.answered.push((job, result)),
             Err(failure) => self.recover(job, failure),

@@ -11,12 +11,12 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::arena::Arena;
 use super::consumers;
 use super::convert::{parse_ack_subject, stored};
 use super::failure::Failure;
 use super::fence::Fence;
 use super::link::{Link, limited};
+use super::made::Made;
 use super::puller::{Pulled, Puller, Trouble, nanos};
 use super::seek::Gate;
 use super::settle;
@@ -47,14 +47,6 @@ pub(super) struct Pull {
     /// on its way then is out and has not come.
     cut_short: std::sync::Mutex<Option<Trouble>>,
     made: std::sync::Mutex<Made>,
-}
-
-/// What tokens are made of.
-#[derive(Default)]
-struct Made {
-    arena: Arena,
-    /// How often the consumer was moved, and the mark that says so.
-    mark: Option<(u64, Arc<str>)>,
 }
 
 /// What is fetched ahead.
@@ -264,24 +256,17 @@ impl Pull {
         let ack = parse_ack_subject(reply.as_str())?;
         let (attempt, sequence, timestamp) = (ack.delivered, ack.stream_sequence, ack.timestamp);
         self.fence.delivered(sequence, attempt);
+        let (subject, token) = self.made().of(&subject, &reply, &self.link, self.gate.moves());
         Some(RawDelivery {
-            message: stored(subject.as_str(), sequence, timestamp, headers.as_ref(), payload),
+            message: stored(subject, sequence, timestamp, headers.as_ref(), payload),
             attempt,
             expires: pulled.since + self.ack_wait,
-            token: self.token(reply.as_str()),
+            token,
         })
     }
 
-    fn token(&self, reply: &str) -> LeaseToken {
-        let moves = self.gate.moves();
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = made.mark.take().filter(|(of, _)| *of == moves);
-        let (_, mark) = made.mark.insert(match known {
-            Some(known) => known,
-            None => (moves, settle::mark(&self.link, moves)),
-        });
-        let mark = mark.clone();
-        LeaseToken::marked(made.arena.text(reply), mark)
+    fn made(&self) -> std::sync::MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// False when the backend cannot say; an error when the consumer is gone.

@@ -10,6 +10,7 @@ use super::feed::{Feed, Item};
 use crate::driver::ReaderDriver;
 use crate::error::Result;
 use crate::message::StoredMessage;
+use crate::name::Subject;
 
 /// Reads through a [`Feed`].
 pub(super) struct Reader(pub(super) Feed);
@@ -37,6 +38,6 @@ impl Item {
     pub(super) fn into_stored(self) -> StoredMessage {
         let Self { message, sequence, timestamp } = self;
         let headers = message.headers.as_ref();
-        stored(message.subject.as_str(), sequence, timestamp, headers, message.payload)
+        stored(Subject::received(&message.subject), sequence, timestamp, headers, message.payload)
     }
 }

@@ -7,6 +7,7 @@
 //! process and the moves it had seen, and a process refuses its own tokens from before.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_nats::jetstream::consumer::Info;
@@ -36,6 +37,8 @@ pub(super) struct Gates(Mutex<BTreeMap<(StreamName, ConsumerName), Weak<Gate>>>)
 /// Fetches pass through together; a move waits until none is under way, and tells them to stop.
 pub(super) struct Gate {
     moves: watch::Sender<u64>,
+    /// The same number, for whoever only looks: each delivery and each ack does.
+    moved: AtomicU64,
     passage: RwLock<()>,
     prefetches: Mutex<Vec<Weak<Prefetch>>>,
 }
@@ -56,6 +59,7 @@ impl Gates {
         gates.retain(|_, gate| gate.strong_count() > 0);
         let gate = Arc::new(Gate {
             moves: watch::Sender::new(0),
+            moved: AtomicU64::new(0),
             passage: RwLock::default(),
             prefetches: Mutex::default(),
         });
@@ -74,7 +78,7 @@ impl Gate {
 
     /// How often this process has moved the consumer.
     pub(super) fn moves(&self) -> u64 {
-        *self.moves.borrow()
+        self.moved.load(Ordering::Acquire)
     }
 
     /// Waits until no move is under way.
@@ -121,7 +125,10 @@ pub(super) async fn seek(
     let gate = link.gates.gate(stream, name);
     // Whoever fetches at this moment lets go, and what the server sends from here on finds no
     // inbox of before: the connection keeps the order.
-    gate.moves.send_modify(|moves| *moves += 1);
+    gate.moves.send_modify(|moves| {
+        *moves += 1;
+        gate.moved.store(*moves, Ordering::Release);
+    });
     let _closed = gate.passage.write().await;
     gate.give_up_ahead().await;
     if let Some(sequence) = sequence(link, stream, to).await?

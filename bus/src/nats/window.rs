@@ -33,7 +33,10 @@ impl Outstanding {
     }
 }
 
-/// What is on its way, by place. A ticket is a place and how often it was used before.
+/// What is on its way, by place. A ticket is a place and how often an answer for it stayed out.
+///
+/// Only then does a place get another ticket: the server keeps the routes of a thousand subjects
+/// at hand, and finding one for each answer anew costs it more than storing a small message.
 pub(super) struct Window(Mutex<Places>);
 
 struct Places {
@@ -49,7 +52,7 @@ struct Places {
 
 #[derive(Default)]
 struct Place {
-    used: u64,
+    round: u64,
     entry: Option<Entry>,
 }
 
@@ -90,7 +93,7 @@ impl Window {
         let ticket = match all.places.get_mut(place) {
             Some(slot) => {
                 slot.entry = Some(Entry { job, order, connects });
-                ticket(place, slot.used)
+                ticket(place, slot.round)
             }
             None => u64::MAX,
         };
@@ -101,12 +104,14 @@ impl Window {
         (Reserved { window: self, ticket: Some(ticket) }, subject, arena.subject(reply))
     }
 
-    pub(super) fn take(&self, ticket: u64) -> Option<Outstanding> {
+    /// Takes out a job, whose place is free then. Whatever may still be answered for this ticket
+    /// must not reach the next one there: `answered` says that nothing will be.
+    pub(super) fn take(&self, ticket: u64, answered: bool) -> Option<Outstanding> {
         let place = (ticket % WINDOW as u64) as usize;
         let mut all = self.lock();
-        let slot = all.places.get_mut(place).filter(|slot| slot.used == ticket / WINDOW as u64)?;
+        let slot = all.places.get_mut(place).filter(|slot| slot.round == ticket / WINDOW as u64)?;
         let entry = slot.entry.take()?;
-        slot.used += 1;
+        slot.round += u64::from(!answered);
         all.free.push(place);
         Some(entry.job)
     }
@@ -122,16 +127,16 @@ impl Window {
         let mut tickets = Vec::new();
         for (place, slot) in self.lock().places.iter().enumerate() {
             if let Some(entry) = slot.entry.as_ref().filter(|entry| late(entry)) {
-                tickets.push((entry.order, ticket(place, slot.used)));
+                tickets.push((entry.order, ticket(place, slot.round)));
             }
         }
         tickets.sort_unstable();
-        tickets.into_iter().filter_map(|(_, ticket)| self.take(ticket)).collect()
+        tickets.into_iter().filter_map(|(_, ticket)| self.take(ticket, false)).collect()
     }
 }
 
-fn ticket(place: usize, used: u64) -> u64 {
-    used * WINDOW as u64 + place as u64
+fn ticket(place: usize, round: u64) -> u64 {
+    round * WINDOW as u64 + place as u64
 }
 
 /// A place that is given back if the message was not handed to the client after all.
@@ -148,14 +153,14 @@ impl Reserved<'_> {
     /// The job that was not handed over; its place is free again.
     pub(super) fn take_back(mut self) -> Option<Job> {
         let ticket = self.ticket.take()?;
-        self.window.take(ticket).map(|outstanding| outstanding.job)
+        self.window.take(ticket, false).map(|outstanding| outstanding.job)
     }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.window.take(ticket);
+            self.window.take(ticket, false);
         }
     }
 }
