@@ -17,7 +17,7 @@ const WINDOW: usize = 1000;
 /// Publish, then consume what was published. The first round warms the broker's compiler and is
 /// not counted; joining a group takes the brokers' time and not the clients', and is done before
 /// the clock starts.
-pub(crate) async fn publish_and_consume(url: &str, rounds: u32) -> [Comparison; 2] {
+pub(crate) async fn publish_and_consume(url: &str, rounds: u32) -> [Comparison; 3] {
     let bus = Bus::connect(url).await.expect("bus");
     let servers = url.trim_start_matches("kafka://");
     let producer: FutureProducer = client(servers)
@@ -30,6 +30,7 @@ pub(crate) async fn publish_and_consume(url: &str, rounds: u32) -> [Comparison; 
         .expect("producer");
     let mut publish = Comparison::new("Kafka publish 128 B, window 1000", 0.95);
     let mut consume = Comparison::new("Kafka consume and ack", 0.95);
+    let mut stored = Comparison::new("Kafka, raw stores each offset", 0.95);
     for round in 0..=rounds {
         match round {
             0 => eprintln!("kafka: warming up"),
@@ -50,17 +51,20 @@ pub(crate) async fn publish_and_consume(url: &str, rounds: u32) -> [Comparison; 
             sample(MESSAGES, joined.take(MESSAGES)).await
         };
         let raw = async {
-            let joined = join_raw(servers, &raw).await;
-            sample(MESSAGES, consume_raw(joined)).await
+            let joined = join_raw(servers, &raw, true).await;
+            sample(MESSAGES, consume_raw(joined, true)).await
         };
         consume.sampled(ours_first, ours, raw).await;
+        let raw = format!("raw-{round}");
+        let joined = join_raw(servers, &raw, false).await;
+        stored.raw.push(sample(MESSAGES, consume_raw(joined, false)).await);
         if round == 0 {
-            publish.forget();
-            consume.forget();
+            [&mut publish, &mut consume, &mut stored].into_iter().for_each(Comparison::forget);
         }
     }
+    stored.ours.clone_from(&consume.ours);
     bus.close().await.expect("close");
-    [publish, consume]
+    [publish, consume, stored]
 }
 
 fn client(servers: &str) -> ClientConfig {
@@ -89,11 +93,15 @@ async fn settle(receipt: rdkafka::producer::DeliveryFuture) {
     receipt.await.expect("not cancelled").map_err(|(error, _)| error).expect("delivered");
 }
 
-/// A group of one, whose offsets are committed behind its back: less than the bus promises.
-/// Returns when the first record is here, as a client that has joined.
-async fn join_raw(servers: &str, topic: &str) -> StreamConsumer {
+/// A group of one. Returns when the first record is here, as a client that has joined.
+///
+/// With `behind`, offsets are committed behind its back, of records that nobody has worked on yet:
+/// less than the bus promises. Without, each is stored when its record is done, as a client does
+/// that must not lose one.
+async fn join_raw(servers: &str, topic: &str, behind: bool) -> StreamConsumer {
     let consumer: StreamConsumer = client(servers)
-        .set("group.id", format!("{topic}-group"))
+        .set("group.id", format!("{topic}-group-{behind}"))
+        .set("enable.auto.offset.store", behind.to_string())
         .set("group.protocol", "consumer")
         .set("auto.offset.reset", "earliest")
         .set("fetch.queue.backoff.ms", "5")
@@ -104,9 +112,12 @@ async fn join_raw(servers: &str, topic: &str) -> StreamConsumer {
     consumer
 }
 
-async fn consume_raw(consumer: StreamConsumer) {
+async fn consume_raw(consumer: StreamConsumer, behind: bool) {
     let mut records = consumer.stream();
     for _ in 1..MESSAGES {
-        records.next().await.expect("a record").expect("no error");
+        let record = records.next().await.expect("a record").expect("no error");
+        if !behind {
+            consumer.store_offset_from_message(&record).expect("stored");
+        }
     }
 }

@@ -283,7 +283,9 @@ impl Pull {
         let (subject, moves) = settle::parts(token, &self.link);
         // The usual form is told by its beginning; the rest are numbers that only the server knows.
         let usual = subject.strip_prefix(self.tokens.as_str());
-        if !usual.is_some_and(|rest| rest.bytes().all(|b| b == b'.' || b.is_ascii_digit())) {
+        // What has not travelled is as it came.
+        let numbers = |rest: &str| rest.bytes().all(|b| b == b'.' || b.is_ascii_digit());
+        if !usual.is_some_and(|rest| token.as_marked().is_some() || numbers(rest)) {
             settle::check(&self.stream, &self.name, subject)?;
         }
         if moves.is_some_and(|moves| moves != self.gate.moves()) {

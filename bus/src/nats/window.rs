@@ -14,8 +14,9 @@ use super::publisher::Job;
 use crate::error::Result;
 use crate::message::Receipt;
 
-/// How many messages may be on their way: more buys latency only (measured).
-pub(super) const WINDOW: usize = 1000;
+/// How many messages may be on their way: more buys latency only (measured). Each has a subject for
+/// its answer, and the server keeps the routes of 1024 subjects at hand.
+pub(super) const WINDOW: usize = 900;
 /// After a reconnect, how long the answers of what was sent before are still waited for.
 const RECONNECT_GRACE: Duration = Duration::from_millis(300);
 
