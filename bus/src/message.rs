@@ -139,6 +139,9 @@ impl Message {
 
 /// A message as the stream holds it.
 ///
+/// Cheap to clone. Its bytes may share memory with what arrived beside it: copy the little that is
+/// kept for long.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), bus::Error> {

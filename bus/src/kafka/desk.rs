@@ -3,84 +3,26 @@
 //! polls; nothing here waits.
 
 mod held;
+mod part;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::part::{Assigned, WAITING, position, size};
+pub(super) use self::part::{Copy, Part, Polled, Position, Settled, Standing};
 use super::lease::{Leased, Leases, Limits, Record};
 use super::token::{Slot, Token, stale};
 use super::watermark::{Taken, Watermark};
 use crate::driver::{LeaseToken, RawDelivery, Settlement};
 use crate::error::Result;
-use crate::message::StoredMessage;
 
-/// At most this many messages of a partition wait to be fetched.
-const WAITING: usize = 4096;
-/// And no more once these bytes are reached, over all partitions.
+/// Nothing more is taken once so many bytes wait, over all partitions.
 const WAITING_BYTES: usize = 32 << 20;
-/// How much there is to be done before the thread is woken for it: waking it costs more than
-/// settling a message does.
-const WORTH_WAKING: usize = WAITING / 2;
 /// At most this many messages rest here; then those that rest longest are copied to the end of
 /// the retry topic, to make room for what may be due sooner.
 const RESTING: usize = 4096;
-
-/// A partition of the consumer: of its stream, or (`true`) of its retries.
-pub(super) type Part = (bool, i32);
-
-/// An offset taken from a partition, and the message there where the consumer wants it.
-#[derive(Debug)]
-pub(super) struct Polled {
-    pub(super) slot: Slot,
-    pub(super) record: Option<Record>,
-}
-
-/// What is to be committed of a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Position {
-    pub(super) part: Part,
-    pub(super) generation: u64,
-    pub(super) offset: i64,
-    pub(super) metadata: String,
-}
-
-/// What a settlement asks for.
-#[derive(Debug)]
-pub(super) enum Settled {
-    /// The message is settled when this assignment of its partition is committed.
-    Done(Part, u64),
-    /// It was settled before.
-    Already(Part, u64),
-    /// Nothing: its lease goes on.
-    Open,
-    /// It is to be copied to the retry topic, and settled then with [`Desk::copied`].
-    Copy(Copy),
-}
-
-/// A message on its way to the retry topic.
-#[derive(Debug)]
-pub(super) struct Copy {
-    pub(super) slot: Slot,
-    pub(super) generation: u64,
-    pub(super) message: StoredMessage,
-    pub(super) attempts: u32,
-    pub(super) delay: Duration,
-}
-
-/// Where the member stands in one partition.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Standing {
-    pub(super) part: Part,
-    /// The first offset that is not settled.
-    pub(super) settled: i64,
-    /// The first offset that was not taken from the log.
-    pub(super) next: i64,
-    /// Messages that were taken, and wait.
-    pub(super) waiting: u64,
-}
 
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -96,34 +38,6 @@ pub(super) struct Desk {
     served: Part,
     delivered: u64,
     pub(super) paused_until: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Assigned {
-    generation: u64,
-    watermark: Watermark,
-    /// The offset that the log gives next, or one behind it.
-    log: i64,
-    /// Not delivered yet.
-    waiting: VecDeque<Record>,
-    /// Taken from the log before there was room for them in the watermark's span.
-    early: VecDeque<Polled>,
-    /// Settled since the last commit.
-    dirty: bool,
-    /// On its way to another member: nothing more is delivered.
-    leaving: bool,
-    /// The thread left messages where they are, for want of room.
-    denied: bool,
-}
-
-impl Assigned {
-    fn has_much_room(&self) -> bool {
-        let much = self.early.get(WORTH_WAKING).or_else(|| self.early.back());
-        match much {
-            Some(polled) => self.watermark.fits(polled.slot.offset),
-            None => self.waiting.len() <= WAITING - WORTH_WAKING,
-        }
-    }
 }
 
 impl Desk {
@@ -470,19 +384,6 @@ impl Desk {
     pub(super) fn delivered(&self) -> u64 {
         self.delivered
     }
-}
-
-fn position(part: Part, generation: u64, watermark: &Watermark) -> Position {
-    Position { part, generation, offset: watermark.committed(), metadata: watermark.metadata() }
-}
-
-fn size(record: &Record) -> usize {
-    const OVERHEAD: usize = 256;
-    let message = &record.message;
-    OVERHEAD
-        + message.payload.as_ref().map_or(0, bytes::Bytes::len)
-        + message.key.as_ref().map_or(0, bytes::Bytes::len)
-        + message.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::desk::{Part, Position};
 use super::entry::ConsumerEntry;
 use super::link::REQUEST_LIMIT;
-use super::member::{Confirm, Names, Shared};
 use super::settings::Logged;
+use super::shared::{Confirm, Names, Shared};
 use super::watermark::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 

@@ -46,6 +46,7 @@
 //! What Kafka cannot do is refused with a typed error: de-duplication by id, conditional
 //! publishing, exact limits, work queues, purging by subject, compare-and-set, requests.
 
+mod bell;
 mod bucket;
 mod catalog;
 mod consumers;
@@ -69,6 +70,7 @@ mod retry;
 mod scan;
 mod sequence;
 mod settings;
+mod shared;
 mod standing;
 mod start;
 mod streams;
@@ -79,6 +81,7 @@ mod threads;
 mod token;
 mod topics;
 mod units;
+mod upkeep;
 mod watch;
 mod watermark;
 mod window;

@@ -1,5 +1,9 @@
 //! The text that names one delivery of a message.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
 use crate::dotted::Dotted;
 use crate::driver::LeaseToken;
 use crate::error::{Error, ErrorKind, Result};
@@ -62,6 +66,17 @@ pub(super) fn stale(token: &LeaseToken) -> Error {
     let text = token.as_str();
     let what = format!("the lease {text} is over: the message was settled or is delivered again");
     Error::new(ErrorKind::Stale, what)
+}
+
+/// Names a member as no other is named, so that its tokens are nobody else's.
+pub(super) fn instance() -> Arc<str> {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    static START: OnceLock<String> = OnceLock::new();
+    let start = START.get_or_init(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        format!("{:x}-{:x}", std::process::id(), since.as_micros())
+    });
+    format!("{start}-{}", COUNT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
 #[cfg(test)]

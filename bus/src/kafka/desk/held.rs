@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
-use super::{Copy, Desk, Part, Position, RESTING, position};
+use super::part::position;
+use super::{Copy, Desk, Part, Position, RESTING};
 use crate::driver::LeaseToken;
 use crate::error::Result;
 use crate::kafka::lease::Record;

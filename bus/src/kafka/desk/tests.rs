@@ -1,8 +1,9 @@
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::error::ErrorKind;
 use crate::headers::Headers;
+use crate::message::StoredMessage;
 use crate::name::Subject;
 
 const STREAM: Part = (false, 0);
