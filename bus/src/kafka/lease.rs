@@ -272,7 +272,7 @@ pub(super) fn after(now: Instant, wait: Duration) -> Instant {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::SystemTime;
 
     use super::*;
@@ -284,7 +284,8 @@ mod tests {
         Leases::new(Limits { ack_wait, max_unsettled: 3, max_attempts })
     }
 
-    fn record(offset: i64) -> Record {
+    /// The message at `offset` of a stream's first partition.
+    pub(in crate::kafka) fn record(offset: i64) -> Record {
         let message = StoredMessage {
             sequence: offset as u64 + 1,
             timestamp: SystemTime::UNIX_EPOCH,

@@ -31,6 +31,7 @@ mod settle;
 mod state;
 mod streams;
 mod subjects;
+mod tickets;
 mod watch;
 mod window;
 

@@ -305,11 +305,9 @@ pub(super) fn read_answer(
 
 /// True for what a stream answers, or the server in its place: once for each message. Others may
 /// listen on its subject too and answer what they like.
-fn is_of_the_stream(answer: &async_nats::Message) -> bool {
-    let starts = |start: &[u8]| answer.payload.starts_with(start);
-    answer.status == Some(StatusCode::NO_RESPONDERS)
-        || starts(br#"{"stream":"#)
-        || starts(br#"{"error":"#)
+fn is_of_the_stream(status: Option<StatusCode>, payload: &[u8]) -> bool {
+    let starts = |start: &[u8]| payload.starts_with(start);
+    status == Some(StatusCode::NO_RESPONDERS) || starts(br#"{"stream":"#) || starts(br#"{"error":"#)
 }
 
 /// The sequence in `{"stream":"S", "seq":7}`, the answer that nearly every publish gets. Anything
@@ -375,7 +373,7 @@ impl AnswerReader {
 
     fn take(&mut self, answer: &async_nats::Message) {
         let ticket = answer.subject.as_str().get(self.at..).and_then(|t| t.parse().ok());
-        let last = is_of_the_stream(answer);
+        let last = is_of_the_stream(answer.status, &answer.payload);
         let Some(job) = ticket.and_then(|ticket| self.window.take(ticket, last)) else { return };
         match read_answer(&job.job, answer) {
             Ok(result) => self.answered.push((job, result)),
@@ -400,6 +398,15 @@ impl AnswerReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_answer_is_not_of_the_stream() {
+        let of_the_stream = |text: &str| is_of_the_stream(None, text.as_bytes());
+        assert!(of_the_stream(r#"{"stream":"S", "seq":7}"#));
+        assert!(of_the_stream(r#"{"error":{"code":503},"stream":"S","seq":0}"#));
+        assert!(is_of_the_stream(Some(StatusCode::NO_RESPONDERS), b""));
+        assert!(!of_the_stream("") && !of_the_stream("thanks") && !of_the_stream(r#"{"ok":1}"#));
+    }
 
     #[test]
     fn only_the_plain_answer_is_read_without_a_parser() {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::arena::Arena;
 use super::link::{Link, REQUEST_LIMIT};
 use super::publisher::Job;
+use super::tickets::Tickets;
 use crate::error::Result;
 use crate::message::Receipt;
 
@@ -34,27 +35,18 @@ impl Outstanding {
     }
 }
 
-/// What is on its way, by place. A ticket is a place and how often an answer for it stayed out.
-///
-/// Only then does a place get another ticket: the server keeps the routes of a thousand subjects
-/// at hand, and finding one for each answer anew costs it more than storing a small message.
+/// What is on its way, by place.
 pub(super) struct Window(Mutex<Places>);
 
 struct Places {
-    places: Vec<Place>,
-    free: Vec<usize>,
+    entries: Vec<Option<Entry>>,
+    tickets: Tickets,
     /// Numbers the entries, so that a sweep finds them in the order they were sent.
     added: u64,
     /// Reply subjects are written here, behind the inbox that they all begin with.
     reply: String,
     inbox_len: usize,
     arena: Arena,
-}
-
-#[derive(Default)]
-struct Place {
-    round: u64,
-    entry: Option<Entry>,
 }
 
 struct Entry {
@@ -66,11 +58,11 @@ struct Entry {
 impl Window {
     /// `inbox` is what the answers' subjects begin with.
     pub(super) fn new(inbox: String) -> Self {
-        let places = std::iter::repeat_with(Place::default).take(WINDOW).collect();
-        let (free, inbox_len) = ((0..WINDOW).rev().collect(), inbox.len());
+        let entries = std::iter::repeat_with(|| None).take(WINDOW).collect();
+        let inbox_len = inbox.len();
         Self(Mutex::new(Places {
-            places,
-            free,
+            entries,
+            tickets: Tickets::new(WINDOW),
             added: 0,
             reply: inbox,
             inbox_len,
@@ -90,14 +82,10 @@ impl Window {
         all.added += 1;
         let order = all.added;
         // The job holds one of as many permits as there are places: one is free.
-        let place = all.free.pop().unwrap_or_default();
-        let ticket = match all.places.get_mut(place) {
-            Some(slot) => {
-                slot.entry = Some(Entry { job, order, connects });
-                ticket(place, slot.round)
-            }
-            None => u64::MAX,
-        };
+        let (place, ticket) = all.tickets.enter().unwrap_or((WINDOW, u64::MAX));
+        if let Some(entry) = all.entries.get_mut(place) {
+            *entry = Some(Entry { job, order, connects });
+        }
         let Places { reply, inbox_len, arena, .. } = &mut *all;
         reply.truncate(*inbox_len);
         // Writing to a string cannot fail.
@@ -105,15 +93,12 @@ impl Window {
         (Reserved { window: self, ticket: Some(ticket) }, subject, arena.subject(reply))
     }
 
-    /// Takes out a job, whose place is free then. Whatever may still be answered for this ticket
-    /// must not reach the next one there: `answered` says that nothing will be.
+    /// Takes out a job, whose place is free then; `answered` says that nothing more comes for it.
     pub(super) fn take(&self, ticket: u64, answered: bool) -> Option<Outstanding> {
-        let place = (ticket % WINDOW as u64) as usize;
         let mut all = self.lock();
-        let slot = all.places.get_mut(place).filter(|slot| slot.round == ticket / WINDOW as u64)?;
-        let entry = slot.entry.take()?;
-        slot.round += u64::from(!answered);
-        all.free.push(place);
+        let place = all.tickets.place(ticket)?;
+        let entry = all.entries.get_mut(place)?.take()?;
+        all.tickets.leave(place, answered);
         Some(entry.job)
     }
 
@@ -125,19 +110,16 @@ impl Window {
             let cut_off = settled && entry.connects != connects && entry.job.job.may_repeat();
             cut_off || now >= entry.job.job.submitted + REQUEST_LIMIT
         };
-        let mut tickets = Vec::new();
-        for (place, slot) in self.lock().places.iter().enumerate() {
-            if let Some(entry) = slot.entry.as_ref().filter(|entry| late(entry)) {
-                tickets.push((entry.order, ticket(place, slot.round)));
-            }
+        let mut found = Vec::new();
+        let all = self.lock();
+        for (place, entry) in all.entries.iter().enumerate() {
+            let entry = entry.as_ref().filter(|entry| late(entry));
+            found.extend(entry.and_then(|entry| Some((entry.order, all.tickets.of(place)?))));
         }
-        tickets.sort_unstable();
-        tickets.into_iter().filter_map(|(_, ticket)| self.take(ticket, false)).collect()
+        drop(all);
+        found.sort_unstable();
+        found.into_iter().filter_map(|(_, ticket)| self.take(ticket, false)).collect()
     }
-}
-
-fn ticket(place: usize, round: u64) -> u64 {
-    round * WINDOW as u64 + place as u64
 }
 
 /// A place that is given back if the message was not handed to the client after all.

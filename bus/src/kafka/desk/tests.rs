@@ -1,10 +1,8 @@
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::headers::Headers;
-use crate::message::StoredMessage;
-use crate::name::Subject;
+use crate::kafka::lease::tests::record;
 
 const STREAM: Part = (false, 0);
 const RETRIES: Part = (true, 0);
@@ -20,15 +18,7 @@ fn desk() -> Desk {
 
 fn polled(part: Part, offset: i64, wanted: bool) -> Polled {
     let slot = Slot { retry: part.0, partition: part.1, offset };
-    let message = StoredMessage {
-        sequence: offset as u64 + 1,
-        timestamp: SystemTime::UNIX_EPOCH,
-        subject: Subject::received("a"),
-        key: None,
-        headers: Headers::new(),
-        payload: None,
-    };
-    Polled { slot, record: wanted.then_some(Record { slot, message, attempts: 0, due: None }) }
+    Polled { slot, record: wanted.then(|| Record { slot, ..record(offset) }) }
 }
 
 fn sequences(deliveries: &[RawDelivery]) -> Vec<u64> {
@@ -157,6 +147,23 @@ fn an_open_message_holds_back_what_a_commit_could_not_tell() {
     desk.settle(&first.token, &Settlement::Ack, now).unwrap();
     assert!(desk.accept_early(now) && desk.room(STREAM) > 0);
     assert_eq!(sequences(&desk.take(10, now)), [16_385]);
+}
+
+#[test]
+fn the_thread_is_woken_once_there_is_much_room_again() {
+    let limits =
+        Limits { ack_wait: Duration::from_secs(30), max_unsettled: 10_000, max_attempts: None };
+    let (mut desk, now) = (Desk::new("m".into(), limits), Instant::now());
+    desk.assign(STREAM, Watermark::new(0));
+    let room = desk.room(STREAM) as i64;
+    assert!(!desk.is_worth_waking(), "it was given room");
+    desk.accept((0..room).map(|offset| polled(STREAM, offset, true)), now);
+    assert_eq!(desk.room(STREAM), 0);
+    assert_eq!(desk.take(100, now).len(), 100);
+    assert!(!desk.is_worth_waking(), "a little room is not worth it");
+    desk.take(room as usize / 2, now);
+    assert!(desk.is_worth_waking() && !desk.is_worth_waking());
+    assert!(desk.room(STREAM) > 0);
 }
 
 #[test]
