@@ -26,7 +26,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong, to what, and what to do next.
 ///
 /// Match on [`Error::kind`]; the text is for people. `Display` prints the context only; walk
-/// [`std::error::Error::source`] for what lies underneath.
+/// [`std::error::Error::source`] for what lies underneath. `Debug`, which is what a `main` that
+/// fails and an `unwrap` print, has the kind, the context and all that lies underneath in a line.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -38,7 +39,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
     context: String,
@@ -162,8 +162,34 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.kind)?;
+        let mut below = self.source();
+        while let Some(source) = below {
+            write!(f, ": {source}")?;
+            below = source.source();
+        }
+        Ok(())
+    }
+}
+
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failed_main_prints_is_the_whole_chain_in_a_line() {
+        let refused = Error::new(ErrorKind::Unavailable, "connection refused");
+        let error = Error::with_source(ErrorKind::Timeout, "publish to orders", refused);
+        assert_eq!(error.to_string(), "publish to orders");
+        let whole = "Timeout: publish to orders: connection refused";
+        assert_eq!(format!("{error:?}"), whole);
     }
 }
