@@ -195,7 +195,7 @@ mod consume;
 mod consumer;
 pub mod dead_letter;
 mod delivery;
-mod dotted;
+mod door;
 pub mod driver;
 mod due;
 mod error;

@@ -237,17 +237,21 @@ impl SubjectFilter {
 
     /// True when `subject` matches.
     pub fn matches(&self, subject: &str) -> bool {
-        let mut tokens = subject.split('.');
-        for pattern in self.0.split('.') {
-            match (pattern, tokens.next()) {
-                (_, None) => return false,
-                (">", Some(_)) => return true,
-                ("*", Some(_)) => {}
-                (literal, Some(token)) if literal == token => {}
+        // Every message meets it, so that it goes by bytes and token by token only at a wildcard.
+        let (mut pattern, mut rest) = (self.0.as_bytes(), subject.as_bytes());
+        while let Some((first, behind)) = pattern.split_first() {
+            pattern = behind;
+            rest = match (first, rest.split_first()) {
+                (b'>', _) => return true,
+                (b'*', _) => {
+                    let token = rest.iter().position(|byte| *byte == b'.');
+                    rest.split_at(token.unwrap_or(rest.len())).1
+                }
+                (literal, Some((byte, left))) if literal == byte => left,
                 _ => return false,
-            }
+            };
         }
-        tokens.next().is_none()
+        rest.is_empty()
     }
 
     /// True when some subject matches both filters.
@@ -358,6 +362,37 @@ mod tests {
         assert!(matches("a.>", "a.b") && matches("a.>", "a.b.c") && !matches("a.>", "a"));
         assert!(matches(">", "a") && matches("*.b", "a.b") && !matches("a.b", "a.c"));
         assert!(SubjectFilter::new("a.>.b").is_err());
+    }
+
+    #[test]
+    fn filters_match_token_by_token() {
+        fn by_token(filter: &[&str], subject: &[&str]) -> bool {
+            match (filter, subject) {
+                ([], []) => true,
+                ([">", ..], [_, ..]) => true,
+                ([first, filter @ ..], [token, subject @ ..]) => {
+                    (*first == "*" || first == token) && by_token(filter, subject)
+                }
+                _ => false,
+            }
+        }
+        // What others stored may have empty tokens, and wildcards that are none.
+        let tokens = ["", "a", "ab", "*", ">"];
+        let texts = |size| {
+            (0..size).fold(vec![String::new()], |texts, at| {
+                let dot = if at == 0 { "" } else { "." };
+                let longer = |text: &String| tokens.map(|token| format!("{text}{dot}{token}"));
+                texts.iter().flat_map(longer).collect()
+            })
+        };
+        let texts: Vec<String> = (1..=3).flat_map(texts).collect();
+        let filters: Vec<_> =
+            texts.iter().filter_map(|text| SubjectFilter::new(text).ok()).collect();
+        for (filter, subject) in filters.iter().flat_map(|f| texts.iter().map(move |s| (f, s))) {
+            let (left, right) = (filter.as_str().split('.'), subject.split('.'));
+            let wanted = by_token(&left.collect::<Vec<_>>(), &right.collect::<Vec<_>>());
+            assert_eq!(filter.matches(subject), wanted, "{filter} and {subject:?}");
+        }
     }
 
     #[test]

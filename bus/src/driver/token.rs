@@ -32,51 +32,111 @@ use crate::text::Text;
 /// ```
 #[derive(Clone)]
 pub struct LeaseToken {
-    text: Text,
-    /// Stands behind the text.
-    mark: Option<Arc<str>>,
-    /// Both, once somebody asked for that.
+    parts: Parts,
+    /// The text, once somebody asked for it.
     whole: OnceLock<Box<str>>,
+}
+
+/// What a token is put together from. Most tokens never travel, and then it never is.
+#[derive(Clone)]
+enum Parts {
+    Text(Text),
+    Marked(ByteString, Arc<str>),
+    Numbered(Option<Arc<str>>, Numbers),
+}
+
+/// Up to four.
+#[derive(Clone, Copy)]
+struct Numbers {
+    all: [u64; 4],
+    count: u8,
 }
 
 impl LeaseToken {
     /// The token as text, which [`LeaseToken::from`] takes back.
     pub fn as_str(&self) -> &str {
-        match &self.mark {
-            None => &self.text,
-            Some(mark) => self.whole.get_or_init(|| [&self.text, &**mark].concat().into()),
+        match &self.parts {
+            Parts::Text(text) => text,
+            Parts::Marked(text, mark) => self.whole.get_or_init(|| [text, &**mark].concat().into()),
+            Parts::Numbered(scope, numbers) => {
+                self.whole.get_or_init(|| spell(scope.as_deref(), numbers))
+            }
         }
     }
 
     /// A token that a backend received; kept without a copy.
     pub fn received(token: ByteString) -> Self {
-        Self { text: Text::from(token), mark: None, whole: OnceLock::new() }
+        Self::of(Parts::Text(Text::from(token)))
     }
 
     /// The same, with `mark` behind it: where many tokens end alike, none is put together before
     /// it travels.
     pub fn marked(token: ByteString, mark: Arc<str>) -> Self {
-        Self { mark: Some(mark), ..Self::received(token) }
+        Self::of(Parts::Marked(token, mark))
     }
 
     /// What [`LeaseToken::marked`] was given; nothing for a token that has travelled.
     pub fn as_marked(&self) -> Option<(&ByteString, &Arc<str>)> {
-        match (&self.text, &self.mark) {
-            (Text::Received(text), Some(mark)) => Some((text, mark)),
+        match &self.parts {
+            Parts::Marked(text, mark) => Some((text, mark)),
             _ => None,
         }
     }
+
+    /// A token of up to four numbers, which may mean something only within `scope`:
+    /// `<scope>.<number>.<number>`. It is not written before it travels.
+    pub fn numbered<const N: usize>(scope: Option<Arc<str>>, numbers: [u64; N]) -> Self {
+        const { assert!(N <= 4, "a token has at most four numbers") };
+        let mut all = [0; 4];
+        all.iter_mut().zip(numbers).for_each(|(into, number)| *into = number);
+        Self::of(Parts::Numbered(scope, Numbers { all, count: N as u8 }))
+    }
+
+    /// What [`LeaseToken::numbered`] was given, also of a token that has travelled; nothing for
+    /// one that does not end in so many numbers.
+    pub fn as_numbered<const N: usize>(&self) -> Option<(Option<&str>, [u64; N])> {
+        match &self.parts {
+            Parts::Numbered(scope, Numbers { all, count }) if usize::from(*count) == N => {
+                Some((scope.as_deref(), *all.first_chunk()?))
+            }
+            _ => read(self.as_str()),
+        }
+    }
+
+    fn of(parts: Parts) -> Self {
+        Self { parts, whole: OnceLock::new() }
+    }
+}
+
+fn spell(scope: Option<&str>, Numbers { all, count }: &Numbers) -> Box<str> {
+    let mut text = String::from(scope.unwrap_or_default());
+    for (at, number) in all.iter().take(usize::from(*count)).enumerate() {
+        if at > 0 || scope.is_some() {
+            text.push('.');
+        }
+        text.push_str(itoa::Buffer::new().format(*number));
+    }
+    text.into()
+}
+
+fn read<const N: usize>(text: &str) -> Option<(Option<&str>, [u64; N])> {
+    let mut parts = text.rsplitn(N + 1, '.');
+    let mut numbers = [0; N];
+    for number in numbers.iter_mut().rev() {
+        *number = parts.next()?.parse().ok()?;
+    }
+    Some((parts.next(), numbers))
 }
 
 impl From<&str> for LeaseToken {
     fn from(token: &str) -> Self {
-        Self { text: Text::from(token), mark: None, whole: OnceLock::new() }
+        Self::of(Parts::Text(Text::from(token)))
     }
 }
 
 impl From<String> for LeaseToken {
     fn from(token: String) -> Self {
-        Self { text: Text::from(token), mark: None, whole: OnceLock::new() }
+        Self::of(Parts::Text(Text::from(token)))
     }
 }
 
@@ -114,5 +174,21 @@ mod tests {
         let (text, mark) = marked.as_marked().unwrap();
         assert_eq!((&**text, &**mark), ("a.1", "#p.0"));
         assert!(LeaseToken::from(marked.as_str()).as_marked().is_none());
+    }
+
+    #[test]
+    fn numbers_come_back_from_the_text() {
+        let numbers = [7, u64::MAX];
+        for (scope, text) in [(None, ""), (Some("m-1"), "m-1."), (Some("a.1"), "a.1.")] {
+            let token = LeaseToken::numbered(scope.map(Arc::from), numbers);
+            assert_eq!(token.as_numbered(), Some((scope, numbers)));
+            assert_eq!(token.as_str(), format!("{text}7.{}", u64::MAX));
+            let travelled = LeaseToken::from(token.as_str());
+            assert_eq!(travelled.as_numbered(), Some((scope, numbers)));
+            assert_eq!((travelled == token, token.as_numbered::<4>()), (true, None));
+        }
+        for other in ["", "m", "m.1", "1.x", "1.-4", "1.18446744073709551616", "1.é", "1."] {
+            assert_eq!(LeaseToken::from(other).as_numbered::<2>(), None, "{other}");
+        }
     }
 }

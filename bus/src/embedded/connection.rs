@@ -1,30 +1,21 @@
 //! One program's hold on the backend: closing it closes nobody else's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use tokio_util::sync::CancellationToken;
 
 use super::clock::{Clock, Now};
+use crate::door::Door;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A hold on the backend, shared by everything opened through it.
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     clock: Clock,
-    gate: Arc<Gate>,
-}
-
-#[derive(Debug, Default)]
-struct Gate {
-    /// Read by every operation; the token, which takes a lock, is for those who wait.
-    closed: AtomicBool,
-    token: CancellationToken,
+    door: Arc<Door>,
 }
 
 impl Connection {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, gate: Arc::default() }
+        Self { clock, door: Arc::default() }
     }
 
     /// A second hold on the same backend.
@@ -34,7 +25,7 @@ impl Connection {
 
     /// The time an operation happens at; `Closed` after [`Connection::close`].
     pub(super) fn enter(&self) -> Result<Now> {
-        if self.gate.closed.load(Ordering::Acquire) {
+        if self.door.is_closed() {
             return Err(Error::new(
                 ErrorKind::Closed,
                 "this connection was closed by its owner: connect anew",
@@ -48,12 +39,11 @@ impl Connection {
     }
 
     pub(super) fn close(&self) {
-        self.gate.closed.store(true, Ordering::Release);
-        self.gate.token.cancel();
+        self.door.close();
     }
 
     /// Waits until the connection is closed.
     pub(super) async fn closed(&self) {
-        self.gate.token.cancelled().await;
+        self.door.token().cancelled().await;
     }
 }

@@ -12,7 +12,6 @@ use super::journal::{Change, Head, Journal, Open};
 use super::log::Log;
 use super::position::Position;
 use crate::config::{ConsumerConfig, ConsumerInfo, Start};
-use crate::dotted::Dotted;
 use crate::driver::{LeaseToken, RawDelivery, Settlement};
 use crate::due::DueQueue;
 use crate::error::{Error, ErrorKind, Result};
@@ -465,16 +464,15 @@ impl Cursor {
 
 /// `<sequence>.<attempt>.<epoch>`
 fn token(sequence: u64, attempt: u32, epoch: u32) -> LeaseToken {
-    // Twice 10 digits, 20 and two dots always fit.
-    let text = Dotted::<48>::new().number(sequence).dot().number(attempt).dot().number(epoch);
-    LeaseToken::from(text.as_str())
+    LeaseToken::numbered(None, [sequence, attempt.into(), epoch.into()])
 }
 
 fn read_token(token: &LeaseToken) -> Result<(u64, u32, u32)> {
-    let read = || {
-        let (sequence, rest) = token.as_str().split_once('.')?;
-        let (attempt, epoch) = rest.split_once('.')?;
-        Some((sequence.parse().ok()?, attempt.parse().ok()?, epoch.parse().ok()?))
+    let read = || match token.as_numbered()? {
+        (None, [sequence, attempt, epoch]) => {
+            Some((sequence, attempt.try_into().ok()?, epoch.try_into().ok()?))
+        }
+        _ => None,
     };
     read().ok_or_else(|| {
         let text = token.as_str();

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use self::part::{Assigned, WAITING, position, size};
-pub(super) use self::part::{Copy, Part, Polled, Position, Settled, Standing};
-use super::lease::{Leased, Leases, Limits, Record};
+use self::part::{Assigned, position, size};
+pub(super) use self::part::{Copy, Part, Polled, Position, Room, Settled, Standing};
+use super::lease::{Leased, Leases, Limits};
 use super::token::{Slot, Token, stale};
 use super::watermark::{Taken, Watermark};
 use crate::driver::{LeaseToken, RawDelivery, Settlement};
@@ -23,6 +23,8 @@ const WAITING_BYTES: usize = 32 << 20;
 /// At most this many messages rest here; then those that rest longest are copied to the end of
 /// the retry topic, to make room for what may be due sooner.
 const RESTING: usize = 4096;
+/// How many messages a partition is served for before it is another's turn.
+const TURN: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -99,9 +101,15 @@ impl Desk {
         self.parts.keys().copied().collect()
     }
 
-    /// Each partition with the number of its assignment.
-    pub(super) fn assignments(&self) -> Vec<(Part, u64)> {
-        self.parts.iter().map(|(part, assigned)| (*part, assigned.generation)).collect()
+    /// Each partition with the number of its assignment, and how many messages may be taken from
+    /// its log now. Whoever gets 0 is told by [`Desk::is_worth_waking`] when to ask again.
+    pub(super) fn rooms(&mut self) -> Vec<Room> {
+        let crowded = self.is_crowded();
+        let room = |(part, assigned): (&Part, &mut Assigned)| {
+            let (part, generation) = (*part, assigned.generation);
+            Room { part, generation, messages: assigned.room(crowded) }
+        };
+        self.parts.iter_mut().map(room).collect()
     }
 
     /// True when nothing new is delivered before something is settled.
@@ -112,18 +120,6 @@ impl Desk {
     /// True while someone works on a message of these partitions.
     pub(super) fn any_out(&self, parts: &[Part]) -> bool {
         self.leases.any_out(|slot| parts.contains(&(slot.retry, slot.partition)))
-    }
-
-    /// How many messages may be taken from a partition's log now. Whoever gets 0 is told by
-    /// [`Desk::is_worth_waking`] when to ask again.
-    pub(super) fn room(&mut self, part: Part) -> usize {
-        let crowded = self.is_crowded();
-        let Some(assigned) = self.parts.get_mut(&part).filter(|assigned| !assigned.leaving) else {
-            return 0;
-        };
-        let free = WAITING.saturating_sub(assigned.waiting.len());
-        assigned.denied = crowded || !assigned.early.is_empty() || free == 0;
-        if assigned.denied { 0 } else { free }
     }
 
     /// True, once, when there is much room in a partition where there was none.
@@ -213,27 +209,28 @@ impl Desk {
     /// Hands out up to `max` deliveries: what comes again first, then what is new.
     pub(super) fn take(&mut self, max: usize, now: Instant) -> Vec<RawDelivery> {
         self.expire(now);
-        let mut taken = Vec::new();
+        let waiting: usize = self.parts.values().map(|assigned| assigned.waiting.len()).sum();
+        let mut taken = Vec::with_capacity(max.min(waiting));
         if self.paused_until.is_some_and(|until| until > now) {
             return taken;
         }
         while taken.len() < max
             && let Some(leased) = self.leases.lease_ready(now)
         {
-            taken.push(self.deliver(leased));
+            self.delivered = self.delivered.max(leased.message.sequence);
+            taken.push(deliver(&self.member, self.generation_of(leased.slot), leased));
         }
         while taken.len() < max
             && self.leases.has_room()
-            && let Some(record) = self.next_waiting()
+            && let Some(part) = self.next_part()
         {
-            let leased = self.leases.lease(record, now);
-            taken.push(self.deliver(leased));
+            self.take_of(part, max, now, &mut taken);
         }
         taken
     }
 
-    /// The next message that waits: the partitions take turns of a few messages each.
-    fn next_waiting(&mut self) -> Option<Record> {
+    /// The partition whose turn it is, of those where messages wait.
+    fn next_part(&mut self) -> Option<Part> {
         let after = (std::ops::Bound::Excluded(self.served), std::ops::Bound::Unbounded);
         let waits =
             |(part, assigned): (&Part, &Assigned)| (!assigned.waiting.is_empty()).then_some(*part);
@@ -243,17 +240,19 @@ impl Desk {
             .find_map(waits)
             .or_else(|| self.parts.iter().find_map(waits))?;
         self.served = part;
-        let record = self.parts.get_mut(&part)?.waiting.pop_front()?;
-        self.waiting_bytes -= size(&record);
-        Some(record)
+        Some(part)
     }
 
-    fn deliver(&mut self, leased: Leased) -> RawDelivery {
-        let Leased { slot, message, attempt, expires } = leased;
-        self.delivered = self.delivered.max(message.sequence);
-        let generation = self.generation_of(slot);
-        let token = Token { member: &self.member, generation, slot, attempt }.write();
-        RawDelivery { message, attempt, expires, token }
+    /// One turn of a partition.
+    fn take_of(&mut self, part: Part, max: usize, now: Instant, taken: &mut Vec<RawDelivery>) {
+        let Some(assigned) = self.parts.get_mut(&part) else { return };
+        let many = TURN.min(max - taken.len()).min(self.leases.room());
+        for record in assigned.waiting.drain(..many.min(assigned.waiting.len())) {
+            self.waiting_bytes -= size(&record);
+            self.delivered = self.delivered.max(record.message.sequence);
+            let leased = self.leases.lease(record, now);
+            taken.push(deliver(&self.member, assigned.generation, leased));
+        }
     }
 
     fn generation_of(&self, slot: Slot) -> u64 {
@@ -304,8 +303,8 @@ impl Desk {
     pub(super) fn ack(&mut self, token: &LeaseToken) -> Result<Settled> {
         let (slot, attempt, generation) = self.find(token)?;
         let part = (slot.retry, slot.partition);
-        if self.leases.holds(slot, attempt) {
-            self.finish(slot);
+        if self.leases.finish_held(slot, attempt) {
+            self.settled(slot);
             return Ok(Settled::Done(part, generation));
         }
         let assigned = self.parts.get(&part);
@@ -327,6 +326,10 @@ impl Desk {
     /// Forgets a message and settles its offset.
     pub(super) fn finish(&mut self, slot: Slot) {
         self.leases.finish(slot);
+        self.settled(slot);
+    }
+
+    fn settled(&mut self, slot: Slot) {
         if let Some(assigned) = self.parts.get_mut(&(slot.retry, slot.partition)) {
             assigned.dirty |= assigned.watermark.settle(slot.offset);
         }
@@ -384,6 +387,12 @@ impl Desk {
     pub(super) fn delivered(&self) -> u64 {
         self.delivered
     }
+}
+
+fn deliver(member: &Arc<str>, generation: u64, leased: Leased) -> RawDelivery {
+    let Leased { slot, message, attempt, expires } = leased;
+    let token = Token::write(member.clone(), generation, slot, attempt);
+    RawDelivery { message, attempt, expires, token }
 }
 
 #[cfg(test)]

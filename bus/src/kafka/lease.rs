@@ -4,9 +4,11 @@
 //! counts enough. When it dies its leases die with it, and the partitions' next owner delivers
 //! what was not settled.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::collections::hash_map::Entry as Place;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use super::token::Slot;
@@ -49,7 +51,7 @@ impl From<&ConsumerConfig> for Limits {
 #[derive(Debug)]
 pub(super) struct Leases {
     pub(super) limits: Limits,
-    entries: HashMap<Slot, Entry>,
+    entries: FxHashMap<Slot, Entry>,
     /// When leases end and rests are over: each entry that is leased or rests.
     due: DueQueue<Slot>,
     /// What is delivered next, by sequence.
@@ -70,6 +72,10 @@ impl Entry {
     /// True for a lease or a rest that is over at `due`.
     fn ends_at(&self, due: Instant) -> bool {
         matches!(self.phase, Phase::Leased | Phase::Resting) && self.due == due
+    }
+
+    fn is_held(&self, attempt: u32) -> bool {
+        self.attempt == attempt && matches!(self.phase, Phase::Leased | Phase::Ready)
     }
 }
 
@@ -96,13 +102,18 @@ pub(super) struct Leased {
 
 impl Leases {
     pub(super) fn new(limits: Limits) -> Self {
-        let (entries, due, ready) = (HashMap::new(), DueQueue::default(), BTreeSet::new());
+        let (entries, due, ready) = (FxHashMap::default(), DueQueue::default(), BTreeSet::new());
         Self { limits, entries, due, ready, out: 0 }
     }
 
     /// True when a message that was not delivered before may be.
     pub(super) fn has_room(&self) -> bool {
-        self.out + self.ready.len() < self.limits.max_unsettled
+        self.room() > 0
+    }
+
+    /// How many of those may be.
+    pub(super) fn room(&self) -> usize {
+        self.limits.max_unsettled.saturating_sub(self.out + self.ready.len())
     }
 
     /// Leases a message that comes for the first time to this member.
@@ -166,8 +177,7 @@ impl Leases {
 
     /// True while this is the lease of the message: not over, not settled, not another's.
     pub(super) fn holds(&self, slot: Slot, attempt: u32) -> bool {
-        let entry = self.entries.get(&slot).filter(|entry| entry.attempt == attempt);
-        entry.is_some_and(|entry| matches!(entry.phase, Phase::Leased | Phase::Ready))
+        self.entries.get(&slot).is_some_and(|entry| entry.is_held(attempt))
     }
 
     /// True when it was delivered as often as it may be.
@@ -198,8 +208,20 @@ impl Leases {
 
     /// Forgets a message, because it is settled.
     pub(super) fn finish(&mut self, slot: Slot) {
-        self.unindex(slot);
-        self.entries.remove(&slot);
+        if let Some(entry) = self.entries.remove(&slot) {
+            self.unindex(slot, &entry);
+        }
+    }
+
+    /// The same, if this is the lease of the message, as [`Leases::holds`] says.
+    pub(super) fn finish_held(&mut self, slot: Slot, attempt: u32) -> bool {
+        let Place::Occupied(place) = self.entries.entry(slot) else { return false };
+        if !place.get().is_held(attempt) {
+            return false;
+        }
+        let entry = place.remove();
+        self.unindex(slot, &entry);
+        true
     }
 
     /// Forgets all that is not to be kept, because others own it now.
@@ -245,17 +267,18 @@ impl Leases {
     }
 
     fn change(&mut self, slot: Slot, phase: Phase, due: Instant) {
-        self.unindex(slot);
-        let Some(entry) = self.entries.get_mut(&slot) else { return };
+        let Some(mut entry) = self.entries.remove(&slot) else { return };
+        self.unindex(slot, &entry);
         (entry.phase, entry.due) = (phase, due);
+        self.entries.insert(slot, entry);
         if phase != Phase::Copying {
             self.due.add(due, slot);
         }
         self.out += 1;
     }
 
-    fn unindex(&mut self, slot: Slot) {
-        let Some(entry) = self.entries.get(&slot) else { return };
+    /// Takes what is not among the entries any more out of the other places.
+    fn unindex(&mut self, slot: Slot, entry: &Entry) {
         match entry.phase {
             Phase::Leased | Phase::Resting => self.due.take_out(entry.due),
             Phase::Ready => _ = self.ready.remove(&(entry.message.sequence, slot)),

@@ -78,7 +78,7 @@ impl Link {
 
     /// [`ErrorKind::Closed`] once the bus was closed.
     pub(super) fn check_open(&self) -> Result<()> {
-        if self.threads.stop().is_cancelled() { Err(closed()) } else { Ok(()) }
+        self.threads.check_open()
     }
 
     /// A new client of `group`, connected to nothing yet.

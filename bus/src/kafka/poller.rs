@@ -14,7 +14,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::time::Instant;
 
-use super::desk::{Part, Polled};
+use super::desk::{Part, Polled, Room};
 use super::entry::ConsumerEntry;
 use super::failure::{code, failed, is_passing};
 use super::group::Group;
@@ -35,6 +35,8 @@ const GONE_AFTER: Duration = Duration::from_secs(10);
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
 /// How many messages of a partition are taken together.
 const BATCH: usize = 500;
+/// How many of them come to the desk at a time, so that those who settle are not held up.
+const CHUNK: usize = 64;
 
 type Client = BaseConsumer<Group>;
 
@@ -140,8 +142,9 @@ impl<'a> Poller<'a> {
         }
         self.look_for_topic()?;
         let mut taken = self.take_events()?;
-        self.follow_assignment();
-        taken |= self.take_messages()?;
+        let rooms = self.look_at_desk();
+        self.follow_assignment(&rooms);
+        taken |= self.take_messages(&rooms)?;
         Ok(if taken { Step::Busy } else { Step::Idle })
     }
 
@@ -169,16 +172,33 @@ impl<'a> Poller<'a> {
                 None => calm += 1,
             }
         }
-        let taken = self.accept(polled);
+        let taken = !polled.is_empty();
+        if self.accept(&mut polled, true) {
+            self.shared.arrived.notify_waiters();
+        }
         trouble.map_or(Ok(()), |error| self.judge(error))?;
         Ok(taken)
     }
 
+    /// What is assigned, and what there is room for once those are in that came too early.
+    fn look_at_desk(&self) -> Vec<Room> {
+        let mut state = self.shared.state();
+        let news = state.desk.accept_early(Instant::now());
+        let rooms = state.desk.rooms();
+        drop(state);
+        if news {
+            self.shared.arrived.notify_waiters();
+        }
+        rooms
+    }
+
     /// Gives each new assignment of a partition a queue of its own.
-    fn follow_assignment(&mut self) {
-        let now: BTreeMap<Part, u64> = self.shared.state().desk.assignments().into_iter().collect();
-        self.queues.retain(|part, queue| now.get(part) == Some(&queue.generation));
-        for (part, generation) in now {
+    fn follow_assignment(&mut self, rooms: &[Room]) {
+        let is_now = |part: &Part, queue: &Queue| {
+            rooms.iter().any(|room| room.part == *part && room.generation == queue.generation)
+        };
+        self.queues.retain(|part, queue| is_now(part, queue));
+        for &Room { part, generation, .. } in rooms {
             if self.queues.contains_key(&part) {
                 continue;
             }
@@ -191,15 +211,17 @@ impl<'a> Poller<'a> {
         }
     }
 
-    fn take_messages(&mut self) -> Result<bool> {
-        let mut any = false;
-        let (mut polled, mut trouble) = (Vec::new(), None);
-        for (part, Queue { queue, .. }) in &self.queues {
-            let room = self.shared.state().desk.room(*part).min(BATCH);
-            while polled.len() < room {
+    fn take_messages(&mut self, rooms: &[Room]) -> Result<bool> {
+        let (mut any, mut trouble) = (false, None);
+        for room in rooms {
+            let Some(Queue { queue, .. }) = self.queues.get(&room.part) else { continue };
+            self.decoder.let_go();
+            let (mut polled, mut news) = (Vec::with_capacity(BATCH), false);
+            for _ in 0..room.messages.min(BATCH) {
                 match queue.poll(Duration::ZERO) {
                     Some(Ok(message)) => {
-                        polled.push(read(&self.entry, *part, &mut self.decoder, &message));
+                        any = true;
+                        polled.push(read(&self.entry, room.part, &mut self.decoder, &message));
                     }
                     Some(Err(error)) => {
                         trouble = Some(error);
@@ -207,24 +229,27 @@ impl<'a> Poller<'a> {
                     }
                     None => break,
                 }
+                if polled.len() >= CHUNK {
+                    news |= self.accept(&mut polled, false);
+                }
             }
-            any |= self.accept(std::mem::take(&mut polled));
+            news |= self.accept(&mut polled, true);
+            if news {
+                self.shared.arrived.notify_waiters();
+            }
         }
         trouble.map_or(Ok(()), |error| self.judge(error))?;
         Ok(any)
     }
 
-    fn accept(&self, polled: Vec<Polled>) -> bool {
-        let any = !polled.is_empty();
-        let mut state = self.shared.state();
-        let now = Instant::now();
-        let mut news = state.desk.accept_early(now);
-        news |= state.desk.accept(polled, now);
-        drop(state);
-        if news {
-            self.shared.arrived.notify_waiters();
+    /// Brings messages to the desk, or keeps them while others are there, unless that `must` be.
+    /// True when there may be something to deliver.
+    fn accept(&self, polled: &mut Vec<Polled>, must: bool) -> bool {
+        if polled.is_empty() {
+            return false;
         }
-        any
+        let state = if must { Some(self.shared.state()) } else { self.shared.try_state() };
+        state.is_some_and(|mut state| state.desk.accept(polled.drain(..), Instant::now()))
     }
 
     /// Ends the member of a topic that others removed. One that cannot be seen for a moment, while

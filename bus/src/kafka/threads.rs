@@ -5,27 +5,31 @@ use std::thread::{Builder, JoinHandle};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::door::Door;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Threads that end soon after the token is cancelled; dropping this cancels it.
+/// Threads that end soon after the door is closed; dropping this closes it.
 #[derive(Default)]
 pub(super) struct Threads {
-    stop: CancellationToken,
+    door: Door,
     running: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Threads {
     /// Cancelled when the threads must end.
     pub(super) fn stop(&self) -> &CancellationToken {
-        &self.stop
+        self.door.token()
+    }
+
+    /// [`ErrorKind::Closed`] when the threads must end.
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.door.is_closed() { Err(closed()) } else { Ok(()) }
     }
 
     /// Starts a thread. It looks at [`Threads::stop`] at least every second.
     pub(super) fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.stop.is_cancelled() {
-            return Err(closed());
-        }
+        self.check_open()?;
         running.retain(|thread| !thread.is_finished());
         let started = Builder::new().name(name.to_owned()).spawn(work);
         running.push(started.map_err(|source| {
@@ -37,7 +41,7 @@ impl Threads {
 
     /// Ends all of them and waits until they have.
     pub(super) async fn join(&self) {
-        self.stop.cancel();
+        self.door.close();
         let running =
             std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
         let joined = tokio::task::spawn_blocking(move || {
@@ -52,7 +56,7 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.door.close();
     }
 }
 

@@ -12,12 +12,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::connect::{Connected, Established};
 use super::failure::Failure;
 use super::seek::Gates;
 use crate::backoff::Backoff;
+use crate::door::Door;
 use crate::error::Error;
 use crate::name::{StreamName, SubjectFilter};
 
@@ -32,7 +32,7 @@ const REPEAT_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Link {
     pub(super) client: Client,
     connects: watch::Receiver<Established>,
-    closed: CancellationToken,
+    door: Door,
     unique: String,
     counter: AtomicU64,
     leftovers: mpsc::Sender<String>,
@@ -45,9 +45,9 @@ impl Link {
         let Connected { client, connects } = connected;
         let (leftovers, to_remove) = mpsc::channel(1024);
         let unique = client.new_inbox().replace("_INBOX.", "");
-        let (closed, counter) = (CancellationToken::new(), AtomicU64::new(0));
+        let (door, counter) = (Door::default(), AtomicU64::new(0));
         let gates = Gates::default();
-        (Self { client, connects, closed, unique, counter, leftovers, gates }, to_remove)
+        (Self { client, connects, door, unique, counter, leftovers, gates }, to_remove)
     }
 
     /// Text that no other process and no other call makes.
@@ -84,11 +84,11 @@ impl Link {
     }
 
     pub(super) fn close(&self) {
-        self.closed.cancel();
+        self.door.close();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.is_cancelled()
+        self.door.is_closed()
     }
 
     /// Waits a moment for a connection that was lost. An error means that nothing was sent: who

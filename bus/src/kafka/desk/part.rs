@@ -24,6 +24,14 @@ pub(in crate::kafka) struct Polled {
     pub(in crate::kafka) record: Option<Record>,
 }
 
+/// What may be taken from an assigned partition.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kafka) struct Room {
+    pub(in crate::kafka) part: Part,
+    pub(in crate::kafka) generation: u64,
+    pub(in crate::kafka) messages: usize,
+}
+
 /// What is to be committed of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::kafka) struct Position {
@@ -87,6 +95,15 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
+    pub(super) fn room(&mut self, crowded: bool) -> usize {
+        if self.leaving {
+            return 0;
+        }
+        let free = WAITING.saturating_sub(self.waiting.len());
+        self.denied = crowded || !self.early.is_empty() || free == 0;
+        if self.denied { 0 } else { free }
+    }
+
     /// True when there is so much that it is worth waking the thread.
     pub(super) fn has_much_room(&self) -> bool {
         let much = self.early.get(WORTH_WAKING).or_else(|| self.early.back());

@@ -2,15 +2,16 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::kafka::lease::Record;
 use crate::kafka::lease::tests::record;
 
 const STREAM: Part = (false, 0);
 const RETRIES: Part = (true, 0);
+const LIMITS: Limits =
+    Limits { ack_wait: Duration::from_secs(30), max_unsettled: 10, max_attempts: None };
 
 fn desk() -> Desk {
-    let limits =
-        Limits { ack_wait: Duration::from_secs(30), max_unsettled: 10, max_attempts: None };
-    let mut desk = Desk::new("m".into(), limits);
+    let mut desk = Desk::new("m".into(), LIMITS);
     desk.assign(STREAM, Watermark::new(0));
     desk.assign(RETRIES, Watermark::new(0));
     desk
@@ -23,6 +24,10 @@ fn polled(part: Part, offset: i64, wanted: bool) -> Polled {
 
 fn sequences(deliveries: &[RawDelivery]) -> Vec<u64> {
     deliveries.iter().map(|delivery| delivery.message.sequence).collect()
+}
+
+fn room(desk: &mut Desk, part: Part) -> usize {
+    desk.rooms().iter().find(|room| room.part == part).map_or(0, |room| room.messages)
 }
 
 fn only(positions: Vec<Position>) -> (i64, String) {
@@ -83,7 +88,7 @@ fn a_leaving_partition_delivers_nothing_and_still_settles() {
     desk.leave(&[STREAM]);
     desk.accept([polled(STREAM, 3, true)], now);
     assert!(desk.take(10, now).is_empty() && desk.any_out(&[STREAM]));
-    assert_eq!((desk.room(STREAM), desk.any_out(&[RETRIES])), (0, false));
+    assert_eq!((room(&mut desk, STREAM), desk.any_out(&[RETRIES])), (0, false));
     desk.settle(&taken[0].token, &Settlement::Ack, now).unwrap();
     assert!(!desk.any_out(&[STREAM]));
     assert_eq!(only(desk.unsaved()), (1, String::new()));
@@ -135,7 +140,7 @@ fn an_open_message_holds_back_what_a_commit_could_not_tell() {
     desk.accept([polled(STREAM, 0, true)], now);
     let first = desk.take(1, now).remove(0);
     let (mut offset, mut done) = (1, 0);
-    while desk.room(STREAM) > 0 {
+    while room(&mut desk, STREAM) > 0 {
         desk.accept([polled(STREAM, offset, true)], now);
         offset += 1;
         for delivery in desk.take(10, now) {
@@ -145,25 +150,24 @@ fn an_open_message_holds_back_what_a_commit_could_not_tell() {
     }
     assert_eq!((offset, done), (16_385, 16_383));
     desk.settle(&first.token, &Settlement::Ack, now).unwrap();
-    assert!(desk.accept_early(now) && desk.room(STREAM) > 0);
+    assert!(desk.accept_early(now) && room(&mut desk, STREAM) > 0);
     assert_eq!(sequences(&desk.take(10, now)), [16_385]);
 }
 
 #[test]
 fn the_thread_is_woken_once_there_is_much_room_again() {
-    let limits =
-        Limits { ack_wait: Duration::from_secs(30), max_unsettled: 10_000, max_attempts: None };
+    let limits = Limits { max_unsettled: 10_000, ..LIMITS };
     let (mut desk, now) = (Desk::new("m".into(), limits), Instant::now());
     desk.assign(STREAM, Watermark::new(0));
-    let room = desk.room(STREAM) as i64;
+    let all = room(&mut desk, STREAM) as i64;
     assert!(!desk.is_worth_waking(), "it was given room");
-    desk.accept((0..room).map(|offset| polled(STREAM, offset, true)), now);
-    assert_eq!(desk.room(STREAM), 0);
+    desk.accept((0..all).map(|offset| polled(STREAM, offset, true)), now);
+    assert_eq!(room(&mut desk, STREAM), 0);
     assert_eq!(desk.take(100, now).len(), 100);
     assert!(!desk.is_worth_waking(), "a little room is not worth it");
-    desk.take(room as usize / 2, now);
+    desk.take(all as usize / 2, now);
     assert!(desk.is_worth_waking() && !desk.is_worth_waking());
-    assert!(desk.room(STREAM) > 0);
+    assert!(room(&mut desk, STREAM) > 0);
 }
 
 #[test]
@@ -177,14 +181,14 @@ fn what_rests_in_the_way_is_moved() {
         resting
     };
     desk.accept((0..RESTING as i64).map(resting), now);
-    assert_eq!((desk.room(STREAM), desk.take(1, now).len()), (0, 0));
+    assert_eq!((room(&mut desk, STREAM), desk.take(1, now).len()), (0, 0));
     let moved = desk.in_the_way(100, now);
     assert_eq!((moved.len(), moved[0].delay), (100, Duration::from_secs(RESTING as u64)));
     assert_eq!(moved[0].attempts, 0, "it was not delivered yet");
     for (n, copy) in moved.iter().enumerate() {
         assert!(desk.copied(copy, Slot { retry: true, partition: 0, offset: n as i64 }));
     }
-    assert!(desk.room(STREAM) > 0 && desk.in_the_way(100, now).is_empty());
+    assert!(room(&mut desk, STREAM) > 0 && desk.in_the_way(100, now).is_empty());
 }
 
 #[test]
@@ -203,10 +207,17 @@ fn a_log_that_lost_its_end_is_new_from_there() {
 fn partitions_take_turns() {
     let (mut desk, now) = (desk(), Instant::now());
     desk.assign((false, 1), Watermark::new(0));
-    for part in [STREAM, (false, 1)] {
-        desk.accept((0..3).map(|n| polled(part, n, true)), now);
+    let (turn, other) = (TURN as i64, (false, 1));
+    desk.set_limits(Limits { max_unsettled: 1000, ..LIMITS });
+    for part in [STREAM, other] {
+        desk.accept((0..turn + 2).map(|n| polled(part, n, true)), now);
     }
-    assert_eq!(sequences(&desk.take(6, now)), [1, 1, 2, 2, 3, 3]);
+    let taken = desk.take(2 * TURN + 3, now);
+    let of = |delivery: &RawDelivery| Token::read(&delivery.token).unwrap().slot.partition;
+    let partitions: Vec<i32> = taken.iter().map(of).collect();
+    let turns = [vec![0; TURN], vec![1; TURN], vec![0, 0, 1]].concat();
+    assert_eq!(partitions, turns);
+    assert_eq!(sequences(&taken)[..TURN], (1..=TURN as u64).collect::<Vec<_>>());
 }
 
 #[test]
