@@ -122,10 +122,10 @@ impl Consumers {
         filters: &[SubjectFilter],
         start: Start,
     ) -> Result<(Vec<Origin>, u64)> {
-        let (config, filters) = (stream.config.clone(), filters.to_vec());
+        let (stream, filters) = (stream.clone(), filters.to_vec());
         let stop = self.link.threads.stop().clone();
         let find = self.link.with_client(move |client| {
-            Beginning::find(client, &config, &filters, start, &stop)?.origins(&config)
+            Beginning::find(client, &stream, &filters, start, &stop)?.origins(&stream.config)
         });
         find.await
     }
@@ -264,7 +264,7 @@ impl Consumers {
         members.retain(|_, member| member.strong_count() > 0);
         let topics = [stream.to_string(), retry::topic(stream.as_str(), consumer.as_str())];
         let (stream, consumer) = key.clone();
-        let names = Names { stream, consumer, topics, config: of.config.clone() };
+        let names = Names { stream, consumer, topics, declared: of };
         let Self { link, publisher, catalog, tasks, .. } = self;
         let member = Member::join(link, publisher, catalog, names, &entry, tasks)?;
         members.insert(key, Arc::downgrade(&member));

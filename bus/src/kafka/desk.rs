@@ -65,6 +65,7 @@ impl Desk {
     pub(super) fn assign(&mut self, part: Part, watermark: Watermark) {
         self.generation += 1;
         let assigned = Assigned {
+            assignment: self.generation,
             generation: self.generation,
             log: watermark.committed(),
             watermark,
@@ -102,12 +103,13 @@ impl Desk {
     }
 
     /// Each partition with the number of its assignment, and how many messages may be taken from
-    /// its log now. Whoever gets 0 is told by [`Desk::is_worth_waking`] when to ask again.
-    pub(super) fn rooms(&mut self) -> Vec<Room> {
+    /// its log now, where so many were `taken` and are not here yet. Whoever gets 0 is told by
+    /// [`Desk::is_worth_waking`] when to ask again.
+    pub(super) fn rooms(&mut self, taken: usize) -> Vec<Room> {
         let crowded = self.is_crowded();
         let room = |(part, assigned): (&Part, &mut Assigned)| {
-            let (part, generation) = (*part, assigned.generation);
-            Room { part, generation, messages: assigned.room(crowded) }
+            let (part, assignment) = (*part, assigned.assignment);
+            Room { part, assignment, messages: assigned.room(crowded, taken) }
         };
         self.parts.iter_mut().map(room).collect()
     }
@@ -152,8 +154,12 @@ impl Desk {
             // The log lost its end and goes on from there: what comes is new.
             if polled.slot.offset < assigned.log {
                 tracing::warn!(?part, offset = polled.slot.offset, "the log went back");
+                let assignment = assigned.assignment;
                 self.revoke(&[part]);
                 self.assign(part, Watermark::new(polled.slot.offset));
+                if let Some(assigned) = self.parts.get_mut(&part) {
+                    assigned.assignment = assignment;
+                }
             }
             if let Some(assigned) = self.parts.get_mut(&part) {
                 assigned.log = polled.slot.offset + 1;
@@ -354,7 +360,12 @@ impl Desk {
         }
     }
 
-    /// True while this assignment of the partition goes on.
+    /// True while the partition has not gone since it came the `assignment`th time.
+    pub(super) fn is_assigned(&self, part: Part, assignment: u64) -> bool {
+        self.parts.get(&part).is_some_and(|assigned| assigned.assignment == assignment)
+    }
+
+    /// True while this generation of the partition goes on.
     pub(super) fn owns(&self, part: Part, generation: u64) -> bool {
         self.parts.get(&part).is_some_and(|assigned| assigned.generation == generation)
     }

@@ -19,6 +19,10 @@ pub(super) struct StreamEntry {
     /// When the topic was made, in nanoseconds since 1970. One that is made anew under the same
     /// name starts its offsets over, and has another generation. 0 for a foreign topic.
     pub(super) generation: u64,
+    /// Of a topic that was made for the stream: the subjects that it was made for, which may stand
+    /// in the key's place. It never changes, so that whoever reads what was stored once knows how,
+    /// also when the stream takes other subjects by now.
+    pub(super) keyed: Vec<SubjectFilter>,
 }
 
 /// A consumer as it was declared.
@@ -77,6 +81,8 @@ struct StreamJson {
     #[serde(default)]
     placement_tags: Vec<String>,
     generation: u64,
+    #[serde(default)]
+    keyed: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -119,7 +125,9 @@ struct BucketJson {
 impl StreamEntry {
     pub(super) fn from_json(name: &str, json: &[u8]) -> Result<Self> {
         let stored: StreamJson = parse(json)?;
-        let subjects = stored.subjects.iter().map(SubjectFilter::new).collect::<Result<_>>()?;
+        let filters =
+            |texts: &[String]| texts.iter().map(SubjectFilter::new).collect::<Result<Vec<_>>>();
+        let (subjects, keyed) = (filters(&stored.subjects)?, filters(&stored.keyed)?);
         let config = StreamConfig {
             retention: Retention::Limits,
             when_full: if stored.drop_oldest { WhenFull::DropOldest } else { WhenFull::Refuse },
@@ -134,7 +142,7 @@ impl StreamEntry {
             delayed: stored.delayed,
             ..StreamConfig::new(StreamName::new(name)?, subjects)
         };
-        Ok(Self { config, generation: stored.generation })
+        Ok(Self { config, generation: stored.generation, keyed })
     }
 }
 
@@ -155,6 +163,7 @@ impl Stored for StreamEntry {
             placement_cluster: config.placement.cluster.clone(),
             placement_tags: config.placement.tags.clone(),
             generation: self.generation,
+            keyed: self.keyed.iter().map(SubjectFilter::to_string).collect(),
         })
     }
 }
@@ -269,7 +278,8 @@ mod tests {
             placement: Placement { cluster: Some("a".into()), tags: vec!["ssd".into()] },
             ..StreamConfig::parse("s", &["a.>", "b.*"]).unwrap()
         };
-        let stream = StreamEntry { config, generation: 1_795_000_000_000_000_001 };
+        let keyed = vec![SubjectFilter::new("a.>").unwrap()];
+        let stream = StreamEntry { config, generation: 1_795_000_000_000_000_001, keyed };
         assert_eq!(StreamEntry::from_json("s", &stream.to_json().unwrap()).unwrap(), stream);
 
         let starts = [Start::Beginning, Start::New, Start::Sequence(7), Start::LastPerSubject];
@@ -310,6 +320,7 @@ mod tests {
         let stream = StreamEntry::from_json("s", stream).unwrap();
         let declared = StreamConfig::parse("s", &["a.>"]).unwrap();
         assert_eq!(stream.config, StreamConfig { partitions: 3, ..declared });
+        assert!(stream.keyed.is_empty(), "its subjects are in headers");
         let consumer = br#"{"filters":[],"start":{"sequence":4},"ack_wait_ms":30000,
             "max_unsettled":1000,"max_attempts":null,"created_ms":1795000000000,
             "group":"s.c","epoch":0,"origins":[{"offset":4}]}"#;

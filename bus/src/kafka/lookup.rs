@@ -21,7 +21,7 @@ pub(super) async fn get(
     sequence: u64,
 ) -> Result<Option<StoredMessage>> {
     let Some(from) = Place::of(sequence, entry.config.partitions) else { return Ok(None) };
-    let (topic, mut decoder) = (entry.config.name.to_string(), Decoder::of(&entry.config));
+    let (topic, mut decoder) = (entry.config.name.to_string(), Decoder::of(entry));
     let stop = link.threads.stop().clone();
     link.with_client(move |client| {
         let (low, high) = watermarks(client, &topic, from.partition)?;
@@ -88,7 +88,7 @@ async fn scan_stream<T: Send + 'static>(
     wanted: impl Fn(&Subject) -> bool + Send + 'static,
     mut fold: impl FnMut(&mut T, StoredMessage) + Send + 'static,
 ) -> Result<T> {
-    let (topic, mut decoder) = (entry.config.name.to_string(), Decoder::of(&entry.config));
+    let (topic, mut decoder) = (entry.config.name.to_string(), Decoder::of(entry));
     let stop = link.threads.stop().clone();
     link.with_client(move |client| {
         scan(client, &topic, &parts, &stop, |record| {

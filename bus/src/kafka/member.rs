@@ -18,6 +18,7 @@ use super::bell::Bell;
 use super::catalog::Catalog;
 use super::desk::{Desk, Settled};
 use super::entry::ConsumerEntry;
+use super::inbox::Inbox;
 use super::lease::after;
 use super::link::Link;
 use super::poller;
@@ -68,6 +69,7 @@ impl Member {
             arrived: Arc::default(),
             save_bell: Bell::default(),
             commits: Mutex::default(),
+            inbox: Inbox::default(),
             state: Mutex::new(state),
         });
         let (polled, saved) = (shared.clone(), shared.clone());
@@ -139,18 +141,19 @@ impl ConsumerDriver for Member {
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<RawDelivery>> {
         let deadline = after(Instant::now(), wait);
         loop {
-            let (woken, until) = {
+            // Made before the look, so that nothing between that and the wait is missed.
+            let woken = self.shared.arrived.clone().notified_owned();
+            let until = {
                 let mut state = self.shared.lock()?;
                 self.shared.apply(&mut state)?;
                 let now = Instant::now();
+                self.shared.bring_in(&mut state, now);
                 let taken = state.desk.take(max, now);
                 if !taken.is_empty() || max == 0 || now >= deadline {
                     self.shared.feed(&mut state);
                     return Ok(taken);
                 }
-                // Made under the lock, so that nothing between this look and the wait is missed.
-                let woken = self.shared.arrived.clone().notified_owned();
-                (woken, state.desk.next_change().map_or(deadline, |next| next.min(deadline)))
+                state.desk.next_change().map_or(deadline, |next| next.min(deadline))
             };
             tokio::select! { biased;
                 () = self.shared.stop.cancelled() => return Err(super::threads::closed()),

@@ -3,7 +3,9 @@
 //! A stream is a topic of the same name, a message a record, its key the record's key; what others
 //! write to the topic is read too. How streams, consumers and buckets were declared stands in a
 //! compacted topic, `lockgate.catalog`. What Kafka has no field for travels in headers that begin
-//! with `Lg-`; they are refused on a message and taken out of what arrives.
+//! with `Lg-`; they are refused on a message and taken out of what arrives. In a topic that was
+//! made for a stream, the subject of a message without a key is the record's key: what others
+//! write there with such a key is a message on that subject.
 //!
 //! Order is kept per partition: per key, or per subject where a message has no key, chosen as the
 //! Java client does. A sequence is unique in its stream and grows within a partition; with one
@@ -56,6 +58,7 @@ mod entry;
 mod failure;
 mod group;
 mod groups;
+mod inbox;
 mod keys;
 mod lease;
 mod link;
@@ -225,7 +228,7 @@ impl Driver for Kafka {
             // Boxed, so that the future of the common case stays small.
             None => Box::pin(self.entry(stream)).await?,
         };
-        submit::submit(&self.publisher, &entry.config, &message).await
+        submit::submit(&self.publisher, &entry, &message).await
     }
 
     async fn get(&self, stream: &StreamName, sequence: u64) -> Result<Option<StoredMessage>> {

@@ -18,6 +18,7 @@ use super::desk::{Part, Polled, Room};
 use super::entry::ConsumerEntry;
 use super::failure::{code, failed, is_passing};
 use super::group::Group;
+use super::inbox::Batch;
 use super::lease::{Record, after};
 use super::record::Decoder;
 use super::retry;
@@ -35,8 +36,6 @@ const GONE_AFTER: Duration = Duration::from_secs(10);
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
 /// How many messages of a partition are taken together.
 const BATCH: usize = 500;
-/// How many of them come to the desk at a time, so that those who settle are not held up.
-const CHUNK: usize = 64;
 
 type Client = BaseConsumer<Group>;
 
@@ -69,11 +68,13 @@ struct Poller<'a> {
     decoder: Decoder,
     /// Since when the stream's topic seems to be gone, and when it was looked for last.
     missing: Option<(Instant, Instant)>,
+    /// Nothing came the last time.
+    idle: bool,
 }
 
 /// The messages of one assignment of a partition.
 struct Queue {
-    generation: u64,
+    assignment: u64,
     queue: PartitionQueue<Group>,
 }
 
@@ -114,8 +115,9 @@ impl<'a> Poller<'a> {
             classic,
             client,
             queues: BTreeMap::new(),
-            decoder: Decoder::of(&shared.of.config),
+            decoder: Decoder::of(&shared.of.declared),
             missing: None,
+            idle: true,
         })
     }
 
@@ -145,6 +147,7 @@ impl<'a> Poller<'a> {
         let rooms = self.look_at_desk();
         self.follow_assignment(&rooms);
         taken |= self.take_messages(&rooms)?;
+        self.idle = !taken;
         Ok(if taken { Step::Busy } else { Step::Idle })
     }
 
@@ -173,18 +176,22 @@ impl<'a> Poller<'a> {
             }
         }
         let taken = !polled.is_empty();
-        if self.accept(&mut polled, true) {
+        if taken && self.shared.state().desk.accept(polled, Instant::now()) {
             self.shared.arrived.notify_waiters();
         }
         trouble.map_or(Ok(()), |error| self.judge(error))?;
         Ok(taken)
     }
 
-    /// What is assigned, and what there is room for once those are in that came too early.
+    /// What is assigned, and what there is room for once those are in that came before.
     fn look_at_desk(&self) -> Vec<Room> {
         let mut state = self.shared.state();
-        let news = state.desk.accept_early(Instant::now());
-        let rooms = state.desk.rooms();
+        let now = Instant::now();
+        let mut news = state.desk.accept_early(now);
+        if self.idle || self.shared.inbox.is_full() {
+            news |= self.shared.bring_in(&mut state, now);
+        }
+        let rooms = state.desk.rooms(self.shared.inbox.len());
         drop(state);
         if news {
             self.shared.arrived.notify_waiters();
@@ -195,10 +202,10 @@ impl<'a> Poller<'a> {
     /// Gives each new assignment of a partition a queue of its own.
     fn follow_assignment(&mut self, rooms: &[Room]) {
         let is_now = |part: &Part, queue: &Queue| {
-            rooms.iter().any(|room| room.part == *part && room.generation == queue.generation)
+            rooms.iter().any(|room| room.part == *part && room.assignment == queue.assignment)
         };
         self.queues.retain(|part, queue| is_now(part, queue));
-        for &Room { part, generation, .. } in rooms {
+        for &Room { part, assignment, .. } in rooms {
             if self.queues.contains_key(&part) {
                 continue;
             }
@@ -206,22 +213,22 @@ impl<'a> Poller<'a> {
             if let Some(mut queue) = self.client.split_partition_queue(topic, part.1) {
                 let bell = self.shared.bell.clone();
                 queue.set_nonempty_callback(move || bell.ring());
-                self.queues.insert(part, Queue { generation, queue });
+                self.queues.insert(part, Queue { assignment, queue });
             }
         }
     }
 
     fn take_messages(&mut self, rooms: &[Room]) -> Result<bool> {
         let (mut any, mut trouble) = (false, None);
-        for room in rooms {
-            let Some(Queue { queue, .. }) = self.queues.get(&room.part) else { continue };
+        for &Room { part, assignment, messages } in rooms {
+            let Some(Queue { queue, .. }) = self.queues.get(&part) else { continue };
             self.decoder.let_go();
-            let (mut polled, mut news) = (Vec::with_capacity(BATCH), false);
-            for _ in 0..room.messages.min(BATCH) {
+            let (mut polled, mut bytes) = (self.shared.inbox.spare(), 0);
+            while polled.len() < messages.min(BATCH) {
                 match queue.poll(Duration::ZERO) {
                     Some(Ok(message)) => {
-                        any = true;
-                        polled.push(read(&self.entry, room.part, &mut self.decoder, &message));
+                        bytes += message.payload_len() + message.key_len();
+                        polled.push(read(&self.entry, part, &mut self.decoder, &message));
                     }
                     Some(Err(error)) => {
                         trouble = Some(error);
@@ -229,27 +236,17 @@ impl<'a> Poller<'a> {
                     }
                     None => break,
                 }
-                if polled.len() >= CHUNK {
-                    news |= self.accept(&mut polled, false);
-                }
             }
-            news |= self.accept(&mut polled, true);
-            if news {
-                self.shared.arrived.notify_waiters();
+            if polled.is_empty() {
+                self.shared.inbox.give_back(polled);
+                continue;
             }
+            any = true;
+            self.shared.inbox.put(Batch { part, assignment, polled, bytes });
+            self.shared.arrived.notify_waiters();
         }
         trouble.map_or(Ok(()), |error| self.judge(error))?;
         Ok(any)
-    }
-
-    /// Brings messages to the desk, or keeps them while others are there, unless that `must` be.
-    /// True when there may be something to deliver.
-    fn accept(&self, polled: &mut Vec<Polled>, must: bool) -> bool {
-        if polled.is_empty() {
-            return false;
-        }
-        let state = if must { Some(self.shared.state()) } else { self.shared.try_state() };
-        state.is_some_and(|mut state| state.desk.accept(polled.drain(..), Instant::now()))
     }
 
     /// Ends the member of a topic that others removed. One that cannot be seen for a moment, while

@@ -36,7 +36,7 @@ pub(super) struct To<'a> {
 pub(super) struct Content<'a> {
     pub(super) key: Option<&'a [u8]>,
     pub(super) value: Option<&'a [u8]>,
-    pub(super) headers: OwnedHeaders,
+    pub(super) headers: Option<OwnedHeaders>,
 }
 
 type Record<'a> = BaseRecord<'a, [u8], [u8], Box<Ticket>>;
@@ -70,7 +70,7 @@ impl Publisher {
         let ticket = Box::new(Ticket { answer, partitions: to.partitions });
         let mut record = BaseRecord::with_opaque_to(to.topic, ticket).partition(to.partition);
         (record.key, record.payload) = (content.key, content.value);
-        record.headers = Some(content.headers);
+        record.headers = content.headers;
         if let Err(refused) = self.send(record) {
             Box::pin(self.send_again(refused)).await?;
         }
@@ -95,8 +95,7 @@ impl Publisher {
     /// Writes to a table's topic; returns the offset when it is durable.
     pub(super) async fn put(&self, topic: &str, key: &str, value: Option<Bytes>) -> Result<i64> {
         let to = To { topic, partition: 0, partitions: 1 };
-        let headers = OwnedHeaders::new_with_capacity(0);
-        let content = Content { key: Some(key.as_bytes()), value: value.as_deref(), headers };
+        let content = Content { key: Some(key.as_bytes()), value: value.as_deref(), headers: None };
         let receipt = self.submit(to, content).await?.await.map_err(|_| closed())??;
         Ok(Place::of(receipt.sequence, 1).map_or(0, |place| place.offset))
     }

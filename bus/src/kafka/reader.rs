@@ -53,14 +53,14 @@ impl Reader {
     ) -> Result<Self> {
         let stop = link.threads.stop().child_token();
         let beginning = {
-            let (config, filters, stop) = (entry.config.clone(), filters.to_vec(), stop.clone());
-            link.with_client(move |client| Beginning::find(client, &config, &filters, start, &stop))
+            let (entry, filters, stop) = (entry.clone(), filters.to_vec(), stop.clone());
+            link.with_client(move |client| Beginning::find(client, &entry, &filters, start, &stop))
                 .await?
         };
         let (sender, batches) = mpsc::channel(BATCHES);
         let feeder = Feeder {
             partitions: entry.config.partitions,
-            decoder: Decoder::of(&entry.config),
+            decoder: Decoder::of(&entry),
             filters: filters.to_vec(),
             beginning,
             batch: Vec::new(),
@@ -77,7 +77,7 @@ impl Reader {
 
     /// A stream that was removed, or made anew, is not the one that was opened.
     fn check_stream(&self) -> Result<()> {
-        let StreamEntry { config, generation } = &*self.entry;
+        let StreamEntry { config, generation, .. } = &*self.entry;
         let now = self.catalog.stream(&config.name).map(|entry| entry.generation);
         // A foreign topic may have got an entry since, without having changed.
         if *generation == 0 || now == Some(*generation) {

@@ -2,7 +2,10 @@
 //!
 //! Kafka has keys, headers and null values of its own. What it lacks, the subject and the time
 //! before which a message is held back, travels in headers that begin with `Lg-`; those are
-//! refused on a message and taken out of what arrives.
+//! refused on a message and taken out of what arrives. A message without a key needs no header
+//! for its subject where that may stand in the key's place: in a topic that this crate made, for
+//! the subjects that it was made for. Other programs see it there, their partitioners agree, and
+//! a record without headers takes a third less time to read.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,13 +14,13 @@ use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
 
 use super::copies::Copies;
+use super::entry::StreamEntry;
 use super::partition;
 use super::sequence::Place;
-use crate::config::StreamConfig;
 use crate::error::{Error, Result};
 use crate::headers::Headers;
 use crate::message::{Message, StoredMessage};
-use crate::name::Subject;
+use crate::name::{Subject, SubjectFilter};
 
 /// Where the message was published. Keep stable: it is stored.
 const SUBJECT: &str = "Lg-Subject";
@@ -31,12 +34,32 @@ pub(super) fn partition_of(message: &Message, partitions: u32) -> i32 {
     partition::of_key(message.key.as_deref().unwrap_or(subject), partitions)
 }
 
-/// The headers that a message travels with. One of a reserved name is `Invalid`.
-pub(super) fn headers_out(message: &Message) -> Result<OwnedHeaders> {
-    let room = message.headers.len() + 1 + usize::from(message.not_before.is_some());
-    let subject = Some(message.subject.as_str());
-    let mut out =
-        OwnedHeaders::new_with_capacity(room).insert(Header { key: SUBJECT, value: subject });
+/// A message's key and headers as a record has them, where `keyed` may stand in the key's place. A
+/// header of a reserved name is `Invalid`.
+pub(super) fn written<'a>(
+    message: &'a Message,
+    keyed: &[SubjectFilter],
+) -> Result<(Option<&'a [u8]>, Option<OwnedHeaders>)> {
+    let subject = message.subject.as_str();
+    if message.key.is_some() || !is_keyed(keyed, subject) {
+        return Ok((message.key.as_deref(), Some(headers(message, Some(subject))?)));
+    }
+    let plain = message.headers.is_empty() && message.not_before.is_none();
+    let headers = if plain { None } else { Some(headers(message, None)?) };
+    Ok((Some(subject.as_bytes()), headers))
+}
+
+fn is_keyed(keyed: &[SubjectFilter], subject: &str) -> bool {
+    !subject.is_empty() && keyed.iter().any(|filter| filter.matches(subject))
+}
+
+/// What a message travels with, and with its subject.
+pub(super) fn headers(message: &Message, subject: Option<&str>) -> Result<OwnedHeaders> {
+    let room = message.headers.len() + 2;
+    let mut out = OwnedHeaders::new_with_capacity(room);
+    if subject.is_some() {
+        out = out.insert(Header { key: SUBJECT, value: subject });
+    }
     if let Some(time) = message.not_before {
         let millis = millis_of(time).to_string();
         out = out.insert(Header { key: NOT_BEFORE, value: Some(&millis) });
@@ -77,22 +100,21 @@ pub(super) struct Decoder {
     partitions: u32,
     /// The subject of a record that another program wrote.
     foreign: Subject,
+    /// Subjects that stand in the key's place.
+    keyed: Vec<SubjectFilter>,
     /// Neighbours often share a subject, and then its text.
     last: Subject,
     copies: Copies,
 }
 
 impl Decoder {
-    fn new(partitions: u32, foreign: Subject) -> Self {
-        Self { partitions, last: foreign.clone(), foreign, copies: Copies::default() }
-    }
-
     /// Reads what is stored in the topic of this stream.
-    pub(super) fn of(config: &StreamConfig) -> Self {
+    pub(super) fn of(StreamEntry { config, keyed, .. }: &StreamEntry) -> Self {
         // A record that another program wrote says nothing of subjects.
         let literal = config.subjects.first().and_then(|first| Subject::new(first.as_str()).ok());
         let foreign = literal.unwrap_or_else(|| Subject::received(config.name.as_str()));
-        Self::new(config.partitions, foreign)
+        let (partitions, keyed) = (config.partitions, keyed.clone());
+        Self { partitions, last: foreign.clone(), foreign, keyed, copies: Copies::default() }
     }
 
     /// Lets go of the text that the last record shared: another thread counts who holds it from
@@ -113,8 +135,8 @@ impl Decoder {
         wanted: impl FnOnce(&Subject) -> bool,
     ) -> Option<StoredMessage> {
         let taken = Taken::from(record);
-        let subject = self.subject(taken.subject);
-        wanted(&subject).then(|| self.finish(record, subject, taken).0)
+        let (subject, key) = self.place(taken.subject, record.key());
+        wanted(&subject).then(|| self.finish(record, subject, key, taken).0)
     }
 
     /// A record as this crate's message, and when it is due if it has to wait.
@@ -126,12 +148,27 @@ impl Decoder {
         record: &BorrowedMessage<'_>,
     ) -> (StoredMessage, Option<SystemTime>) {
         let taken = Taken::from(record);
-        let subject = self.subject(taken.subject);
-        self.finish(record, subject, taken)
+        let (subject, key) = self.place(taken.subject, record.key());
+        self.finish(record, subject, key, taken)
     }
 
-    fn subject(&mut self, text: Option<&str>) -> Subject {
-        let Some(text) = text else { return self.foreign.clone() };
+    /// The subject, and the key if it has one beside that.
+    fn place<'k>(
+        &mut self,
+        named: Option<&str>,
+        key: Option<&'k [u8]>,
+    ) -> (Subject, Option<&'k [u8]>) {
+        if let Some(named) = named {
+            return (self.subject(named), key);
+        }
+        let text = key.and_then(|key| std::str::from_utf8(key).ok());
+        match text.filter(|text| is_keyed(&self.keyed, text)) {
+            Some(text) => (self.subject(text), None),
+            None => (self.foreign.clone(), key),
+        }
+    }
+
+    fn subject(&mut self, text: &str) -> Subject {
         if text != self.last.as_str() {
             self.last = Subject::received(text);
         }
@@ -142,6 +179,7 @@ impl Decoder {
         &mut self,
         record: &BorrowedMessage<'_>,
         subject: Subject,
+        key: Option<&[u8]>,
         taken: Taken<'_>,
     ) -> (StoredMessage, Option<SystemTime>) {
         let place = Place { partition: record.partition(), offset: record.offset() };
@@ -149,7 +187,7 @@ impl Decoder {
             sequence: place.sequence(self.partitions),
             timestamp: time_of(record),
             subject,
-            key: record.key().map(|key| self.copies.of(key)),
+            key: key.map(|key| self.copies.of(key)),
             headers: taken.headers,
             payload: record.payload().map(|payload| self.copies.of(payload)),
         };

@@ -13,7 +13,7 @@ use super::desk::Copy;
 use super::entry::nanos;
 use super::lease::Record;
 use super::publisher::{Content, To};
-use super::record::headers_out;
+use super::record::headers;
 use super::sequence::Place;
 use super::shared::Shared;
 use super::token::Slot;
@@ -43,11 +43,13 @@ pub(super) async fn copy(shared: &Shared, copy: &Copy) -> Result<Slot> {
     };
     let epoch = shared.entry()?.epoch;
     let was = format!("{epoch} {attempts} {} {}", message.sequence, nanos(message.timestamp));
-    let headers = headers_out(&again)?.insert(Header { key: RETRY, value: Some(&was) });
-    let partitions = shared.of.config.partitions;
+    let subject = again.subject.as_str();
+    let headers = headers(&again, Some(subject))?.insert(Header { key: RETRY, value: Some(&was) });
+    let partitions = shared.of.declared.config.partitions;
     let topic = shared.of.topic((true, slot.partition));
     let to = To { topic, partition: slot.partition, partitions };
-    let content = Content { key: again.key.as_deref(), value: again.payload.as_deref(), headers };
+    let (key, value) = (again.key.as_deref(), again.payload.as_deref());
+    let content = Content { key, value, headers: Some(headers) };
     let receipt = shared.publisher.submit(to, content).await?;
     let receipt = receipt.await.map_err(|_| super::threads::closed())??;
     let place = Place::of(receipt.sequence, partitions)

@@ -1,7 +1,7 @@
 //! What a member, its threads and its tasks share.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use rdkafka::consumer::BaseConsumer;
@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::bell::Bell;
 use super::catalog::Catalog;
 use super::desk::{Desk, Part};
-use super::entry::ConsumerEntry;
+use super::entry::{ConsumerEntry, StreamEntry};
 use super::group::Group;
+use super::inbox::{Batch, Inbox};
 use super::lease::after;
 use super::link::Link;
 use super::publisher::Publisher;
-use crate::config::StreamConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{ConsumerName, StreamName};
 
@@ -36,6 +36,8 @@ pub(super) struct Shared {
     pub(super) save_bell: Bell,
     /// Whose turn it is to commit.
     pub(super) commits: Mutex<()>,
+    /// What was polled and is not at the desk yet.
+    pub(super) inbox: Inbox,
     pub(super) state: Mutex<State>,
 }
 
@@ -47,7 +49,7 @@ pub(super) struct Names {
     /// The stream's topic, and the topic of the consumer's retries.
     pub(super) topics: [String; 2],
     /// The stream as it was declared when the consumer was bound.
-    pub(super) config: StreamConfig,
+    pub(super) declared: Arc<StreamEntry>,
 }
 
 impl Names {
@@ -105,13 +107,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, unless somebody has it at this moment.
-    pub(super) fn try_state(&self) -> Option<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
-            Ok(state) => Some(state),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
+    /// Brings to the desk what is in the inbox. True when there may be something to deliver.
+    pub(super) fn bring_in(&self, state: &mut State, now: Instant) -> bool {
+        let mut news = false;
+        for Batch { part, assignment, mut polled, .. } in self.inbox.take() {
+            if state.desk.is_assigned(part, assignment) {
+                news |= state.desk.accept(polled.drain(..), now);
+            }
+            polled.clear();
+            self.inbox.give_back(polled);
         }
+        news
     }
 
     /// The consumer as the catalog has it now.

@@ -6,7 +6,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
-use super::entry::Origin;
+use super::entry::{Origin, StreamEntry};
 use super::failure::failed;
 use super::link::{Client, REQUEST_LIMIT};
 use super::record::{Decoder, millis_of};
@@ -41,11 +41,12 @@ impl Beginning {
     /// Finds the places; blocks.
     pub(super) fn find(
         client: &Client,
-        config: &StreamConfig,
+        entry: &StreamEntry,
         filters: &[SubjectFilter],
         start: Start,
         stop: &CancellationToken,
     ) -> Result<Self> {
+        let config = &entry.config;
         let marks = all_watermarks(client, config.name.as_str(), config.partitions)?;
         let places = |offset: &dyn Fn(i32, i64, i64) -> i64| {
             let place = |(partition, (low, high)): (i32, &(i64, i64))| {
@@ -71,7 +72,7 @@ impl Beginning {
                 };
                 Self { places: places(&offset), ..Self::default() }
             }
-            Start::LastPerSubject => last_per_subject(client, config, filters, &marks, stop)?,
+            Start::LastPerSubject => last_per_subject(client, entry, filters, &marks, stop)?,
         })
     }
 
@@ -137,12 +138,12 @@ fn at_time(client: &Client, config: &StreamConfig, millis: i64) -> Result<BTreeM
 /// Reads everything once, to know the last message of each subject.
 fn last_per_subject(
     client: &Client,
-    config: &StreamConfig,
+    entry: &StreamEntry,
     filters: &[SubjectFilter],
     marks: &[(i64, i64)],
     stop: &CancellationToken,
 ) -> Result<Beginning> {
-    let mut decoder = Decoder::of(config);
+    let (config, mut decoder) = (&entry.config, Decoder::of(entry));
     let mut last: BTreeMap<Subject, (StoredAt, Place)> = BTreeMap::new();
     scan(client, config.name.as_str(), &parts(marks), stop, |record| {
         let wanted = decoder.message_if(record, |subject| matches_any(filters, subject));

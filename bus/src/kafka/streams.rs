@@ -46,8 +46,8 @@ pub(super) async fn ensure(
         // A topic of this name was removed by others, if it has an entry: this is another one, and
         // its messages are none of that one's consumers'.
         consumers.delete_all(name).await?;
-        let generation = nanos(SystemTime::now());
-        catalog.put_stream(&StreamEntry { config: config.clone(), generation }).await?;
+        let (generation, keyed) = (nanos(SystemTime::now()), config.subjects.clone());
+        catalog.put_stream(&StreamEntry { config: config.clone(), generation, keyed }).await?;
     } else {
         let shape = topics::look(link, name.as_str()).await?.ok_or_else(|| missing(name))?;
         check_shape(config, shape)?;
@@ -66,6 +66,7 @@ async fn adopt(
     let name = &config.name;
     let entry = catalog.await_declared(|| catalog.stream(name)).await;
     let generation = entry.as_ref().map_or_else(|| nanos(SystemTime::now()), |e| e.generation);
+    let keyed = entry.as_ref().map_or_else(Vec::new, |entry| entry.keyed.clone());
     if let Some(entry) = &entry {
         check_drift(&entry.config, config)?;
         if entry.config == *config {
@@ -73,7 +74,7 @@ async fn adopt(
         }
     }
     topics::configure(link, &topic.name, &topic.config).await?;
-    catalog.put_stream(&StreamEntry { config: config.clone(), generation }).await
+    catalog.put_stream(&StreamEntry { config: config.clone(), generation, keyed }).await
 }
 
 /// The stream's declaration, read off the topic where it is a foreign one; `NotFound` without
@@ -108,7 +109,7 @@ pub(super) async fn entry(
             Vec::from([SubjectFilter::from(&Subject::received(name.as_str()))]),
         )
     };
-    Ok(Arc::new(StreamEntry { config, generation: 0 }))
+    Ok(Arc::new(StreamEntry { config, generation: 0, keyed: Vec::new() }))
 }
 
 /// See [`crate::driver::Driver::stream_info`].

@@ -11,7 +11,7 @@ use super::catalog::Catalog;
 use super::entry::StreamEntry;
 use super::link::Link;
 use super::publisher::{Content, Publisher, To};
-use super::record::{content_bytes, headers_out, partition_of};
+use super::record::{content_bytes, partition_of, written};
 use super::streams;
 use crate::capability::{Capability, unsupported};
 use crate::config::StreamConfig;
@@ -28,7 +28,7 @@ const FOREIGN_TOPICS: usize = 1000;
 /// Hands a message to the producer; see [`crate::driver::Driver::submit`].
 pub(super) async fn submit(
     publisher: &Publisher,
-    config: &StreamConfig,
+    StreamEntry { config, keyed, .. }: &StreamEntry,
     message: &Message,
 ) -> Result<PendingReceipt> {
     check(config, message)?;
@@ -38,11 +38,8 @@ pub(super) async fn submit(
         partition: partition_of(message, partitions),
         partitions,
     };
-    let content = Content {
-        key: message.key.as_deref(),
-        value: message.payload.as_deref(),
-        headers: headers_out(message)?,
-    };
+    let (key, headers) = written(message, keyed)?;
+    let content = Content { key, value: message.payload.as_deref(), headers };
     Ok(PendingReceipt::channel(publisher.submit(to, content).await?))
 }
 

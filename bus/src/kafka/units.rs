@@ -25,7 +25,7 @@ use super::entry::StreamEntry;
 use super::failure::failed;
 use super::link::Link;
 use super::member::Member;
-use super::record::{headers_out, partition_of};
+use super::record::{partition_of, written};
 use super::sequence::Place;
 use super::settings::Logged;
 use super::submit::check;
@@ -134,21 +134,22 @@ struct Output {
     partitions: u32,
     key: Option<Bytes>,
     payload: Option<Bytes>,
-    headers: OwnedHeaders,
+    headers: Option<OwnedHeaders>,
 }
 
 impl Output {
     fn new(stream: &StreamEntry, message: &Message) -> Result<Self> {
         check(&stream.config, message)?;
         let partitions = stream.config.partitions;
+        let (key, headers) = written(message, &stream.keyed)?;
         let place = Place { partition: partition_of(message, partitions), offset: 0 };
         Ok(Self {
             topic: stream.config.name.to_string(),
             place,
             partitions,
-            key: message.key.clone(),
+            key: key.map(Bytes::copy_from_slice),
             payload: message.payload.clone(),
-            headers: headers_out(message)?,
+            headers,
         })
     }
 }
@@ -311,7 +312,7 @@ impl Attempt<'_> {
                 payload: output.payload.as_deref(),
                 key: output.key.as_deref(),
                 timestamp: None,
-                headers: Some(output.headers.clone()),
+                headers: output.headers.clone(),
             };
             pending.push(producer.send_result(record).map_err(|(error, _)| error)?);
         }

@@ -28,7 +28,7 @@ pub(in crate::kafka) struct Polled {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kafka) struct Room {
     pub(in crate::kafka) part: Part,
-    pub(in crate::kafka) generation: u64,
+    pub(in crate::kafka) assignment: u64,
     pub(in crate::kafka) messages: usize,
 }
 
@@ -78,6 +78,9 @@ pub(in crate::kafka) struct Standing {
 
 #[derive(Debug)]
 pub(super) struct Assigned {
+    /// Which time it came to this member.
+    pub(super) assignment: u64,
+    /// The same, or a later one where its log has lost its end since. Fences tokens.
     pub(super) generation: u64,
     pub(super) watermark: Watermark,
     /// The offset that the log gives next, or one behind it.
@@ -95,11 +98,11 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
-    pub(super) fn room(&mut self, crowded: bool) -> usize {
+    pub(super) fn room(&mut self, crowded: bool, taken: usize) -> usize {
         if self.leaving {
             return 0;
         }
-        let free = WAITING.saturating_sub(self.waiting.len());
+        let free = WAITING.saturating_sub(self.waiting.len() + taken);
         self.denied = crowded || !self.early.is_empty() || free == 0;
         if self.denied { 0 } else { free }
     }

@@ -27,7 +27,7 @@ fn sequences(deliveries: &[RawDelivery]) -> Vec<u64> {
 }
 
 fn room(desk: &mut Desk, part: Part) -> usize {
-    desk.rooms().iter().find(|room| room.part == part).map_or(0, |room| room.messages)
+    desk.rooms(0).iter().find(|room| room.part == part).map_or(0, |room| room.messages)
 }
 
 fn only(positions: Vec<Position>) -> (i64, String) {
@@ -196,11 +196,18 @@ fn a_log_that_lost_its_end_is_new_from_there() {
     let (mut desk, now) = (desk(), Instant::now());
     desk.assign(STREAM, Watermark::restore(3, "lg1:Aw"));
     desk.accept((3..7).map(|n| polled(STREAM, n, true)), now);
+    let rooms = desk.rooms(0);
+    let assignment = rooms.iter().find(|room| room.part == STREAM).unwrap().assignment;
     let taken = desk.take(10, now);
     assert_eq!(sequences(&taken), [4, 7], "5 and 6 were settled before");
     desk.accept([polled(STREAM, 5, true)], now);
     assert_eq!(sequences(&desk.take(10, now)), [6]);
     assert!(desk.settle(&taken[0].token, &Settlement::Ack, now).is_err());
+    // What was polled and is on its way here is still of this assignment.
+    assert!(desk.is_assigned(STREAM, assignment));
+    desk.revoke(&[STREAM]);
+    desk.assign(STREAM, Watermark::new(0));
+    assert!(!desk.is_assigned(STREAM, assignment));
 }
 
 #[test]
