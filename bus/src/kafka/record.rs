@@ -104,6 +104,8 @@ pub(super) struct Decoder {
     keyed: Vec<SubjectFilter>,
     /// Neighbours often share a subject, and then its text.
     last: Subject,
+    /// It stood in the key's place.
+    last_is_key: bool,
     copies: Copies,
 }
 
@@ -114,13 +116,15 @@ impl Decoder {
         let literal = config.subjects.first().and_then(|first| Subject::new(first.as_str()).ok());
         let foreign = literal.unwrap_or_else(|| Subject::received(config.name.as_str()));
         let (partitions, keyed) = (config.partitions, keyed.clone());
-        Self { partitions, last: foreign.clone(), foreign, keyed, copies: Copies::default() }
+        let last = foreign.clone();
+        let copies = Copies::default();
+        Self { partitions, foreign, keyed, last, last_is_key: false, copies }
     }
 
     /// Lets go of the text that the last record shared: another thread counts who holds it from
     /// now on, and two that count at once slow each other down.
     pub(super) fn let_go(&mut self) {
-        self.last = self.foreign.clone();
+        (self.last, self.last_is_key) = (self.foreign.clone(), false);
     }
 
     /// A record as this crate's message.
@@ -159,16 +163,23 @@ impl Decoder {
         key: Option<&'k [u8]>,
     ) -> (Subject, Option<&'k [u8]>) {
         if let Some(named) = named {
-            return (self.subject(named), key);
+            self.last_is_key = false;
+            return (self.shared(named), key);
+        }
+        if self.last_is_key && key == Some(self.last.as_str().as_bytes()) {
+            return (self.last.clone(), None);
         }
         let text = key.and_then(|key| std::str::from_utf8(key).ok());
         match text.filter(|text| is_keyed(&self.keyed, text)) {
-            Some(text) => (self.subject(text), None),
+            Some(text) => {
+                self.last_is_key = true;
+                (self.shared(text), None)
+            }
             None => (self.foreign.clone(), key),
         }
     }
 
-    fn subject(&mut self, text: &str) -> Subject {
+    fn shared(&mut self, text: &str) -> Subject {
         if text != self.last.as_str() {
             self.last = Subject::received(text);
         }

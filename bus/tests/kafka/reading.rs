@@ -8,8 +8,10 @@ use bytes::Bytes;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::{PATIENCE, alone, message, shared, stream, unique};
 
@@ -119,6 +121,67 @@ async fn what_another_program_wrote_is_read_and_answered_in_its_terms() {
     let declared = StreamConfig { partitions: 4, ..declared };
     bus.ensure_stream(&declared).await.unwrap();
     assert_eq!(stream.info().await.unwrap().messages, 2);
+}
+
+#[tokio::test]
+async fn a_subject_stands_in_the_keys_place_for_other_programs_too() {
+    let (broker, bus) = shared().await;
+    let stream = stream(&bus, |_| {}).await;
+    let name = stream.name().to_string();
+    let subject = |last: &str| format!("{name}.{last}");
+    let billing = bus.consumer(&name, "billing").filter(&format!("{name}.>")).open().await.unwrap();
+    stream.publish(Message::new(subject("plain"), "1").unwrap()).await.unwrap();
+    let keyed = Message::new(subject("keyed"), "2").unwrap().key("patient-7");
+    stream.publish(keyed).await.unwrap();
+    let headed = Message::new(subject("headed"), "3").unwrap().header("a", "b").unwrap();
+    stream.publish(headed).await.unwrap();
+    let producer: FutureProducer = raw(&broker.url()).create().unwrap();
+    for key in [subject("theirs"), String::from("patient-8")] {
+        let record = FutureRecord::to(&name).key(&key).payload("4");
+        producer.send(record, PATIENCE).await.unwrap();
+    }
+
+    let records: StreamConsumer =
+        raw(&broker.url()).set("group.id", unique("raw")).create().unwrap();
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(&name, 0, Offset::Beginning).unwrap();
+    records.assign(&from).unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let record = records.recv().await.unwrap();
+        let key = String::from_utf8(record.key().unwrap().to_vec()).unwrap();
+        seen.push((key, record.headers().map_or(0, |headers| headers.count())));
+    }
+    let wanted = [(subject("plain"), 0), (String::from("patient-7"), 1), (subject("headed"), 1)];
+    assert_eq!(seen, wanted, "a key of its own sends the subject into a header");
+
+    // A stream that takes other subjects by now reads what it took, and what it takes.
+    let other = unique("else");
+    let config = StreamConfig::parse(&name, &[&format!("{other}.>")]).unwrap();
+    bus.ensure_stream(&config).await.unwrap();
+    let late = format!("{other}.late");
+    stream.publish(Message::new(&late, "5").unwrap()).await.unwrap();
+    let wanted = [
+        (subject("plain"), None),
+        (subject("keyed"), Some("patient-7")),
+        (subject("headed"), None),
+        (subject("theirs"), None),
+        (name.clone(), Some("patient-8")),
+        (late, None),
+    ];
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    for (message, (subject, key)) in read(&mut reader, 6).await.iter().zip(&wanted) {
+        assert_eq!(message.subject.as_str(), subject);
+        assert_eq!(message.key.as_deref(), key.map(str::as_bytes));
+    }
+    let mut taken = Vec::new();
+    while taken.len() < 4 {
+        for delivery in billing.fetch(10, PATIENCE).await.unwrap() {
+            taken.push(delivery.message().subject.to_string());
+            delivery.ack().await.unwrap();
+        }
+    }
+    assert_eq!(taken, ["plain", "keyed", "headed", "theirs"].map(subject));
 }
 
 #[tokio::test]
