@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use self::part::{Assigned, position, size};
-pub(super) use self::part::{Copy, Part, Polled, Position, Room, Settled, Standing};
-use super::lease::{Leased, Leases, Limits};
+use self::part::{Assigned, position};
+pub(super) use self::part::{Copy, Part, Polled, Position, Room, Settled, Standing, size};
+use super::lease::{Leased, Leases, Limits, Record};
 use super::token::{Slot, Token, stale};
 use super::watermark::{Taken, Watermark};
 use crate::driver::{LeaseToken, RawDelivery, Settlement};
@@ -171,6 +171,29 @@ impl Desk {
             }
         }
         news
+    }
+
+    /// The same for messages of one partition that follow on each other and are to be delivered
+    /// now; their size was counted.
+    pub(super) fn accept_run(
+        &mut self,
+        part: Part,
+        run: &mut VecDeque<Record>,
+        bytes: usize,
+        now: Instant,
+    ) -> bool {
+        let (Some(first), Some(last)) = (run.front(), run.back()) else { return false };
+        let (first, last) = (first.slot.offset, last.slot.offset);
+        // Retries that were copied here are crossed off one by one.
+        let assigned = self.parts.get_mut(&part).filter(|_| !part.0);
+        let Some(assigned) = assigned.and_then(|assigned| assigned.take_run(first, last)) else {
+            let polled = run.drain(..).map(|r| Polled { slot: r.slot, record: Some(r) });
+            return self.accept(polled, now);
+        };
+        assigned.log = last + 1;
+        assigned.waiting.append(run);
+        self.waiting_bytes += bytes;
+        true
     }
 
     /// Takes in what came too early, as far as there is room by now.

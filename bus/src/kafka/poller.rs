@@ -18,7 +18,6 @@ use super::desk::{Part, Polled, Room};
 use super::entry::ConsumerEntry;
 use super::failure::{code, failed, is_passing};
 use super::group::Group;
-use super::inbox::Batch;
 use super::lease::{Record, after};
 use super::record::Decoder;
 use super::retry;
@@ -223,12 +222,11 @@ impl<'a> Poller<'a> {
         for &Room { part, assignment, messages } in rooms {
             let Some(Queue { queue, .. }) = self.queues.get(&part) else { continue };
             self.decoder.let_go();
-            let (mut polled, mut bytes) = (self.shared.inbox.spare(), 0);
-            while polled.len() < messages.min(BATCH) {
+            let mut batch = self.shared.inbox.begin(part, assignment);
+            while batch.len() < messages.min(BATCH) {
                 match queue.poll(Duration::ZERO) {
                     Some(Ok(message)) => {
-                        bytes += message.payload_len() + message.key_len();
-                        polled.push(read(&self.entry, part, &mut self.decoder, &message));
+                        batch.push(read(&self.entry, part, &mut self.decoder, &message));
                     }
                     Some(Err(error)) => {
                         trouble = Some(error);
@@ -237,12 +235,12 @@ impl<'a> Poller<'a> {
                     None => break,
                 }
             }
-            if polled.is_empty() {
-                self.shared.inbox.give_back(polled);
+            if batch.len() == 0 {
+                self.shared.inbox.give_back(batch.run);
                 continue;
             }
             any = true;
-            self.shared.inbox.put(Batch { part, assignment, polled, bytes });
+            self.shared.inbox.put(batch);
             self.shared.arrived.notify_waiters();
         }
         trouble.map_or(Ok(()), |error| self.judge(error))?;

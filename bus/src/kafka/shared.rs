@@ -110,12 +110,13 @@ impl Shared {
     /// Brings to the desk what is in the inbox. True when there may be something to deliver.
     pub(super) fn bring_in(&self, state: &mut State, now: Instant) -> bool {
         let mut news = false;
-        for Batch { part, assignment, mut polled, .. } in self.inbox.take() {
+        for Batch { part, assignment, mut run, rest, run_bytes, .. } in self.inbox.take() {
             if state.desk.is_assigned(part, assignment) {
-                news |= state.desk.accept(polled.drain(..), now);
+                news |= state.desk.accept_run(part, &mut run, run_bytes, now);
+                news |= state.desk.accept(rest, now);
             }
-            polled.clear();
-            self.inbox.give_back(polled);
+            run.clear();
+            self.inbox.give_back(run);
         }
         news
     }

@@ -124,6 +124,22 @@ impl Watermark {
         Taken::Open
     }
 
+    /// Takes the offsets from `first` to `last`, all of which exist. False, and none is taken,
+    /// where that has to be looked at for each: some do not fit, or are settled.
+    pub(super) fn take_run(&mut self, first: i64, last: i64) -> bool {
+        let known = self.first + self.marks.len() as i64;
+        let fits = self.fits(last) && last - first < SPAN;
+        if first < self.next || first < known || !fits {
+            return false;
+        }
+        self.pass(first);
+        let to = (last + 1 - self.first) as usize;
+        self.marks.resize(to, Mark::Open);
+        self.open += (last + 1 - first) as usize;
+        self.next = last + 1;
+        true
+    }
+
     /// Settles an open offset; false where it is none.
     pub(super) fn settle(&mut self, offset: i64) -> bool {
         let at = usize::try_from(offset - self.first).ok();
@@ -231,6 +247,8 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Take,
+        /// As many as follow on each other.
+        TakeRun,
         Settle(prop::sample::Index),
         /// Another member goes on from what was committed last.
         Restart,
@@ -239,6 +257,7 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             5 => Just(Step::Take),
+            2 => Just(Step::TakeRun),
             4 => any::<prop::sample::Index>().prop_map(Step::Settle),
             1 => Just(Step::Restart),
         ];
@@ -248,7 +267,7 @@ mod tests {
     proptest! {
         #[test]
         fn settled_never_returns_and_unsettled_is_never_passed(
-            gaps in prop::collection::vec(1_i64..40, 1..200),
+            gaps in prop::collection::vec(prop_oneof![1_i64..40, Just(1)], 1..200),
             steps in steps(),
         ) {
             let log: Vec<i64> = gaps.iter().scan(0, |at, gap| { *at += gap; Some(*at) }).collect();
@@ -266,6 +285,17 @@ mod tests {
                                 open.push(*offset);
                             }
                             Taken::Settled => prop_assert!(settled.contains(offset)),
+                        }
+                    }
+                    Step::TakeRun => {
+                        let Some(first) = log.get(position) else { continue };
+                        let run = log.iter().skip(position).zip(*first..);
+                        let run = run.take_while(|(offset, next)| *offset == next);
+                        let run: Vec<i64> = run.map(|(offset, _)| *offset).collect();
+                        if partition.take_run(*first, first + run.len() as i64 - 1) {
+                            prop_assert!(run.iter().all(|offset| !settled.contains(offset)));
+                            position += run.len();
+                            open.extend(run);
                         }
                     }
                     Step::Settle(which) if !open.is_empty() => {

@@ -107,6 +107,12 @@ impl Assigned {
         if self.denied { 0 } else { free }
     }
 
+    /// Takes these offsets at once, where nothing about them is out of the ordinary.
+    pub(super) fn take_run(&mut self, first: i64, last: i64) -> Option<&mut Self> {
+        let new = !self.leaving && first >= self.log && self.early.is_empty();
+        (new && self.watermark.take_run(first, last)).then_some(self)
+    }
+
     /// True when there is so much that it is worth waking the thread.
     pub(super) fn has_much_room(&self) -> bool {
         let much = self.early.get(WORTH_WAKING).or_else(|| self.early.back());
@@ -122,7 +128,7 @@ pub(super) fn position(part: Part, generation: u64, watermark: &Watermark) -> Po
 }
 
 /// What a record counts against the bound on bytes.
-pub(super) fn size(record: &Record) -> usize {
+pub(in crate::kafka) fn size(record: &Record) -> usize {
     const OVERHEAD: usize = 256;
     let message = &record.message;
     OVERHEAD
