@@ -310,11 +310,14 @@ fn is_of_the_stream(status: Option<StatusCode>, payload: &[u8]) -> bool {
     status == Some(StatusCode::NO_RESPONDERS) || starts(br#"{"stream":"#) || starts(br#"{"error":"#)
 }
 
-/// The sequence in `{"stream":"S", "seq":7}`, the answer that nearly every publish gets. Anything
-/// else is for the parser, which costs several times as much.
+/// The sequence in `{"stream":"S","seq":7}`, the answer that nearly every publish gets (older
+/// servers put a space after the comma). Anything else is for the parser, which costs
+/// several times as much.
 fn plain_answer(stream: &StreamName, answer: &[u8]) -> Option<u64> {
     let rest = answer.strip_prefix(br#"{"stream":""#)?.strip_prefix(stream.as_str().as_bytes())?;
-    let digits = rest.strip_prefix(br#"", "seq":"#)?.strip_suffix(b"}")?;
+    let rest = rest.strip_prefix(b"\",")?;
+    let rest = rest.strip_prefix(b" ").unwrap_or(rest);
+    let digits = rest.strip_prefix(br#""seq":"#)?.strip_suffix(b"}")?;
     let plain = digits.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
 }
@@ -411,13 +414,16 @@ mod tests {
     #[test]
     fn only_the_plain_answer_is_read_without_a_parser() {
         let read = |answer: &str| plain_answer(&StreamName::new("S").unwrap(), answer.as_bytes());
-        assert_eq!(read(r#"{"stream":"S", "seq":7}"#), Some(7));
+        assert_eq!(read(r#"{"stream":"S","seq":7}"#), Some(7));
+        assert_eq!(read(r#"{"stream":"S", "seq":18446744073709551615}"#), Some(u64::MAX));
         for other in [
             r#"{"stream":"S", "seq":7,"duplicate": true}"#,
-            r#"{"stream":"S2", "seq":7}"#,
-            r#"{"stream":"T", "seq":7}"#,
-            r#"{"stream":"S", "seq":}"#,
-            r#"{"stream":"S", "seq":-7}"#,
+            r#"{"stream":"S","seq":7,"duplicate": true}"#,
+            r#"{"stream":"S","domain":"d","seq":7}"#,
+            r#"{"stream":"S2","seq":7}"#,
+            r#"{"stream":"T","seq":7}"#,
+            r#"{"stream":"S","seq":}"#,
+            r#"{"stream":"S","seq":-7}"#,
             r#"{"error":{"code":503},"stream":"S", "seq":7}"#,
             "",
         ] {

@@ -19,6 +19,7 @@ use super::failure::Failure;
 use super::link::{Link, REQUEST_LIMIT};
 
 const EXPIRES: Duration = Duration::from_secs(30);
+const SMALL_BATCH: usize = 64;
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// Two heartbeats missed and some slack.
 const SILENCE: Duration = Duration::from_millis(7500);
@@ -193,10 +194,12 @@ impl Puller {
         }
     }
 
-    /// Keeps between half a batch and a batch asked for.
+    /// Keeps between a quarter of a batch and a batch asked for: what the server sends for one
+    /// request goes out together, so that large ones cost it less. Of a small batch half is on
+    /// its way, or the server would wait for the next request.
     async fn ask(&mut self) -> Result<(), Trouble> {
         let asked: usize = self.requests.iter().map(|asked| asked.left).sum();
-        if asked > self.batch / 2 {
+        if asked > (self.batch / 4).max(self.batch.min(SMALL_BATCH) / 2) {
             return Ok(());
         }
         let batch = self.batch - asked;

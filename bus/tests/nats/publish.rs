@@ -31,6 +31,16 @@ async fn a_tombstone_is_not_an_empty_body_on_the_wire() {
 }
 
 #[tokio::test]
+async fn the_server_answers_in_the_form_that_is_read_without_a_parser() {
+    let (server, bus) = server().await;
+    stream(&bus, "S", "s.>").await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let answer = client.request("s.a", "x".into()).await.unwrap();
+    let text = std::str::from_utf8(&answer.payload).unwrap();
+    assert_eq!(text, r#"{"stream":"S","seq":1}"#, "nats/publisher.rs: plain_answer");
+}
+
+#[tokio::test]
 async fn ids_and_conditions_are_the_servers() {
     let (_server, bus) = server().await;
     let stream = stream(&bus, "S", "s.>").await;
