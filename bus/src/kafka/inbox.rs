@@ -9,7 +9,7 @@ use super::desk::{Part, Polled, size};
 use super::lease::Record;
 
 /// From here on the thread brings them to the desk itself, as it does when it has nothing to do.
-const MANY: usize = 1024;
+const MANY: usize = 2048;
 const MANY_BYTES: usize = 1 << 20;
 /// How many emptied lists are kept to be filled again.
 const SPARE: usize = 4;

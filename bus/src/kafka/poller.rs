@@ -15,7 +15,7 @@ use rdkafka::types::RDKafkaRespErr;
 use tokio::time::Instant;
 
 use super::desk::{Part, Polled, Room};
-use super::entry::ConsumerEntry;
+use super::entry::{ConsumerEntry, StreamEntry};
 use super::failure::{code, failed, is_passing};
 use super::group::Group;
 use super::lease::{Record, after};
@@ -34,7 +34,7 @@ const GONE_AFTER: Duration = Duration::from_secs(10);
 /// How soon the group is joined again after a failure.
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
 /// How many messages of a partition are taken together.
-const BATCH: usize = 500;
+const BATCH: usize = 1000;
 
 type Client = BaseConsumer<Group>;
 
@@ -60,6 +60,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
 struct Poller<'a> {
     shared: &'a Arc<Shared>,
     entry: Arc<ConsumerEntry>,
+    /// The stream as its records are read.
+    declared: Arc<StreamEntry>,
     /// Set when the brokers know the classic protocol of groups only.
     classic: &'a AtomicBool,
     client: Arc<Client>,
@@ -108,13 +110,15 @@ impl<'a> Poller<'a> {
             state.rejoin = false;
             state.client = Some(client.clone());
         }
+        let declared = shared.declared();
         Ok(Self {
             shared,
             entry: entry.clone(),
             classic,
             client,
             queues: BTreeMap::new(),
-            decoder: Decoder::of(&shared.of.declared),
+            decoder: Decoder::of(&declared),
+            declared,
             missing: None,
             idle: true,
         })
@@ -150,9 +154,13 @@ impl<'a> Poller<'a> {
         Ok(if taken { Step::Busy } else { Step::Idle })
     }
 
-    /// True when the consumer was moved, or what is committed is to be looked at anew.
+    /// True when the consumer was moved, or what is committed is to be looked at anew, or when the
+    /// topic was just being made when it was bound, and looked like a foreign one.
     fn is_outdated(&self) -> Result<bool> {
         let now = self.shared.entry()?;
+        if self.shared.declared().keyed != self.declared.keyed {
+            return Ok(true);
+        }
         let mut state = self.shared.state();
         self.shared.apply(&mut state)?;
         Ok(now.epoch != self.entry.epoch || now.group != self.entry.group || state.rejoin)

@@ -78,13 +78,14 @@ impl Reader {
     /// A stream that was removed, or made anew, is not the one that was opened.
     fn check_stream(&self) -> Result<()> {
         let StreamEntry { config, generation, .. } = &*self.entry;
-        let now = self.catalog.stream(&config.name).map(|entry| entry.generation);
-        // A foreign topic may have got an entry since, without having changed.
-        if *generation == 0 || now == Some(*generation) {
-            Ok(())
-        } else {
-            Err(missing(&config.name))
-        }
+        let same = match self.catalog.stream(&config.name) {
+            // A foreign topic may have got an entry since, without having changed; but one that
+            // was just being made for a stream is read in another way.
+            Some(entry) if *generation == 0 => entry.keyed.is_empty(),
+            Some(entry) => entry.generation == *generation,
+            None => *generation == 0,
+        };
+        if same { Ok(()) } else { Err(missing(&config.name)) }
     }
 }
 

@@ -121,6 +121,11 @@ impl Shared {
         news
     }
 
+    /// The stream as the catalog has it now, or as it was when the consumer was bound.
+    pub(super) fn declared(&self) -> Arc<StreamEntry> {
+        self.catalog.stream(&self.of.stream).unwrap_or_else(|| self.of.declared.clone())
+    }
+
     /// The consumer as the catalog has it now.
     pub(super) fn entry(&self) -> Result<Arc<ConsumerEntry>> {
         let Names { stream, consumer, .. } = &self.of;

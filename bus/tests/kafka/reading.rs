@@ -185,6 +185,39 @@ async fn a_subject_stands_in_the_keys_place_for_other_programs_too() {
 }
 
 #[tokio::test]
+async fn a_topic_that_was_bound_while_it_was_being_made_is_read_as_what_it_became() {
+    let (broker, bus) = shared().await;
+    let name = unique("making");
+    let admin: AdminClient<DefaultClientContext> = raw(&broker.url()).create().unwrap();
+    let topic = NewTopic::new(&name, 1, TopicReplication::Fixed(1));
+    admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
+    let stream = bus.stream(&name).await.unwrap();
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    let billing = bus.consumer(&name, "billing").open().await.unwrap();
+
+    // What its maker, which made the topic a moment ago, writes next.
+    let entry = format!(
+        r#"{{"subjects":["{name}.>"],"max_bytes":null,"max_age_ms":null,"max_message_bytes":9999,
+        "duplicate_window_ms":120000,"max_consumers":100,"replicas":1,"partitions":1,
+        "generation":5,"keyed":["{name}.>"]}}"#
+    );
+    let producer: FutureProducer = raw(&broker.url()).create().unwrap();
+    let key = format!("stream/{name}");
+    let record = FutureRecord::to("lockgate.catalog").key(&key).payload(&entry);
+    producer.send(record, PATIENCE).await.unwrap();
+    let publish = async || stream.publish(message(&stream, "a", "x")).await;
+    while let Err(error) = publish().await {
+        assert_eq!(error.kind(), bus::ErrorKind::Invalid, "not captured yet: {error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let taken = billing.fetch(1, PATIENCE).await.unwrap().remove(0);
+    assert_eq!(taken.message().subject.as_str(), format!("{name}.a"));
+    assert_eq!(taken.message().key, None);
+    let refused = reader.next(1, PATIENCE).await.unwrap_err();
+    assert_eq!(refused.kind(), bus::ErrorKind::NotFound, "opened as what it no longer is");
+}
+
+#[tokio::test]
 async fn a_header_that_is_not_text_stops_nobody() {
     let (broker, bus) = shared().await;
     let stream = stream(&bus, |_| {}).await;
