@@ -187,6 +187,8 @@
 //! [`driver::Driver`]. For tests there are the features `conformance` (what every backend must do),
 //! `fault` (a backend that fails on purpose) and `testkit` (real servers).
 
+#[cfg(any(feature = "nats", feature = "kafka"))]
+mod arena;
 mod backoff;
 mod bus;
 mod capability;

@@ -52,7 +52,6 @@ mod bell;
 mod bucket;
 mod catalog;
 mod consumers;
-mod copies;
 mod desk;
 mod entry;
 mod failure;

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::arena::Arena;
 use super::link::Link;
 use super::settle;
+use crate::arena::Arena;
 use crate::driver::LeaseToken;
 use crate::name::Subject;
 

@@ -8,10 +8,10 @@ use async_nats::Subject;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use super::arena::Arena;
 use super::link::{Link, REQUEST_LIMIT};
 use super::publisher::Job;
 use super::tickets::Tickets;
+use crate::arena::Arena;
 use crate::error::Result;
 use crate::message::Receipt;
 
