@@ -110,14 +110,14 @@ impl NatsCluster {
     pub fn freeze(&mut self, number: usize) -> Result<()> {
         let node = self.node(number)?;
         node.running = false;
-        node.server.signal("STOP")
+        node.server.freeze()
     }
 
     /// Lets a node that was cut off go on with what it knew.
     pub fn thaw(&mut self, number: usize) -> Result<()> {
         let node = self.node(number)?;
         node.running = true;
-        node.server.signal("CONT")
+        node.server.thaw()
     }
 
     fn node(&mut self, number: usize) -> Result<&mut Node> {

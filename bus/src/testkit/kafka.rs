@@ -92,12 +92,12 @@ impl KafkaBroker {
     /// Stops the broker in the middle of what it does, its connections open, until
     /// [`KafkaBroker::thaw`].
     pub fn freeze(&mut self) -> Result<()> {
-        self.process.signal("STOP")
+        self.process.freeze()
     }
 
     /// Lets a broker that was frozen go on.
     pub fn thaw(&mut self) -> Result<()> {
-        self.process.signal("CONT")
+        self.process.thaw()
     }
 
     /// Starts the broker again on the same port with the same store, killing it first if it runs.

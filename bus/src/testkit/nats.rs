@@ -80,9 +80,14 @@ impl NatsServer {
         self.process.stop().await
     }
 
-    /// Sends it a signal by name.
-    pub(super) fn signal(&mut self, name: &str) -> Result<()> {
-        self.process.signal(name)
+    /// See [`super::NatsCluster::freeze`].
+    pub(super) fn freeze(&mut self) -> Result<()> {
+        self.process.freeze()
+    }
+
+    /// See [`super::NatsCluster::thaw`].
+    pub(super) fn thaw(&mut self) -> Result<()> {
+        self.process.thaw()
     }
 
     /// Starts the server again on the same port with the same store, killing it first if it runs.

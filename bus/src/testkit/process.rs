@@ -79,12 +79,34 @@ impl Process {
     }
 
     /// Sends a signal by name; to one that does not run it is nothing.
-    pub(super) fn signal(&mut self, name: &str) -> Result<()> {
+    fn signal(&mut self, name: &str) -> Result<()> {
         if let Some(child) = self.child.as_ref() {
             let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
             sent.map_err(|e| failed("run kill", e))?;
         }
         Ok(())
+    }
+
+    /// Stops it in the middle of what it does, its connections open, until
+    /// [`Process::thaw`]. Returns when none of its threads runs any more: on a busy machine they
+    /// go on for a while after the signal.
+    pub(super) fn freeze(&mut self) -> Result<()> {
+        self.signal("STOP")?;
+        let deadline = Instant::now() + STOP_LIMIT;
+        while self.child.as_ref().is_some_and(|child| any_runs(child.id())) {
+            if Instant::now() >= deadline {
+                let what =
+                    format!("{} still runs {} s after SIGSTOP", self.name, STOP_LIMIT.as_secs());
+                return Err(Error::new(ErrorKind::Timeout, what));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Lets it go on.
+    pub(super) fn thaw(&mut self) -> Result<()> {
+        self.signal("CONT")
     }
 
     /// What it wrote, at most its last lines.
@@ -114,6 +136,16 @@ impl Drop for Process {
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// True while a thread of the process is not stopped (`proc(5)`, the field behind the name). False
+/// where the system does not tell.
+fn any_runs(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['T', 't', 'Z', 'X']))
+    })
 }
 
 pub(super) fn failed(doing: &str, source: std::io::Error) -> Error {
