@@ -9,8 +9,6 @@ export LOCKGATE_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockgate/tools
 export LOCKGATE_NATS_SERVER ?= $(LOCKGATE_TOOLS)/bin/nats-server
 export LOCKGATE_KAFKA ?= $(LOCKGATE_TOOLS)/kafka
 export LOCKGATE_PYTHON ?= $(LOCKGATE_TOOLS)/python/bin/python
-# Most tests wait for a server, so that more of them than there are cores are done sooner.
-export RUST_TEST_THREADS ?= 4
 
 .PHONY: help
 help: ## List the tasks

@@ -107,7 +107,9 @@ pub async fn reconnect_under_load(target: &dyn Target) {
     let seen = timeout(3 * PATIENCE, consuming).await.expect("consuming goes on").unwrap();
     let expected: BTreeSet<_> = (0..MESSAGES).map(|n| bytes::Bytes::from(n.to_string())).collect();
     assert!(seen == expected, "every message is consumed");
-    let stored = case.stream.info().await.unwrap().messages as usize;
+    // A cluster that was just restarted may not answer at once.
+    let info = eventually("look at the stream", || case.stream.info()).await;
+    let stored = info.messages as usize;
     assert!(stored == MESSAGES || !ids && stored > MESSAGES, "{stored} messages are stored");
     let read = read(&mut reader, stored).await;
     let sequences = read.iter().map(|message| message.sequence);
