@@ -84,7 +84,8 @@ impl LeaseToken {
     }
 
     /// A token of up to four numbers, which may mean something only within `scope`:
-    /// `<scope>.<number>.<number>`. It is not written before it travels.
+    /// `<scope>.<number>.<number>`. It is not written before it travels. More than four do not
+    /// compile.
     pub fn numbered<const N: usize>(scope: Option<Arc<str>>, numbers: [u64; N]) -> Self {
         const { assert!(N <= 4, "a token has at most four numbers") };
         let mut all = [0; 4];

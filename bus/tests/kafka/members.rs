@@ -204,6 +204,26 @@ async fn a_retry_is_the_message_that_it_was() {
 }
 
 #[tokio::test]
+async fn what_a_filter_leaves_out_is_settled_though_nobody_fetches() {
+    let (_broker, bus) = shared().await;
+    let stream = stream(&bus, |_| {}).await;
+    let wanted = format!("{}.wanted", stream.name());
+    let _consumer = bus.consumer(stream.name(), "c").filter(&wanted).open().await.unwrap();
+    for n in 0..5 {
+        stream.publish(message(&stream, "other", n)).await.unwrap();
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let info = bus.consumer_info(stream.name(), "c").await.unwrap();
+        if (info.settled_sequence, info.pending) == (5, 0) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{info:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_retry_that_nobody_waits_for_is_not_lost() {
     let (mut broker, bus) = alone().await;
     let stream = stream(&bus, |_| {}).await;
