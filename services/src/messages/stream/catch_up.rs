@@ -13,14 +13,14 @@ use crate::store::Store;
 const WAIT: Duration = Duration::from_secs(1);
 
 /// A reader of its own from a position on, until the shared ring is reached.
-pub(super) struct CatchUp {
+pub(in crate::messages) struct CatchUp {
     log: Stream,
     reader: Reader,
     position: u64,
 }
 
 /// A part of the history.
-pub(super) enum Page {
+pub(in crate::messages) enum Page {
     /// What comes next, everything, matching or not. Empty if the bus was slow.
     Messages(Vec<StoredMessage>),
     /// The log does not hold what comes next any more.
@@ -31,7 +31,7 @@ pub(super) enum Page {
 }
 
 impl CatchUp {
-    pub(super) async fn open(store: &Store, realm: &Realm, position: u64) -> Result<Self, Error> {
+    pub(in crate::messages) async fn open(store: &Store, realm: &Realm, position: u64) -> Result<Self, Error> {
         let log = store.log(realm).await?;
         let reader = log.reader(&[], Start::Sequence(position + 1)).await?;
         Ok(Self { log, reader, position })
@@ -39,7 +39,7 @@ impl CatchUp {
 
     /// The next page. Whoever is slow to take it does not keep others from theirs: the permit is
     /// held for the read alone.
-    pub(super) async fn next(&mut self, permits: &Semaphore) -> Result<Page, Error> {
+    pub(in crate::messages) async fn next(&mut self, permits: &Semaphore) -> Result<Page, Error> {
         let _permit = permits.acquire().await.map_err(|_| {
             Error::new(bus::ErrorKind::Closed, "this process stops: connect to another")
         })?;

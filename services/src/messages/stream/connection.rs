@@ -272,7 +272,7 @@ impl Connection {
             let phase = Phase::Prefill { sequence: message.sequence };
             self.position = Position { generation, phase };
             if let Some(row) = LogEvent::from_row(&message) {
-                let frame = Frame::message(frame::message(&row.to_json()), self.token());
+                let frame = Frame::message(row.to_json(), self.token());
                 self.outbox.push_back(frame);
             }
         }
@@ -296,7 +296,7 @@ impl Connection {
                 *behind |= more;
                 for entry in entries {
                     self.position.advance(&realm, entry.sequence);
-                    let frame = Frame::message(entry.frame.clone(), self.token());
+                    let frame = Frame::message(entry.json.clone(), self.token());
                     self.outbox.push_back(frame);
                 }
                 self.position.advance(&realm, up_to);

@@ -16,7 +16,7 @@ use crate::model::{Realm, TopicSet};
 use crate::store::Store;
 
 /// Messages read at once.
-pub(super) const PAGE: usize = 256;
+pub(in crate::messages) const PAGE: usize = 256;
 /// How long one read waits.
 const WAIT: Duration = Duration::from_secs(5);
 /// A feed that nobody uses ends after this long.
@@ -29,9 +29,9 @@ const CATCH_UPS: usize = 16;
 /// The feeds of the process, made on demand. Cheap to clone.
 #[derive(Clone)]
 pub(in crate::messages) struct Feeds {
-    pub(super) store: Store,
+    pub(in crate::messages) store: Store,
     /// One permit for each page that is read to catch up.
-    pub(super) catch_ups: Arc<Semaphore>,
+    pub(in crate::messages) catch_ups: Arc<Semaphore>,
     size: RingSize,
     feeds: Arc<Mutex<BTreeMap<Realm, Arc<Feed>>>>,
     tasks: Spawner,
@@ -39,7 +39,7 @@ pub(in crate::messages) struct Feeds {
 }
 
 /// The newest events of a realm, kept in step with its log by a task while anyone holds this.
-pub(super) struct Feed {
+pub(in crate::messages) struct Feed {
     realm: Realm,
     size: RingSize,
     /// `None` until the log was found.
@@ -60,7 +60,7 @@ impl Feeds {
     }
 
     /// The feed of a realm, started if need be.
-    pub(super) fn of(&self, realm: &Realm) -> Arc<Feed> {
+    pub(in crate::messages) fn of(&self, realm: &Realm) -> Arc<Feed> {
         let mut feeds = self.lock();
         if let Some(feed) = feeds.get(realm) {
             return feed.clone();
@@ -134,12 +134,12 @@ impl Feed {
     }
 
     /// Up to `max` events after `position` that match; `None` while the log was not found.
-    pub(super) fn after(&self, position: u64, topics: &TopicSet, max: usize) -> Option<Found> {
+    pub(in crate::messages) fn after(&self, position: u64, topics: &TopicSet, max: usize) -> Option<Found> {
         self.ring().as_ref().map(|ring| ring.after(position, topics, max))
     }
 
     /// Tells of every change from now on.
-    pub(super) fn changes(&self) -> Follower<()> {
+    pub(in crate::messages) fn changes(&self) -> Follower<()> {
         self.changed.follow()
     }
 

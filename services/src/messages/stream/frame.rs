@@ -14,36 +14,45 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// One event: what all readers share, and the resume token of this one.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
+    /// What stands before `shared`, and after it.
+    around: (&'static str, &'static str),
     shared: Bytes,
     id: Option<String>,
 }
 
+/// The lines of a message around its event.
+const MESSAGE: (&str, &str) = ("event: message\ndata: ", "\n");
+const WHOLE: (&str, &str) = ("", "");
+
 impl Frame {
-    /// A message; `shared` comes from [`message`].
-    pub(super) fn message(shared: Bytes, id: String) -> Self {
-        Self { shared, id: Some(id) }
+    /// A message; `json` is the event on one line.
+    pub(super) fn message(json: Bytes, id: String) -> Self {
+        Self { around: MESSAGE, shared: json, id: Some(id) }
     }
 
     /// A control event. With an `id` the client resumes behind it.
     pub(super) fn control(event: &str, id: Option<String>, data: &impl Serialize) -> Self {
         // The data are our own structs of texts and numbers, which serde_json always writes.
         let json = serde_json::to_string(data).unwrap_or_else(|_| String::from("{}"));
-        Self { shared: Bytes::from(format!("event: {event}\ndata: {json}\n")), id }
+        Self { around: WHOLE, shared: Bytes::from(format!("event: {event}\ndata: {json}\n")), id }
     }
 
     /// The first frame: no event, but it sets how long a client waits before it connects again,
     /// and where it resumes if it loses the connection before the first event.
     pub(super) fn opening(retry_ms: u64, id: String) -> Self {
-        Self { shared: Bytes::from(format!("retry: {retry_ms}\n")), id: Some(id) }
+        Self { around: WHOLE, shared: Bytes::from(format!("retry: {retry_ms}\n")), id: Some(id) }
     }
 
     /// A comment that keeps proxies from closing a quiet connection.
     pub(super) fn heartbeat() -> Self {
-        Self { shared: Bytes::from_static(b":\n"), id: None }
+        Self { around: WHOLE, shared: Bytes::from_static(b":\n"), id: None }
     }
 
     fn write(&self, chunk: &mut BytesMut) {
+        let (before, after) = self.around;
+        chunk.put_slice(before.as_bytes());
         chunk.put_slice(&self.shared);
+        chunk.put_slice(after.as_bytes());
         if let Some(id) = &self.id {
             chunk.put_slice(b"id: ");
             chunk.put_slice(id.as_bytes());
@@ -51,12 +60,6 @@ impl Frame {
         }
         chunk.put_u8(b'\n');
     }
-}
-
-/// The lines of a message that every reader gets alike. `json` is one line.
-pub(super) fn message(json: &[u8]) -> Bytes {
-    let (head, tail): (&[u8], &[u8]) = (b"event: message\ndata: ", b"\n");
-    Bytes::from([head, json, tail].concat())
 }
 
 /// Joins the first of `frames` into one chunk and takes them out.
@@ -80,7 +83,7 @@ mod tests {
     fn frames_are_written_as_the_standard_says_and_joined_up_to_a_bound() {
         let mut frames = std::collections::VecDeque::from([
             Frame::opening(1500, "a".into()),
-            Frame::message(message(b"{\"x\":1}"), "b".into()),
+            Frame::message(Bytes::from_static(b"{\"x\":1}"), "b".into()),
             Frame::control("deleted", None, &serde_json::json!({})),
             Frame::heartbeat(),
         ]);
@@ -92,7 +95,7 @@ mod tests {
         frames.extend((0..100).map(|_| Frame::heartbeat()));
         let bytes = chunk(&mut frames).unwrap().len();
         assert_eq!((bytes, frames.len()), (64 * 3, 36));
-        let large = message(&[b'x'; 40_000]);
+        let large = Bytes::from(vec![b'x'; 40_000]);
         let mut frames: std::collections::VecDeque<Frame> =
             (0..3).map(|_| Frame::message(large.clone(), "a".into())).collect();
         chunk(&mut frames).unwrap();

@@ -8,5 +8,7 @@ mod live;
 mod ring;
 
 pub(super) use connection::{Connection, Opening};
-pub(super) use feed::Feeds;
+pub(super) use catch_up::{CatchUp, Page};
+pub(super) use feed::{Feed, Feeds, PAGE};
+pub(super) use ring::{Entry, Found};
 pub use ring::RingSize;

@@ -2,40 +2,44 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bus::StoredMessage;
 use bytes::Bytes;
 
-use super::frame;
-use crate::model::{LogEvent, Topic, TopicSet};
+use crate::model::{Key, LogEvent, Topic, TopicSet};
 
 /// How many events one look goes over.
 const SCAN: usize = 1024;
 
-/// An event as every stream reader of the process sends it.
+/// An event as every reader of the process is sent it, over whatever transport.
 #[derive(Debug, PartialEq)]
-pub(super) struct Entry {
-    pub(super) sequence: u64,
-    pub(super) topic: Topic,
-    /// Its lines on the wire, encoded once.
-    pub(super) frame: Bytes,
+pub(in crate::messages) struct Entry {
+    pub(in crate::messages) sequence: u64,
+    pub(in crate::messages) topic: Topic,
+    pub(in crate::messages) key: Key,
+    /// When the log took the message.
+    pub(in crate::messages) time: SystemTime,
+    /// The event, encoded once. One line.
+    pub(in crate::messages) json: Bytes,
 }
 
 impl Entry {
     /// `None` for a message whose subject is not that of an event.
     pub(super) fn of(message: &StoredMessage) -> Option<Self> {
-        LogEvent::from_log(message).map(Self::new)
+        LogEvent::from_log(message).map(|event| Self::new(event, message.timestamp))
     }
 
     /// The same, for those who want it only if it matches.
-    pub(super) fn matching(message: &StoredMessage, topics: &TopicSet) -> Option<Self> {
+    pub(in crate::messages) fn matching(message: &StoredMessage, topics: &TopicSet) -> Option<Self> {
         let event = LogEvent::from_log(message)?;
-        topics.matches(&event.topic).then(|| Self::new(event))
+        topics.matches(&event.topic).then(|| Self::new(event, message.timestamp))
     }
 
-    fn new(event: LogEvent) -> Self {
-        let frame = frame::message(&event.to_json());
-        Self { sequence: event.sequence, topic: event.topic, frame }
+    fn new(event: LogEvent, time: SystemTime) -> Self {
+        let json = event.to_json();
+        let LogEvent { sequence, topic, key, .. } = event;
+        Self { sequence, topic, key, time, json }
     }
 }
 
@@ -67,7 +71,7 @@ pub(super) struct Ring {
 
 /// What a reader finds behind its position.
 #[derive(Debug, PartialEq)]
-pub(super) enum Found {
+pub(in crate::messages) enum Found {
     /// What matches, and the sequence up to which everything has been looked at.
     Here { entries: Vec<Arc<Entry>>, up_to: u64 },
     /// The ring begins later: catch up from the log.
@@ -93,13 +97,13 @@ impl Ring {
         }
         self.head = message.sequence;
         if let Some(entry) = Entry::of(message) {
-            self.bytes += entry.frame.len();
+            self.bytes += entry.json.len();
             self.entries.push_back(Arc::new(entry));
         }
         while (self.entries.len() > self.size.entries || self.bytes > self.size.bytes)
             && let Some(oldest) = self.entries.pop_front()
         {
-            self.bytes -= oldest.frame.len();
+            self.bytes -= oldest.json.len();
             self.from = oldest.sequence;
         }
     }
@@ -128,8 +132,6 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use bus::{Headers, Subject};
 
     use super::*;
