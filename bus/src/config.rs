@@ -196,6 +196,9 @@ impl StreamConfig {
 pub struct StreamInfo {
     /// As the backend has it.
     pub config: StreamConfig,
+    /// When it was made, which tells it from an earlier or later stream of the same name; `None`
+    /// where the backend does not keep it.
+    pub created: Option<SystemTime>,
     /// The lowest sequence still held; `last_sequence + 1` when empty.
     pub first_sequence: u64,
     /// The highest sequence ever given; 0 before the first message.

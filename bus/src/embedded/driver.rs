@@ -88,7 +88,8 @@ impl Driver for Embedded {
             state.update(config)?;
             return Ok(state.info());
         }
-        let cell = StreamCell::new(config.clone(), self.broker.journal(config.storage));
+        let created = names.moment(now.time);
+        let cell = StreamCell::new(config.clone(), created, self.broker.journal(config.storage));
         let info = cell.enter(now)?.info();
         names.streams.insert(config.name.clone(), Arc::new(cell));
         Ok(info)

@@ -44,8 +44,8 @@ pub(super) trait Record: fmt::Debug + Send + Sync {
 /// A change of one stream or bucket.
 #[derive(Debug)]
 pub(super) enum Change<'a> {
-    /// The stream is declared like this.
-    Stream(&'a StreamConfig),
+    /// The stream is declared like this, and was made then.
+    Stream(&'a StreamConfig, Option<SystemTime>),
     /// The stream is gone with all it had.
     StreamGone,
     /// A message was stored; it counts so many bytes.

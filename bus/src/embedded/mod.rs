@@ -33,7 +33,7 @@ mod unit;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bucket::BucketCell;
 use clock::Clock;
@@ -101,6 +101,19 @@ impl Broker {
 struct Names {
     streams: BTreeMap<StreamName, Arc<StreamCell>>,
     buckets: BTreeMap<BucketName, Arc<BucketCell>>,
+    /// When the newest stream was made.
+    newest: Option<SystemTime>,
+}
+
+impl Names {
+    /// When a stream is made that is made now: no two are made at the same time, so that one is
+    /// told from its successor even where the clock stands still.
+    fn moment(&mut self, now: SystemTime) -> SystemTime {
+        let after = self.newest.and_then(|newest| newest.checked_add(Duration::from_nanos(1)));
+        let moment = after.map_or(now, |after| after.max(now));
+        self.newest = Some(moment);
+        moment
+    }
 }
 
 impl Embedded {

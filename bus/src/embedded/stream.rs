@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-#[cfg(feature = "disk")]
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
@@ -34,6 +33,8 @@ pub(super) struct StreamCell {
 #[derive(Debug)]
 pub(super) struct StreamState {
     pub(super) config: StreamConfig,
+    /// Unknown of one that was kept by a version that did not write it down.
+    created: Option<SystemTime>,
     pub(super) log: Log,
     /// Woken when a message came or the stream is gone: for readers.
     pub(super) arrived: Arc<Notify>,
@@ -49,6 +50,7 @@ pub(super) struct StreamState {
 #[derive(Debug)]
 pub(super) struct StreamParts {
     pub(super) config: StreamConfig,
+    pub(super) created: Option<SystemTime>,
     pub(super) log: Log,
     /// The place, id, sequence and time of each that is remembered.
     pub(super) ids: Vec<(u64, Arc<str>, u64, SystemTime)>,
@@ -66,11 +68,12 @@ impl Journaled for StreamState {
 
 impl StreamCell {
     /// A new stream, whose changes are noted in `journal` from its declaration on.
-    pub(super) fn new(config: StreamConfig, journal: Journal) -> Self {
-        let config = StreamConfig { partitions: 1, ..config };
-        journal.note(|| Change::Stream(&config));
+    pub(super) fn new(config: StreamConfig, created: SystemTime, journal: Journal) -> Self {
+        let (config, created) = (StreamConfig { partitions: 1, ..config }, Some(created));
+        journal.note(|| Change::Stream(&config, created));
         Self::holding(StreamState {
             config,
+            created,
             log: Log::new(journal.clone()),
             arrived: Arc::new(Notify::new()),
             cursors: BTreeMap::new(),
@@ -88,7 +91,7 @@ impl StreamCell {
     /// The stream as it was kept.
     #[cfg(feature = "disk")]
     pub(super) fn restore(parts: StreamParts) -> Self {
-        let StreamParts { config, log, ids, delayed, consumers, journal, now } = parts;
+        let StreamParts { config, created, log, ids, delayed, consumers, journal, now } = parts;
         let mut remembered = Ids::new(journal.clone());
         for (place, id, sequence, came) in ids {
             remembered.restore(place, id, sequence, now.instant_of(came));
@@ -102,6 +105,7 @@ impl StreamCell {
         };
         Self::holding(StreamState {
             config,
+            created,
             log,
             arrived: Arc::new(Notify::new()),
             cursors: consumers.into_iter().map(restore).collect(),
@@ -171,7 +175,7 @@ impl StreamState {
             ));
         }
         self.config = StreamConfig { partitions: 1, ..wanted.clone() };
-        self.journal.note(|| Change::Stream(&self.config));
+        self.journal.note(|| Change::Stream(&self.config, self.created));
         self.make_room(0, 0);
         Ok(())
     }
@@ -179,6 +183,7 @@ impl StreamState {
     pub(super) fn info(&self) -> StreamInfo {
         StreamInfo {
             config: self.config.clone(),
+            created: self.created,
             first_sequence: self.log.first_sequence(),
             last_sequence: self.log.last_sequence(),
             messages: self.log.messages(),

@@ -140,6 +140,7 @@ pub(super) async fn info(
         messages: held.sum(),
         bytes: 0,
         consumers: catalog.consumers(name).len() as u64,
+        created: None,
         config: entry.config.clone(),
     })
 }

@@ -261,7 +261,7 @@ fn merged(name: &StreamName, existing: &Config, wanted: &Config) -> Result<Confi
 }
 
 fn observed(name: &StreamName, info: Info) -> Result<StreamInfo> {
-    let (config, state) = (info.config, info.state);
+    let (config, state, created) = (info.config, info.state, info.created);
     let known = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
     let shown = config.subjects.iter().filter(|subject| !schedule::is_waiting(name, subject));
     let subjects = shown.map(SubjectFilter::new).collect::<Result<_>>()?;
@@ -300,6 +300,7 @@ fn observed(name: &StreamName, info: Info) -> Result<StreamInfo> {
     let first = if state.messages == 0 { state.last_sequence + 1 } else { state.first_sequence };
     Ok(StreamInfo {
         config,
+        created: Some(created.into()),
         first_sequence: first,
         last_sequence: state.last_sequence,
         messages: state.messages,

@@ -1,5 +1,6 @@
 //! What Lockgate keeps on the bus: logs, the prefill and task streams, and the buckets.
 
+mod life;
 mod records;
 mod removal;
 mod signer;
@@ -13,6 +14,7 @@ pub(crate) use signer::{check_secret, new_secret};
 pub use topology::StoreOptions;
 
 use crate::model::{Realm, names};
+pub use crate::model::{History, Life, Mark};
 use crate::platform::Platform;
 
 /// Access to everything Lockgate keeps, for all roles. Cheap to clone.

@@ -27,10 +27,12 @@ pub(super) struct StreamRow {
     cluster: Option<String>,
     tags: Vec<String>,
     delayed: bool,
+    #[serde(default)]
+    created: Option<SystemTime>,
 }
 
 impl StreamRow {
-    pub(super) fn new(config: &StreamConfig) -> Self {
+    pub(super) fn new(config: &StreamConfig, created: Option<SystemTime>) -> Self {
         let StreamConfig {
             name,
             subjects,
@@ -64,11 +66,12 @@ impl StreamRow {
             cluster,
             tags,
             delayed,
+            created,
         }
     }
 
-    pub(super) fn config(self) -> Result<StreamConfig> {
-        Ok(StreamConfig {
+    pub(super) fn config(self) -> Result<(StreamConfig, Option<SystemTime>)> {
+        let config = StreamConfig {
             name: StreamName::new(self.name)?,
             subjects: filters(self.subjects)?,
             retention: if self.work_queue { Retention::WorkQueue } else { Retention::Limits },
@@ -84,7 +87,8 @@ impl StreamRow {
             placement: Placement { cluster: self.cluster, tags: self.tags },
             partitions: 1,
             delayed: self.delayed,
-        })
+        };
+        Ok((config, self.created))
     }
 }
 
@@ -193,11 +197,14 @@ mod tests {
         (stream.max_bytes, stream.max_age) = (Some(1), Some(Duration::from_nanos(1_000_000_001)));
         stream.placement = Placement { cluster: Some("c".into()), tags: vec!["t".into()] };
         stream.delayed = true;
-        let json = serde_json::to_string(&StreamRow::new(&stream)).unwrap();
-        let row: StreamRow = serde_json::from_str(&json).unwrap();
-        assert_eq!(row.config().unwrap(), stream);
-
         let created = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789);
+        let json = serde_json::to_string(&StreamRow::new(&stream, Some(created))).unwrap();
+        let row: StreamRow = serde_json::from_str(&json).unwrap();
+        assert_eq!(row.config().unwrap(), (stream.clone(), Some(created)));
+        let earlier = json.replace(r#","created":"#, r#","unknown":"#);
+        let row: StreamRow = serde_json::from_str(&earlier).unwrap();
+        assert_eq!(row.config().unwrap(), (stream, None), "as an earlier version wrote it");
+
         let mut consumer = ConsumerConfig::new(ConsumerName::new("c").unwrap());
         consumer.metadata.insert("owner".into(), "é".into());
         for start in [

@@ -92,8 +92,8 @@ impl Noted {
 
     fn take(&mut self, number: u64, change: Change<'_>) {
         match change {
-            Change::Stream(config) => {
-                self.declare(Meta::Stream.key(number), &StreamRow::new(config));
+            Change::Stream(config, created) => {
+                self.declare(Meta::Stream.key(number), &StreamRow::new(config, created));
             }
             Change::StreamGone => self.drop_all(number, &[Meta::Stream, Meta::LastSequence]),
             Change::Stored(message, bytes) => self.store(number, message, bytes),

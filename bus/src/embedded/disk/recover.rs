@@ -31,7 +31,8 @@ use crate::name::Subject;
 /// What the table `meta` holds.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
-    streams: BTreeMap<u64, StreamConfig>,
+    /// With the time at which each was made, where that is known.
+    streams: BTreeMap<u64, (StreamConfig, Option<std::time::SystemTime>)>,
     last_sequences: BTreeMap<u64, u64>,
     /// By stream and number.
     consumers: BTreeMap<(u64, u64), (ConsumerConfig, std::time::SystemTime)>,
@@ -109,11 +110,13 @@ impl Recovery<'_> {
     /// Everything that is declared, noting its further changes with `shared`.
     pub(super) fn names(&self, found: &Inventory, shared: &Arc<Shared>, now: Now) -> Result<Names> {
         let mut names = Names::default();
-        for (&number, config) in &found.streams {
+        for (&number, declared) in &found.streams {
             let last = found.last_sequences.get(&number).copied().unwrap_or(0);
             let record = DiskRecord::new(shared.clone(), number, last);
-            let parts = self.stream(found, number, config, Journal::new(Arc::new(record)), now)?;
-            names.streams.insert(config.name.clone(), Arc::new(StreamCell::restore(parts)));
+            let parts =
+                self.stream(found, number, declared, Journal::new(Arc::new(record)), now)?;
+            names.newest = names.newest.max(declared.1);
+            names.streams.insert(declared.0.name.clone(), Arc::new(StreamCell::restore(parts)));
         }
         for (&number, config) in &found.buckets {
             let record = DiskRecord::new(shared.clone(), number, 0);
@@ -134,7 +137,7 @@ impl Recovery<'_> {
         &self,
         found: &Inventory,
         number: u64,
-        config: &StreamConfig,
+        (config, created): &(StreamConfig, Option<std::time::SystemTime>),
         journal: Journal,
         now: Now,
     ) -> Result<StreamParts> {
@@ -154,7 +157,8 @@ impl Recovery<'_> {
         let consumers = of_stream.map(|(&(_, number), consumer)| self.consumer(number, consumer));
         let consumers = consumers.collect::<Result<_>>()?;
         let log = Log::restore(journal.clone(), last, held);
-        Ok(StreamParts { config: config.clone(), log, ids, delayed, consumers, journal, now })
+        let (config, created) = (config.clone(), *created);
+        Ok(StreamParts { config, created, log, ids, delayed, consumers, journal, now })
     }
 
     fn consumer(
