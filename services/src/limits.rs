@@ -20,12 +20,16 @@ pub(crate) const PUBLISH_WINDOW: usize = 256;
 pub(crate) const MAX_REALMS: usize = 1000;
 /// Messages in one answer to a pull.
 pub(crate) const MAX_PULL_MESSAGES: usize = 1000;
+/// Events in one answer to a pull, in bytes; one that is larger comes alone.
+pub(crate) const MAX_PULL_BYTES: usize = 4 * 1024 * 1024;
 /// How long a pull may wait.
 pub(crate) const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
 /// Settlements in one request.
 pub(crate) const MAX_SETTLEMENTS: usize = 1000;
-/// How long a delivery may be leased, and a nack may be delayed.
+/// How long a delivery may be leased.
 pub(crate) const MAX_ACK_WAIT: Duration = Duration::from_secs(600);
+/// How long a nack may be delayed.
+pub(crate) const MAX_NACK_DELAY: Duration = Duration::from_secs(600);
 /// Open event streams in one process.
 pub(crate) const MAX_STREAMS: usize = 20_000;
 /// Requests at work in one process, event streams not counted.

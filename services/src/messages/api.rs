@@ -1,5 +1,6 @@
 //! The messages API over HTTP: parse, one call, convert.
 
+mod dead_letters;
 mod events;
 mod queue;
 
@@ -24,6 +25,9 @@ pub fn router(messages: Messages) -> Router {
         .with_state(messages.clone());
     let prompt = Router::new()
         .route("/v1/subscriptions/{name}/acks", post(queue::acks))
+        .route("/v1/subscriptions/{name}/dead-letters", get(dead_letters::list))
+        .route("/v1/subscriptions/{name}/dead-letters/redrive", post(dead_letters::redrive))
+        .route("/v1/subscriptions/{name}/dead-letters/drop", post(dead_letters::discard))
         .route("/v1/subscriptions/{name}/tickets", post(issue_ticket))
         .with_state(messages);
     waiting.merge(with_deadline(prompt, REQUEST_DEADLINE))

@@ -1,5 +1,5 @@
 //! The messages role: serves a subscription its prefill and then its live events, as a stream
-//! whose position the client keeps or as a queue whose position the bus keeps.
+//! whose position the client keeps or as a queue whose position the server keeps.
 
 mod api;
 mod directory;
@@ -77,7 +77,7 @@ impl Messages {
         let directory = Directory::new(store.clone());
         tasks.spawner().spawn(directory.clone().run(shutdown.clone()));
         let feeds = Feeds::new(store.clone(), options.ring, tasks.spawner(), shutdown.clone());
-        let queue = QueueMode::new(store.clone(), tasks.spawner(), shutdown.clone())?;
+        let queue = QueueMode::new(feeds.clone(), tasks.spawner(), shutdown.clone())?;
         let tickets = Tickets::new(store.clone());
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let inner =

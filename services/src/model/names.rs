@@ -12,6 +12,10 @@ pub(crate) const EVENTS: &str = "events";
 pub(crate) const PREFILL_STREAM: &str = "lockgate-prefill";
 /// The work queue of prefill tasks and of the reports on them.
 pub(crate) const TASKS_STREAM: &str = "lockgate-tasks";
+/// The stream that holds what subscriptions gave up.
+pub(crate) const DEAD_LETTERS_STREAM: &str = "lockgate-dead-letters";
+/// The first token of every dead letter's subject.
+const DEAD_LETTERS: &str = "dead";
 /// Tasks for a prefill worker.
 pub(crate) const TASK_SUBJECT: &str = "lockgate.tasks.prefill";
 /// Reports to the registration API.
@@ -130,6 +134,47 @@ pub(crate) fn parse_row_subject(subject: &Subject) -> Option<(Topic, Key)> {
 /// The subject of the manifest that closes a prefill.
 pub(crate) fn manifest_subject(of: &Incarnation) -> Result<Subject, Error> {
     Subject::new(format!("prefill.{}.manifest", cursor_key(of)))
+}
+
+/// The dead letters of a subscription's life, all generations.
+pub(crate) fn dead_letters_filter(of: &Incarnation) -> String {
+    format!("{DEAD_LETTERS}.{}.{}.>", of.name, of.uid)
+}
+
+/// The subject of a dead letter:
+/// `dead.<name>.<uid>.<generation>.<part>.<sequence>.<attempt>.<realm>.<topic>.<key>`.
+pub(crate) fn dead_letter_subject(
+    of: &Incarnation,
+    part: &str,
+    sequence: u64,
+    attempt: u32,
+    topic: &Topic,
+    key: &Key,
+) -> Result<Subject, Error> {
+    let place = format!("{}.{}.{}", topic.realm, topic.name, key.to_token());
+    let of = cursor_key(of);
+    Subject::new(format!("{DEAD_LETTERS}.{of}.{part}.{sequence}.{attempt}.{place}"))
+}
+
+/// What the subject of a dead letter says.
+pub(crate) struct DeadLetter<'a> {
+    pub(crate) generation: u32,
+    pub(crate) part: &'a str,
+    pub(crate) sequence: u64,
+    pub(crate) attempt: u32,
+    pub(crate) topic: Topic,
+    pub(crate) key: Key,
+}
+
+/// Reads the subject of a dead letter back.
+pub(crate) fn parse_dead_letter_subject(subject: &Subject) -> Option<DeadLetter<'_>> {
+    let mut tokens = subject.as_str().splitn(8, '.').skip(3);
+    let generation = tokens.next()?.parse().ok()?;
+    let part = tokens.next()?;
+    let sequence = tokens.next()?.parse().ok()?;
+    let attempt = tokens.next()?.parse().ok()?;
+    let (topic, key) = parse_place(tokens.next()?)?;
+    Some(DeadLetter { generation, part, sequence, attempt, topic, key })
 }
 
 /// A bucket by its constant.

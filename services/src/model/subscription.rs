@@ -130,6 +130,12 @@ pub struct Subscription {
     /// How long a delivery is leased in queue mode.
     #[serde(rename = "ack_wait_ms", with = "millis")]
     pub ack_wait: Duration,
+    /// In queue mode an event that failed so often is given up; `None` for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// Whether what is given up is kept as a dead letter; `None` for the default, which is yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<bool>,
     /// When it was registered, milliseconds since 1970.
     pub created_ms: u64,
     /// The keyed hash of its secret, hexadecimal.
@@ -145,6 +151,11 @@ impl Subscription {
     /// True when the consumer may be served: live only, or prefill complete.
     pub fn is_open(&self) -> bool {
         matches!(self.prefill, Prefill::None | Prefill::Done { .. })
+    }
+
+    /// Whether an event that is given up is kept.
+    pub fn keeps_dead_letters(&self) -> bool {
+        self.dead_letters.unwrap_or(true)
     }
 
     /// True when prefill was asked for.

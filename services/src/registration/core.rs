@@ -157,6 +157,8 @@ impl Registration {
             prefill: if request.prefill { Prefill::Pending } else { Prefill::None },
             fence: capture_fence(&self.store, &request.topics).await?,
             ack_wait: request.ack_wait,
+            max_attempts: request.max_attempts,
+            dead_letters: request.dead_letters,
             created_ms: platform.clock.now_ms(),
             secret_hash: self.store.signer.hash_secret(secret),
         })

@@ -22,6 +22,8 @@ pub(super) struct Body {
     prefill: bool,
     secret: Option<String>,
     ack_wait: Option<HumanDuration>,
+    max_attempts: Option<u32>,
+    dead_letters: Option<bool>,
 }
 
 /// A subscription to register.
@@ -37,6 +39,10 @@ pub struct Request {
     pub secret: Option<String>,
     /// How long a delivery is leased in queue mode.
     pub ack_wait: Duration,
+    /// In queue mode an event that failed so often is given up; `None` for never.
+    pub max_attempts: Option<u32>,
+    /// Whether what is given up is kept; `None` for the default, which is yes.
+    pub dead_letters: Option<bool>,
 }
 
 impl Request {
@@ -48,11 +54,16 @@ impl Request {
             let why = Invalid::new(format!("ack_wait must be between {least}s and {most}s"));
             return Err(Problem::invalid("ack_wait", &why));
         }
+        if body.max_attempts == Some(0) {
+            let why = Invalid::new("max_attempts is 0: an event is delivered at least once, or \
+                                    leave it out for no limit");
+            return Err(Problem::invalid("max_attempts", &why));
+        }
         if let Some(secret) = &body.secret {
             check_secret(secret).map_err(|why| Problem::invalid("secret", &why))?;
         }
-        let Body { name, topics, prefill, secret, .. } = body;
-        Ok(Self { name, topics, prefill, secret, ack_wait })
+        let Body { name, topics, prefill, secret, max_attempts, dead_letters, .. } = body;
+        Ok(Self { name, topics, prefill, secret, ack_wait, max_attempts, dead_letters })
     }
 
     /// The fields in which an existing subscription differs from this request; none means that
@@ -63,6 +74,8 @@ impl Request {
             ("topics", self.topics != kept.topics),
             ("prefill", self.prefill != kept.wants_prefill()),
             ("ack_wait", self.ack_wait != kept.ack_wait),
+            ("max_attempts", self.max_attempts != kept.max_attempts),
+            ("dead_letters", self.dead_letters.unwrap_or(true) != kept.keeps_dead_letters()),
             ("secret", self.secret.as_ref().is_some_and(other_secret)),
         ];
         compared.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()

@@ -1,5 +1,6 @@
 //! What Lockgate keeps on the bus: logs, the prefill and task streams, and the buckets.
 
+pub(crate) mod journal;
 mod life;
 mod records;
 mod removal;
@@ -26,6 +27,7 @@ pub struct Store {
     pub signer: Signer,
     pub(crate) prefill: Stream,
     pub(crate) tasks: Stream,
+    pub(crate) dead_letters: Stream,
     pub(crate) subscriptions: KeyValue,
     pub(crate) realms: KeyValue,
     pub(crate) cursors: KeyValue,
@@ -44,6 +46,7 @@ impl Store {
             signer,
             prefill: bus.ensure_stream(&options.prefill_stream()?).await?,
             tasks: bus.ensure_stream(&options.tasks_stream()?).await?,
+            dead_letters: bus.ensure_stream(&options.dead_letters_stream()?).await?,
             subscriptions: options.bucket(bus, names::SUBSCRIPTIONS_BUCKET).await?,
             realms: options.bucket(bus, names::REALMS_BUCKET).await?,
             cursors: options.bucket(bus, names::CURSORS_BUCKET).await?,

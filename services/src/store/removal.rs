@@ -1,7 +1,7 @@
 //! Removing what is kept for one incarnation. What is gone already is no error, so that every
 //! removal may be repeated.
 
-use bus::Error;
+use bus::{Error, SubjectFilter};
 
 use super::Store;
 use crate::model::{Incarnation, names};
@@ -14,9 +14,12 @@ impl Store {
         self.cursors.delete(names::cursor_key(of), None).await
     }
 
-    /// Removes the hand-out journals of an incarnation whose record is gone. A session that still
+    /// Removes the dead letters of an incarnation whose record is gone, and then its hand-out
+    /// journals: as long as there is one of these the dispatcher tries again. A session that still
     /// serves it may write one more; that one has no record, and the dispatcher removes it.
     pub(crate) async fn remove_journals(&self, of: &Incarnation) -> Result<(), Error> {
+        let letters = SubjectFilter::new(names::dead_letters_filter(of))?;
+        self.dead_letters.purge(&letters).await?;
         for key in self.journal.keys(&names::journal_filter(of)).await? {
             self.journal.delete(&key, None).await?;
         }

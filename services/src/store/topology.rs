@@ -24,6 +24,9 @@ pub struct StoreOptions {
     pub log_max_bytes: u64,
     /// All prefill queues together hold at most this many bytes; then prefills fail.
     pub prefill_max_bytes: u64,
+    /// The dead letters of all subscriptions together hold at most this many bytes; then nothing
+    /// more is given up, and keys wait for their failing events.
+    pub dead_letters_max_bytes: u64,
     /// How long an event's id is remembered.
     pub duplicate_window: Duration,
 }
@@ -36,6 +39,7 @@ impl Default for StoreOptions {
             replicas: 1,
             log_max_bytes: 1 << 30,
             prefill_max_bytes: 1 << 30,
+            dead_letters_max_bytes: 256 << 20,
             duplicate_window: Duration::from_secs(120),
         }
     }
@@ -55,6 +59,13 @@ impl StoreOptions {
         // A row is the event and two headers more: whatever a log took must fit here.
         let max_message_bytes = base.max_message_bytes + ROW_HEADERS_BYTES;
         Ok(StreamConfig { max_bytes: Some(self.prefill_max_bytes), max_message_bytes, ..base })
+    }
+
+    pub(super) fn dead_letters_stream(&self) -> Result<StreamConfig, bus::Error> {
+        // A letter is an event and three headers more, as a row is.
+        let base = self.stream(names::DEAD_LETTERS_STREAM, "dead.>")?;
+        let max_message_bytes = base.max_message_bytes + ROW_HEADERS_BYTES;
+        Ok(StreamConfig { max_bytes: Some(self.dead_letters_max_bytes), max_message_bytes, ..base })
     }
 
     pub(super) fn tasks_stream(&self) -> Result<StreamConfig, bus::Error> {

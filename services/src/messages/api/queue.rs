@@ -11,10 +11,14 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::http::{HumanDuration, JsonBody, Problem, ProblemKind};
-use crate::limits::{MAX_ACK_WAIT, MAX_PULL_MESSAGES, MAX_PULL_WAIT, MAX_SETTLEMENTS};
+use crate::limits::{
+    MAX_NACK_DELAY, MAX_PULL_BYTES, MAX_PULL_MESSAGES, MAX_PULL_WAIT, MAX_SETTLEMENTS,
+};
 use crate::messages::Messages;
 use crate::messages::progress::Progress;
-use crate::messages::queue::{Delivery, Outcome, Phase, Pulled, Refused, Status, Wish};
+use crate::messages::queue::{
+    Delivery, Outcome, Phase, Pulled, Refused, Select, Status, Wish,
+};
 use crate::model::{Invalid, Subscription};
 
 const DEFAULT_MAX: usize = 100;
@@ -25,6 +29,8 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(20);
 #[serde(deny_unknown_fields)]
 pub(super) struct PullBody {
     max: Option<usize>,
+    /// 1: one event of a key at a time.
+    max_per_key: Option<usize>,
     wait: Option<HumanDuration>,
 }
 
@@ -34,9 +40,9 @@ pub(super) async fn pull(
     headers: HeaderMap,
     JsonBody(body): JsonBody<PullBody>,
 ) -> Result<Response, Problem> {
-    let (max, wait) = check_pull(&body)?;
+    let (want, wait) = check_pull(&body)?;
     let followed = messages.authorised(&name, &headers).await?;
-    let pulled = messages.0.queue.pull(&followed, max, wait).await?;
+    let pulled = messages.0.queue.pull(&followed, want, wait).await?;
     let state = messages.state(&followed.kept().subscription, &pulled).await;
     let body = write_pulled(&pulled.messages, &state);
     let json = HeaderValue::from_static("application/json");
@@ -44,11 +50,15 @@ pub(super) async fn pull(
     Ok(([(header::CONTENT_TYPE, json), (header::CACHE_CONTROL, no_store)], body).into_response())
 }
 
-fn check_pull(body: &PullBody) -> Result<(usize, Duration), Problem> {
+fn check_pull(body: &PullBody) -> Result<(Select, Duration), Problem> {
     let max = body.max.unwrap_or(DEFAULT_MAX);
-    if !(1..=MAX_PULL_MESSAGES).contains(&max) {
-        let why = Invalid::new(format!("max is {max}: ask for 1 to {MAX_PULL_MESSAGES}"));
-        return Err(Problem::invalid("max", &why).with("limit", MAX_PULL_MESSAGES));
+    let max_per_key = body.max_per_key.unwrap_or(MAX_PULL_MESSAGES);
+    for (field, asked) in [("max", max), ("max_per_key", max_per_key)] {
+        if !(1..=MAX_PULL_MESSAGES).contains(&asked) {
+            let why =
+                Invalid::new(format!("{field} is {asked}: ask for 1 to {MAX_PULL_MESSAGES}"));
+            return Err(Problem::invalid(field, &why).with("limit", MAX_PULL_MESSAGES));
+        }
     }
     let wait = body.wait.map_or(DEFAULT_WAIT, |wait| wait.0);
     if wait > MAX_PULL_WAIT {
@@ -56,7 +66,7 @@ fn check_pull(body: &PullBody) -> Result<(usize, Duration), Problem> {
         let why = Invalid::new("wait is longer than \"1m\": pull again instead");
         return Err(Problem::invalid("wait", &why).with("limit", json!(limit)));
     }
-    Ok((max, wait))
+    Ok((Select { max, max_per_key, max_bytes: MAX_PULL_BYTES }, wait))
 }
 
 impl Messages {
@@ -116,6 +126,11 @@ pub(super) struct AcksBody {
 struct Nack {
     id: String,
     delay: Option<HumanDuration>,
+    /// Never deliver it again.
+    #[serde(default)]
+    reject: bool,
+    /// Why, for the dead letter that it may become.
+    reason: Option<String>,
 }
 
 pub(super) async fn acks(
@@ -126,14 +141,15 @@ pub(super) async fn acks(
 ) -> Result<Response, Problem> {
     let wishes = check_acks(body)?;
     let followed = messages.authorised(&name, &headers).await?;
-    let outcomes = messages.0.queue.settle(followed.kept(), wishes).await;
+    let outcomes = messages.0.queue.settle(&followed.kept().subscription, wishes).await;
     let results = json!(outcomes);
     let all = |bad: fn(Status) -> bool| {
         !outcomes.is_empty() && outcomes.iter().all(|Outcome { status, .. }| bad(*status))
     };
-    if all(|status| matches!(status, Status::Stale | Status::Unknown)) {
-        let detail = "no delivery was settled: their leases are over, or the ids are not of this \
-                      subscription; extend while working, and pull again";
+    if all(|status| matches!(status, Status::Stale | Status::Early | Status::Unknown)) {
+        let detail = "no delivery was settled: stale ones are over (pull again, and extend while \
+                      working), early ones follow an event of their key that is not settled yet, \
+                      unknown ones are not of this subscription";
         return Err(Problem::new(ProblemKind::Stale, detail).with("results", results));
     }
     if all(|status| status == Status::Failed) {
@@ -151,11 +167,23 @@ fn check_acks(body: AcksBody) -> Result<Vec<(String, Wish)>, Problem> {
         let problem = Problem::new(ProblemKind::InvalidInput, detail);
         return Err(problem.with("limit", MAX_SETTLEMENTS));
     }
-    let delay = |nack: &Nack| nack.delay.map_or(Duration::ZERO, |d| d.0.min(MAX_ACK_WAIT));
     let acks = ack.into_iter().map(|id| (id, Wish::Ack));
-    let nacks = nack.into_iter().map(|nack| (Wish::Nack(delay(&nack)), nack.id));
+    let nacks = nack.into_iter().map(|nack| (nack.id.clone(), nack.wish()));
     let extensions = extend.into_iter().map(|id| (id, Wish::Extend));
-    Ok(acks.chain(nacks.map(|(wish, id)| (id, wish))).chain(extensions).collect())
+    Ok(acks.chain(nacks).chain(extensions).collect())
+}
+
+impl Nack {
+    fn wish(self) -> Wish {
+        let Self { delay, reject, reason, .. } = self;
+        match reject {
+            true => Wish::Reject { reason },
+            false => {
+                let delay = delay.map_or(Duration::ZERO, |delay| delay.0.min(MAX_NACK_DELAY));
+                Wish::Nack { delay, reason }
+            }
+        }
+    }
 }
 
 impl From<Refused> for Problem {

@@ -1,51 +1,30 @@
 //! The id by which a client settles a delivery, at any replica.
 
-use bus::LeaseToken;
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
 
-use super::lane::{Lane, Part, Place};
-use super::ledger::HandedOut;
-use crate::messages::varint::{Reader, Writer};
-use crate::model::{Incarnation, Realm};
+use super::lane::Place;
+use crate::model::Incarnation;
 use crate::store::Signer;
 
-const VERSION: u8 = 1;
-const PREFILL: u8 = 0;
-const LIVE: u8 = 1;
+const VERSION: u8 = 2;
 /// Longer is not ours.
 const MAX_ID_BYTES: usize = 1024;
 
-/// What an id says, signed for the subscription's name and uid. Keep stable.
-#[derive(Debug, Clone, PartialEq)]
+/// What an id says, signed for the subscription's name and uid: a version byte, then this as
+/// postcard writes it. Keep stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AckId {
     pub(super) place: Place,
+    /// Which hand-out of the event it speaks of, from 1.
     pub(super) attempt: u32,
-    /// When the lease ends unless it is extended, milliseconds since 1970.
-    pub(super) deadline_ms: u64,
-    pub(super) token: LeaseToken,
 }
 
 impl AckId {
-    pub(super) fn new(out: &HandedOut, deadline_ms: u64) -> Self {
-        let (attempt, token) = (out.lease.attempt, out.lease.token.clone());
-        Self { place: out.place.clone(), attempt, deadline_ms, token }
-    }
-
     pub(super) fn seal(&self, signer: &Signer, of: &Incarnation) -> String {
-        let mut payload = Writer::default();
-        payload.byte(VERSION);
-        payload.number(u64::from(self.place.lane.generation));
-        match &self.place.lane.part {
-            Part::Prefill => payload.byte(PREFILL),
-            Part::Live(realm) => {
-                payload.byte(LIVE);
-                payload.text(realm.as_str());
-            }
-        }
-        payload.number(self.place.sequence);
-        payload.number(u64::from(self.attempt));
-        payload.number(self.deadline_ms);
-        payload.text(self.token.as_str());
-        signer.seal(&purpose(of), &payload.finish())
+        // Plain numbers and texts: postcard writes them always.
+        let payload = postcard::to_extend(self, vec![VERSION]).unwrap_or_default();
+        signer.seal(&purpose(of), &payload)
     }
 
     /// Reads an id back; `None` for what this subscription, in this life, never gave out.
@@ -54,22 +33,21 @@ impl AckId {
             return None;
         }
         let payload = signer.open(&purpose(of), id)?;
-        let mut payload = Reader::new(&payload);
-        if payload.byte()? != VERSION {
-            return None;
-        }
-        let generation = u32::try_from(payload.number()?).ok()?;
-        let part = match payload.byte()? {
-            PREFILL => Part::Prefill,
-            LIVE => Part::Live(Realm::new(payload.text()?).ok()?),
-            _ => return None,
-        };
-        let lane = Lane { generation, part };
-        let place = Place { lane, sequence: payload.number()? };
-        let attempt = u32::try_from(payload.number()?).ok()?;
-        let deadline_ms = payload.number()?;
-        let token = LeaseToken::from(payload.text()?);
-        payload.is_empty().then_some(Self { place, attempt, deadline_ms, token })
+        let (version, rest) = payload.split_first()?;
+        let (id, rest) = postcard::take_from_bytes(rest).ok()?;
+        (*version == VERSION && rest.is_empty()).then_some(id)
+    }
+
+    /// The id of a dead letter: the same, without a signature, because it proves nothing.
+    pub(super) fn plain(&self) -> String {
+        BASE64URL_NOPAD.encode(&postcard::to_allocvec(self).unwrap_or_default())
+    }
+
+    /// Reads what [`AckId::plain`] wrote.
+    pub(super) fn read_plain(id: &str) -> Option<Self> {
+        let payload = BASE64URL_NOPAD.decode(id.as_bytes()).ok()?;
+        let (id, rest) = postcard::take_from_bytes(&payload).ok()?;
+        rest.is_empty().then_some(id)
     }
 }
 
@@ -79,8 +57,9 @@ fn purpose(of: &Incarnation) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lane::{Lane, Part};
     use super::*;
-    use crate::model::SubscriptionName;
+    use crate::model::{Realm, SubscriptionName};
 
     #[test]
     fn an_id_opens_for_the_life_it_was_made_in_only() {
@@ -91,16 +70,14 @@ mod tests {
         };
         let signer = Signer::new([1; 32]);
         for part in [Part::Prefill, Part::Live(Realm::new("directory").unwrap())] {
-            let id = AckId {
-                place: Place { lane: Lane { generation: 3, part }, sequence: 1 << 40 },
-                attempt: 2,
-                deadline_ms: 1_700_000_000_000,
-                token: LeaseToken::from("$JS.ACK.events-directory.sub.1.2.3.4.5"),
-            };
+            let place = Place { lane: Lane { generation: 3, part }, sequence: 1 << 40 };
+            let id = AckId { place, attempt: 2 };
             let sealed = id.seal(&signer, &of("a"));
-            assert_eq!(AckId::open(&signer, &of("a"), &sealed), Some(id));
+            assert_eq!(AckId::open(&signer, &of("a"), &sealed).as_ref(), Some(&id));
             assert_eq!(AckId::open(&signer, &of("b"), &sealed), None);
             assert_eq!(AckId::open(&signer, &of("a"), &sealed[1..]), None);
+            assert_eq!(AckId::read_plain(&id.plain()), Some(id));
         }
+        assert_eq!(AckId::read_plain("rubbish"), None);
     }
 }

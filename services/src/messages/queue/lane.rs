@@ -2,44 +2,53 @@
 
 use std::fmt;
 
-use bus::{ConsumerName, Error, StreamName};
+use serde::{Deserialize, Serialize};
 
-use crate::model::{Incarnation, Realm, names};
+use crate::model::{Incarnation, Realm, Subscription, names};
+use crate::store::journal::{Journal, Stamp};
 
 /// One of the queues that a generation of a subscription is served from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Lane {
     pub(super) generation: u32,
     pub(super) part: Part,
 }
 
-/// The part of a generation that a lane carries.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// The part of a generation that a lane carries. Keep stable: it is in ack ids.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Part {
     /// The rows of the prefill.
     Prefill,
-    /// The final queue on a realm's log.
+    /// What follows the fence in a realm's log.
     Live(Realm),
 }
 
 impl Lane {
-    /// The stream and the durable consumer on it.
-    pub(super) fn queue(&self, of: &Incarnation) -> Result<(StreamName, ConsumerName), Error> {
-        let of = Incarnation { generation: self.generation, ..of.clone() };
-        match &self.part {
-            Part::Prefill => {
-                Ok((StreamName::new(names::PREFILL_STREAM)?, names::prefill_queue(&of)?))
-            }
-            Part::Live(realm) => Ok((names::log_stream(realm)?, names::final_queue(&of)?)),
-        }
-    }
-
-    /// Where it is kept what of the lane is settled.
+    /// Where the lane's journal is kept.
     pub(super) fn journal_key(&self, of: &Incarnation) -> String {
         let of = Incarnation { generation: self.generation, ..of.clone() };
         match &self.part {
             Part::Prefill => names::journal_prefill_key(&of),
             Part::Live(realm) => names::journal_live_key(&of, realm),
+        }
+    }
+
+    /// The journal before anything was handed out: the lane begins right after its head.
+    pub(super) fn start(&self, subscription: &Subscription) -> Journal {
+        match &self.part {
+            Part::Prefill => Journal::default(),
+            Part::Live(realm) => {
+                let fence = subscription.fence.get(realm).copied().unwrap_or(0);
+                Journal::starting_at(fence, Stamp::default())
+            }
+        }
+    }
+
+    /// The phase in which clients see the lane's deliveries. Keep stable.
+    pub(super) fn phase(&self) -> &'static str {
+        match self.part {
+            Part::Prefill => "prefill",
+            Part::Live(_) => "live",
         }
     }
 }
@@ -54,7 +63,7 @@ impl fmt::Display for Lane {
 }
 
 /// A message of a lane, by its sequence in the lane's stream.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Place {
     pub(super) lane: Lane,
     pub(super) sequence: u64,

@@ -1,47 +1,50 @@
-//! Queue mode: the bus holds the position; clients pull, ack, nack and extend.
+//! Queue mode: the server holds the position; clients pull, ack, nack and extend.
+//!
+//! Read in this order: what is kept (`store::journal`), what a session knows of a lane
+//! ([`table`]), how a batch is chosen and written down ([`round`]), who does it ([`session`]), and
+//! how any replica serves ([`sessions`], [`forward`], [`settling`]).
 
 mod ack_id;
-mod desk;
+mod dead_letters;
+mod forward;
+mod journals;
 mod lane;
-mod ledger;
-mod ownership;
+mod lanes;
 mod pull;
-mod queues;
-mod record;
-mod remembered;
+mod round;
+mod selection;
 mod session;
 mod sessions;
-mod settlements;
 mod settling;
+mod source;
+mod table;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use ack_id::AckId;
-use lane::Part;
-use ledger::HandedOut;
+pub(super) use dead_letters::{Letter, Moved};
+use pull::HandedOut;
 pub(super) use pull::{Phase, Refused};
-use remembered::Remembered;
+pub(super) use selection::Select;
 use sessions::Sessions;
-use settlements::Settlements;
 use settling::Settling;
 pub(super) use settling::{Outcome, Status, Wish};
 
 use super::directory::Followed;
+use super::stream::Feeds;
 use super::tasks::Spawner;
-use crate::model::Incarnation;
-use crate::store::{Kept, Store};
+use crate::model::{Incarnation, Subscription};
+use crate::store::Store;
 
 /// Queue mode of one process. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct QueueMode {
     store: Store,
     sessions: Sessions,
-    remembered: Arc<Remembered>,
-    settlements: Settlements,
 }
 
 /// The answer to a pull.
@@ -66,47 +69,83 @@ pub(super) struct Delivery {
 
 impl QueueMode {
     pub(super) fn new(
-        store: Store,
+        feeds: Feeds,
         tasks: Spawner,
         shutdown: CancellationToken,
     ) -> Result<Self, bus::Error> {
-        let settlements = Settlements::new(&store);
-        let sessions = Sessions::new(store.clone(), settlements.clone(), tasks, shutdown)?;
-        Ok(Self { store, sessions, remembered: Arc::default(), settlements })
+        let store = feeds.store.clone();
+        let sessions = Sessions::new(feeds, tasks, shutdown)?;
+        Ok(Self { store, sessions })
     }
 
-    /// Up to `max` deliveries, waiting up to `wait` for the first. Dropping the future returns
-    /// what was meant for it to the session.
+    /// What `want` allows, waiting up to `wait` for the first. Dropping the future returns what
+    /// was meant for it to the session.
     pub(super) async fn pull(
         &self,
         followed: &Followed,
-        max: usize,
+        want: Select,
         wait: Duration,
     ) -> Result<Pulled, Refused> {
-        let pull::Pulled { batch, phase, of } = self.sessions.pull(followed, max, wait).await?;
+        let until = Instant::now() + wait;
+        let pull::Pulled { batch, phase, of } = self.sessions.pull(followed, want, until).await?;
         let messages = batch.take().into_iter().map(|out| self.delivery(&of, out)).collect();
         Ok(Pulled { messages, phase, generation: of.generation })
     }
 
     /// One outcome for each wish, in their order.
-    pub(super) async fn settle(&self, kept: &Kept, wishes: Vec<(String, Wish)>) -> Vec<Outcome> {
-        let Self { store, sessions, remembered, settlements } = self;
-        Settling { store, sessions, remembered, settlements, kept }.all(wishes).await
+    pub(super) async fn settle(
+        &self,
+        subscription: &Subscription,
+        wishes: Vec<(String, Wish)>,
+    ) -> Vec<Outcome> {
+        let Self { store, sessions } = self;
+        let (journals, dead_letters) = (&sessions.journals, &sessions.dead_letters);
+        Settling { store, sessions, journals, dead_letters, subscription }.all(wishes).await
+    }
+
+    /// Up to `max` dead letters after a page token, in the order of their events, and the token of
+    /// the next page; `None` for a token that is none.
+    pub(super) async fn dead_letters(
+        &self,
+        of: &Incarnation,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<Option<(Vec<Letter>, Option<String>)>, bus::Error> {
+        let after = match after.map(AckId::read_plain) {
+            Some(None) => return Ok(None),
+            Some(after) => after,
+            None => None,
+        };
+        let (letters, has_more) = self.sessions.dead_letters.list(of, after.as_ref(), max).await?;
+        let next = letters.last().filter(|_| has_more).map(|letter| letter.id.clone());
+        Ok(Some((letters, next)))
+    }
+
+    /// Has dead letters delivered again; all of them where none are named.
+    pub(super) async fn redrive(
+        &self,
+        subscription: &Subscription,
+        ids: Option<Vec<String>>,
+    ) -> Result<Vec<(String, Moved)>, bus::Error> {
+        let sessions = &self.sessions;
+        let moved = sessions.dead_letters.redrive(subscription, &sessions.journals, ids).await?;
+        sessions.ring(subscription.name());
+        Ok(moved)
+    }
+
+    /// Removes dead letters for good; all of them where none are named.
+    pub(super) async fn discard(
+        &self,
+        of: &Incarnation,
+        ids: Option<Vec<String>>,
+    ) -> Result<Vec<(String, Moved)>, bus::Error> {
+        self.sessions.dead_letters.discard(of, ids).await
     }
 
     fn delivery(&self, of: &Incarnation, out: HandedOut) -> Delivery {
-        let left = out.lease.expires.saturating_duration_since(tokio::time::Instant::now());
-        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        let deadline_ms = self.store.platform.clock.now_ms().saturating_add(left_ms);
-        Delivery {
-            ack: AckId::new(&out, deadline_ms).seal(&self.store.signer, of),
-            attempt: out.lease.attempt,
-            phase: match out.place.lane.part {
-                Part::Prefill => "prefill",
-                Part::Live(_) => "live",
-            },
-            sequence: out.body.sequence,
-            event: out.body.event,
-        }
+        let HandedOut { place, attempt, body } = out;
+        let phase = place.lane.phase();
+        let ack = AckId { place, attempt }.seal(&self.store.signer, of);
+        Delivery { ack, attempt, phase, sequence: body.sequence, event: body.event }
     }
 }

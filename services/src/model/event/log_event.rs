@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bus::{Headers, Message, StoredMessage};
+use bus::{Headers, Message, StoredMessage, Subject};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use time::OffsetDateTime;
@@ -53,6 +53,11 @@ impl LogEvent {
     /// Reads a row of a prefill queue; `None` when it is not one, as the manifest is not.
     pub fn from_row(message: &StoredMessage) -> Option<Self> {
         let (topic, key) = names::parse_row_subject(&message.subject)?;
+        Self::from_carried(topic, key, message)
+    }
+
+    /// Reads what [`LogEvent::carried`] wrote; what it is about stands in the subject.
+    pub(crate) fn from_carried(topic: Topic, key: Key, message: &StoredMessage) -> Option<Self> {
         let mut headers = message.headers.clone();
         let mut take = |name| {
             let value = headers.remove(name)?;
@@ -66,13 +71,18 @@ impl LogEvent {
     /// The row that carries this event in a prefill queue. It is stored only where there is none:
     /// a second one is a [`bus::ErrorKind::Conflict`], which means that it is there already.
     pub fn row_message(&self, of: &Incarnation) -> Result<Message, bus::Error> {
-        let mut message = Message::tombstone(names::row_subject(of, &self.topic, &self.key)?)?;
+        Ok(self.carried(names::row_subject(of, &self.topic, &self.key)?)?.expect_last(0))
+    }
+
+    /// A message on another subject that carries this event with its place in the log.
+    pub(crate) fn carried(&self, subject: Subject) -> Result<Message, bus::Error> {
+        let mut message = Message::tombstone(subject)?;
         message.payload = self.payload.clone();
         message.headers = self.headers.clone();
         let message = message
             .header(SEQUENCE, self.sequence.to_string())?
             .header(TIME, millis(self.time).to_string())?;
-        Ok(message.key(self.key.as_str()).expect_last(0))
+        Ok(message.key(self.key.as_str()))
     }
 
     /// True when the event deletes its key.

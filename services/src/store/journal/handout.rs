@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Behind, Journal, KeyHash, Open, State};
-use crate::store::life::Mark;
+use super::{Behind, Journal, KeyHash, Open, Stamp, State};
 
 /// What of one key is to be handed out at once: its run.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +22,7 @@ pub(crate) struct Taken {
     /// The head that the owner took it at, and the one after it.
     pub(crate) before: u64,
     pub(crate) head: u64,
-    pub(crate) mark: Option<Mark>,
+    pub(crate) stamp: Stamp,
     /// What keys have left at or below the new head.
     pub(crate) behind: BTreeMap<KeyHash, Behind>,
 }
@@ -60,7 +59,7 @@ impl Journal {
                 behind.insert(group.key, Behind { first: *first, count });
             }
         }
-        (self.head, self.mark, self.behind) = (taken.head, taken.mark, behind);
+        (self.head, self.stamp, self.behind) = (taken.head, taken.stamp, behind);
         Ok(went)
     }
 

@@ -17,7 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::life::Mark;
 use crate::model::{Key, Topic};
 
 pub(crate) use handout::{Group, Superseded, Taken};
@@ -51,14 +50,21 @@ pub(crate) struct Journal {
     pub(crate) write: u64,
     /// The highest sequence that was ever handed out, or passed over.
     pub(crate) head: u64,
-    /// Identifies the history that `head` belongs to.
-    pub(crate) mark: Option<Mark>,
+    /// What is known of the event at `head`, to recognise the history that it belongs to.
+    pub(crate) stamp: Stamp,
     /// The lane has ended and everything of it is settled.
     pub(crate) complete: bool,
     /// What was handed out and is not settled, by sequence.
     pub(crate) open: BTreeMap<u64, Open>,
     /// The keys that have something at or below `head` that was never handed out.
     pub(crate) behind: BTreeMap<KeyHash, Behind>,
+}
+
+/// What tells an event from another one at the same sequence: when the log took it, in
+/// milliseconds since 1970; 0 where that is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    pub(crate) time_ms: u64,
 }
 
 /// An event that was handed out and is not settled.
@@ -94,8 +100,8 @@ pub(crate) struct Behind {
 
 impl Journal {
     /// A journal of a lane of which nothing after `head` was handed out.
-    pub(crate) fn starting_at(head: u64, mark: Option<Mark>) -> Self {
-        Self { head, mark, ..Self::default() }
+    pub(crate) fn starting_at(head: u64, stamp: Stamp) -> Self {
+        Self { head, stamp, ..Self::default() }
     }
 
     /// As the bucket keeps it.
