@@ -34,8 +34,6 @@ pub(crate) const MAX_NACK_DELAY: Duration = Duration::from_secs(600);
 pub(crate) const MAX_STREAMS: usize = 20_000;
 /// Requests at work in one process, event streams not counted.
 pub(crate) const MAX_REQUESTS: usize = 4096;
-/// Unsettled deliveries of one queue.
-pub(crate) const MAX_UNSETTLED: u32 = 1000;
 /// How long a request that does not wait for events may take.
 pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// Open connections in one process: event streams, requests at work, and idle ones.

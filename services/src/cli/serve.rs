@@ -137,6 +137,7 @@ impl ServeOptions {
 
     fn store_options(&self) -> StoreOptions {
         StoreOptions {
+            dead_letters_max_bytes: StoreOptions::default().dead_letters_max_bytes,
             replicas: self.replicas,
             log_max_bytes: self.log_max_bytes,
             prefill_max_bytes: self.prefill_max_bytes,

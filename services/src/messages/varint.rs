@@ -1,6 +1,6 @@
 //! Small numbers in few bytes: the encoding of what a client carries back to us.
 
-/// Writes numbers as LEB128 varints and texts with their length in front. Keep stable.
+/// Writes numbers as LEB128 varints. Keep stable.
 #[derive(Default)]
 pub(super) struct Writer(Vec<u8>);
 
@@ -19,11 +19,6 @@ impl Writer {
 
     pub(super) fn raw(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
-    }
-
-    pub(super) fn text(&mut self, text: &str) {
-        self.number(text.len() as u64);
-        self.raw(text.as_bytes());
     }
 
     pub(super) fn finish(self) -> Vec<u8> {
@@ -67,13 +62,6 @@ impl<'a> Reader<'a> {
         Some(*taken)
     }
 
-    pub(super) fn text(&mut self) -> Option<&'a str> {
-        let len = usize::try_from(self.number()?).ok()?;
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        std::str::from_utf8(taken).ok()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -87,13 +75,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(numbers in prop::collection::vec(any::<u64>(), 0..20), text in ".*") {
+        fn what_was_written_is_read(numbers in prop::collection::vec(any::<u64>(), 0..20)) {
             let mut writer = Writer::default();
-            writer.text(&text);
             numbers.iter().for_each(|number| writer.number(*number));
             let bytes = writer.finish();
             let mut reader = Reader::new(&bytes);
-            prop_assert_eq!(reader.text(), Some(text.as_str()));
             for number in numbers {
                 prop_assert_eq!(reader.number(), Some(number));
             }
@@ -104,7 +90,7 @@ mod tests {
         fn rubbish_is_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let mut reader = Reader::new(&bytes);
             while reader.number().is_some() {}
-            let _ = (reader.text(), reader.raw::<4>());
+            let _ = reader.raw::<4>();
         }
     }
 }

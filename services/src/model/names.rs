@@ -1,6 +1,6 @@
 //! The names of everything Lockgate keeps on the bus. Keep stable.
 
-use bus::{BucketName, ConsumerName, Error, StreamName, Subject, SubjectFilter};
+use bus::{BucketName, Error, StreamName, Subject, SubjectFilter};
 
 use super::subscription::Incarnation;
 use super::topic::{Realm, Topic};
@@ -60,17 +60,6 @@ pub(crate) fn parse_place(place: &str) -> Option<(Topic, Key)> {
 /// Reads the subject of an event back.
 pub(crate) fn parse_event_subject(subject: &Subject) -> Option<(Topic, Key)> {
     parse_place(subject.as_str().strip_prefix(EVENTS)?.strip_prefix('.')?)
-}
-
-/// The final queue of a subscription on a realm's log. The incarnation keeps a re-created
-/// subscription from its predecessor's position, the generation a re-prefilled one.
-pub(crate) fn final_queue(of: &Incarnation) -> Result<ConsumerName, Error> {
-    ConsumerName::new(format!("sub-{}-{}-{}", of.name, of.uid, of.generation))
-}
-
-/// The consumer of a prefill queue in queue mode.
-pub(crate) fn prefill_queue(of: &Incarnation) -> Result<ConsumerName, Error> {
-    ConsumerName::new(format!("prefill-{}-{}-{}", of.name, of.uid, of.generation))
 }
 
 /// The key of a prefill cursor.

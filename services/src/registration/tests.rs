@@ -38,6 +38,8 @@ fn request(name: &str, prefill: bool) -> Request {
         prefill,
         secret: None,
         ack_wait: Duration::from_secs(30),
+        max_attempts: None,
+        dead_letters: None,
     }
 }
 

@@ -4,8 +4,8 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod access;
-mod forgotten;
 mod queue;
+mod runs;
 mod stream;
 mod support;
 mod takeover;

@@ -82,12 +82,14 @@ impl World {
 
     /// Registers only.
     pub async fn register(&self, who: &str, topics: &[&str], prefill: bool) {
+        self.registration.register(request(who, topics, prefill)).await.unwrap();
+    }
+
+    /// Registers a live subscription that gives up after so many failures.
+    pub async fn register_with_attempts(&self, who: &str, topics: &[&str], max_attempts: u32) {
         let request = registration::Request {
-            name: name(who),
-            topics: TopicSet::parse(topics).unwrap(),
-            prefill,
-            secret: Some(SECRET.to_owned()),
-            ack_wait: Duration::from_secs(30),
+            max_attempts: Some(max_attempts),
+            ..request(who, topics, false)
         };
         self.registration.register(request).await.unwrap();
     }
@@ -109,6 +111,18 @@ impl World {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("the prefill of {who} is not done after a minute");
+    }
+}
+
+fn request(who: &str, topics: &[&str], prefill: bool) -> registration::Request {
+    registration::Request {
+        name: name(who),
+        topics: TopicSet::parse(topics).unwrap(),
+        prefill,
+        secret: Some(SECRET.to_owned()),
+        ack_wait: Duration::from_secs(30),
+        max_attempts: None,
+        dead_letters: None,
     }
 }
 
@@ -136,7 +150,7 @@ impl Process {
         post(self.router.clone(), path.to_owned(), body).await
     }
 
-    /// A pull that a task can hold.
+    /// A pull that a task can hold, of one event of a key at a time.
     pub fn pull_later(
         &self,
         who: &str,
@@ -144,7 +158,20 @@ impl Process {
         wait: &str,
     ) -> impl Future<Output = (u16, Value)> + Send + 'static {
         let path = format!("/v1/subscriptions/{who}/pull");
-        post(self.router.clone(), path, json!({ "max": max, "wait": wait }))
+        post(self.router.clone(), path, json!({ "max": max, "wait": wait, "max_per_key": 1 }))
+    }
+
+    /// A pull of whole runs.
+    pub async fn pull_runs(&self, who: &str, max: u64, wait: &str) -> Pulled {
+        let path = format!("/v1/subscriptions/{who}/pull");
+        let (status, body) = self.post(&path, json!({ "max": max, "wait": wait })).await;
+        assert_eq!(status, 200, "{body}");
+        Pulled(body)
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let request = Request::get(path).header("authorization", format!("Bearer {SECRET}"));
+        read(self.send(request.body(Body::empty()).unwrap()).await).await
     }
 
     pub async fn pull(&self, who: &str, max: u64, wait: &str) -> Pulled {

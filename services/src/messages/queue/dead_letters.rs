@@ -128,54 +128,65 @@ impl DeadLetters {
         let of = &subscription.incarnation;
         let ids = self.ids(of).await?;
         let (mut answers, mut lanes) = (Vec::new(), BTreeMap::<Lane, Vec<_>>::new());
-        for (text, id) in chosen(&ids, named) {
+        for (at, (text, id)) in chosen(&ids, named).into_iter().enumerate() {
             let found = id.and_then(|id| Some((ids.get(&id)?.clone(), id)));
             match found {
-                None => answers.push((text, Moved::Unknown)),
+                None => answers.push((at, text, Moved::Unknown)),
                 Some((_, (place, _))) if place.lane.generation != of.generation => {
-                    answers.push((text, Moved::Stale));
+                    answers.push((at, text, Moved::Stale));
                 }
                 Some((subject, (place, attempt))) => {
                     let lane = place.lane.clone();
-                    lanes.entry(lane).or_default().push((text, place, attempt, subject));
+                    lanes.entry(lane).or_default().push((at, text, place, attempt, subject));
                 }
             }
         }
         for (lane, letters) in lanes {
-            let bodies = Bodies::open(&self.store, &lane).await?;
-            let journal = journals.of(subscription, &lane);
-            let key = |(text, place, attempt, subject): (String, Place, u32, Subject)| {
-                let bodies = &bodies;
-                async move {
-                    let event = bodies.event(place.sequence).await?;
-                    let key = event.map(|event| KeyHash::of(&event.topic, &event.key));
-                    Ok::<_, Error>((text, place.sequence, attempt, subject, key))
-                }
-            };
-            let held: Vec<_> =
-                stream::iter(letters).map(key).buffered(SIDE_BY_SIDE).collect::<Vec<_>>().await;
-            let held = held.into_iter().collect::<Result<Vec<_>, Error>>()?;
-            let opened = journal
-                .write(|journal| {
-                    if journal.complete {
-                        return false;
-                    }
-                    for (_, sequence, attempt, _, key) in &held {
-                        if let Some(key) = key {
-                            journal.redrive(*sequence, *key, *attempt);
-                        }
-                    }
-                    true
-                })
-                .await?
-                .value;
-            for (text, _, _, subject, key) in held {
-                let redriven = opened && key.is_some();
-                if redriven {
-                    self.retract(&subject).await?;
-                }
-                answers.push((text, if redriven { Moved::Done } else { Moved::Stale }));
+            answers.extend(self.reopen(subscription, journals, &lane, letters).await?);
+        }
+        answers.sort_by_key(|(at, ..)| *at);
+        Ok(answers.into_iter().map(|(_, text, moved)| (text, moved)).collect())
+    }
+
+    async fn reopen(
+        &self,
+        subscription: &Subscription,
+        journals: &Journals,
+        lane: &Lane,
+        letters: Vec<(usize, String, Place, u32, Subject)>,
+    ) -> Result<Vec<(usize, String, Moved)>, Error> {
+        let bodies = Bodies::open(&self.store, lane).await?;
+        let key = |place: Place| {
+            let bodies = &bodies;
+            async move {
+                let event = bodies.event(place.sequence).await?;
+                Ok::<_, Error>(event.map(|event| KeyHash::of(&event.topic, &event.key)))
             }
+        };
+        let places: Vec<Place> = letters.iter().map(|(_, _, place, ..)| place.clone()).collect();
+        let keys: Vec<_> = stream::iter(places).map(key).buffered(SIDE_BY_SIDE).collect().await;
+        let keys = keys.into_iter().collect::<Result<Vec<_>, Error>>()?;
+        let reopened = journals
+            .of(subscription, lane)
+            .write(|journal| {
+                // Live events follow a prefill that is settled: none of its rows may come then.
+                let may_come = !journal.complete;
+                for ((_, _, place, attempt, _), key) in letters.iter().zip(&keys) {
+                    if let Some(key) = key.filter(|_| may_come) {
+                        journal.redrive(place.sequence, key, *attempt);
+                    }
+                }
+                may_come
+            })
+            .await?
+            .value;
+        let mut answers = Vec::with_capacity(letters.len());
+        for ((at, text, _, _, subject), key) in letters.into_iter().zip(keys) {
+            let moved = if reopened && key.is_some() { Moved::Done } else { Moved::Stale };
+            if moved == Moved::Done {
+                self.retract(&subject).await?;
+            }
+            answers.push((at, text, moved));
         }
         Ok(answers)
     }
@@ -243,7 +254,7 @@ fn parse(subject: &Subject) -> Option<Id> {
 
 fn letter(id: AckId, message: &StoredMessage) -> Option<Letter> {
     let names::DeadLetter { topic, key, .. } = names::parse_dead_letter_subject(&message.subject)?;
-    let reason = message.headers.get(REASON).and_then(|reason| BASE64.decode(reason).ok());
+    let reason = message.headers.get(REASON).and_then(|reason| BASE64.decode(reason.as_ref()).ok());
     let reason = reason.and_then(|reason| String::from_utf8(reason).ok()).unwrap_or_default();
     let event = LogEvent::from_carried(topic, key, message)?;
     Some(Letter {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bus::{Bus, Error, ErrorKind, Message};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -63,7 +64,7 @@ pub(super) async fn ask(
     let question = Question { name: name.clone(), max, max_per_key, max_bytes, wait_ms };
     let message = Message::json(subject(owner), &question)?;
     let answer = bus.request(message, wait + GRACE).await?;
-    match answer.json::<Answer>()? {
+    match read::<Answer>(&answer)? {
         Answer::Refused(Refused::Elsewhere) => {
             Err(Error::new(ErrorKind::Unavailable, "the process does not hand out any more"))
         }
@@ -107,7 +108,7 @@ async fn answer_some(
         }
         let sessions = sessions.clone();
         answering.spawn(async move {
-            let answer = match question.message().json::<Question>() {
+            let answer = match read::<Question>(question.message()) {
                 Ok(asked) => answer(&sessions, asked).await,
                 Err(error) => Answer::Refused(Refused::Away(error.to_string())),
             };
@@ -133,6 +134,13 @@ async fn answer(sessions: &Sessions, asked: Question) -> Answer {
         }
         Err(refused) => Answer::Refused(refused),
     }
+}
+
+fn read<T: DeserializeOwned>(message: &Message) -> Result<T, Error> {
+    serde_json::from_slice(message.payload.as_deref().unwrap_or_default()).map_err(|source| {
+        let what = "a replica of another version forwards or answers pulls: update it";
+        Error::with_source(ErrorKind::Invalid, what, source)
+    })
 }
 
 fn subject(owner: &str) -> String {

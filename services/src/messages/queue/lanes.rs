@@ -57,6 +57,8 @@ pub(super) struct OpenLane {
     source: Option<Source>,
     recovery: Option<Source>,
     is_reading: bool,
+    /// The read that is under way gives something at once.
+    has_more: bool,
     is_recovering: bool,
     try_at: Instant,
     /// The end was read.
@@ -77,10 +79,6 @@ impl Lanes {
 
     pub(super) fn subscription(&self) -> &Subscription {
         &self.kept.subscription
-    }
-
-    pub(super) fn kept(&self) -> &Arc<Kept> {
-        &self.kept
     }
 
     /// What a pull is told.
@@ -145,9 +143,13 @@ impl Lanes {
         if due.is_empty() {
             return;
         }
-        let (feeds, journals, kept) = (&self.feeds, &self.journals, &self.kept);
-        let open = |lane: Lane| async move {
-            (lane.clone(), OpenLane::open(feeds, journals, &kept.subscription, &lane).await)
+        let (feeds, journals, kept) =
+            (self.feeds.clone(), self.journals.clone(), self.kept.clone());
+        let open = |lane: Lane| {
+            let (feeds, journals, kept) = (&feeds, &journals, &kept);
+            async move {
+                (lane.clone(), OpenLane::open(feeds, journals, &kept.subscription, &lane).await)
+            }
         };
         let opened: Vec<_> =
             stream::iter(due).map(open).buffer_unordered(SIDE_BY_SIDE).collect().await;
@@ -185,10 +187,7 @@ impl Lanes {
     /// Reads on where more is wanted than is ready.
     pub(super) fn read(&mut self, demand: usize, max_per_key: usize) {
         let now = Instant::now();
-        let mut ready = 0;
-        for lane in self.open.values() {
-            ready += lane.table.ready_events(max_per_key, demand.saturating_sub(ready).max(1));
-        }
+        let ready = self.ready_events(max_per_key, demand);
         for (lane, open) in &mut self.open {
             let kept = self.kept.clone();
             if let Some(read) = open.next_recovery(lane, &self.feeds, &kept, now) {
@@ -226,6 +225,7 @@ impl Lanes {
             Err(error) => {
                 tracing::debug!(name = %self.kept.subscription.name(), %lane, %error, "reads again");
                 *kept_source = None;
+                open.has_more = false;
                 open.try_at = now + RETRY;
                 return;
             }
@@ -235,6 +235,7 @@ impl Lanes {
             true => open.table.recovered(page.events, page.up_to, now),
             false => {
                 open.ended |= page.ended;
+                open.has_more = page.more;
                 open.table.arrived(page.events, page.up_to, now);
             }
         }
@@ -245,12 +246,12 @@ impl Lanes {
     }
 
     /// Says that the log does not hold what this queue has to hand out.
-    pub(super) async fn lost(&self, lane: &Lane, why: &str) {
+    pub(super) async fn lost(&mut self, lane: &Lane, why: &str) {
         let of = self.subscription().incarnation.clone();
         tracing::warn!(incarnation = %of, %lane, why, "the queue has expired");
         let Part::Live(realm) = lane.part.clone() else { return };
-        let report = Report::QueueLost { of, realm };
-        if let Err(error) = send_report(&self.feeds.store, &report).await {
+        let (store, report) = (self.feeds.store.clone(), Report::QueueLost { of, realm });
+        if let Err(error) = send_report(&store, &report).await {
             tracing::warn!(%lane, %error, "not reported yet");
         }
     }
@@ -309,6 +310,22 @@ impl Lanes {
         self.open.get_mut(lane)
     }
 
+    /// True when a read is under way that gives more at once.
+    pub(super) fn has_more(&self) -> bool {
+        self.open.values().any(|open| open.is_reading && open.has_more)
+    }
+
+    /// How many events could be handed out now, counted up to `enough`.
+    pub(super) fn ready_events(&self, max_per_key: usize, enough: usize) -> usize {
+        let mut ready = 0;
+        for open in self.open.values() {
+            if ready < enough {
+                ready += open.table.ready_events(max_per_key, enough - ready);
+            }
+        }
+        ready
+    }
+
     /// True when something may be ready that this process cannot learn of by itself: a replica may
     /// have settled it.
     pub(super) fn may_be_settled_elsewhere(&self) -> bool {
@@ -346,7 +363,7 @@ impl OpenLane {
         let max_attempts = subscription.max_attempts;
         let table = Table::new(stands, subscription.ack_wait, max_attempts, now);
         let (source, recovery) = (None, None);
-        let (is_reading, is_recovering, ended) = (false, false, false);
+        let (is_reading, has_more, is_recovering, ended) = (false, false, false, false);
         let try_at = now;
         Ok(Self {
             journal,
@@ -355,6 +372,7 @@ impl OpenLane {
             source,
             recovery,
             is_reading,
+            has_more,
             is_recovering,
             try_at,
             ended,

@@ -196,8 +196,8 @@ impl Round {
             for part in parts {
                 let (left, is_first) = room.entry(part.pull).or_insert((part.max_bytes, true));
                 for group in &mut part.groups {
-                    let fits = |sequence: &u64| {
-                        let Some(body) = loaded.get(&(lane.clone(), *sequence)) else {
+                    let mut fits = |sequence: u64| {
+                        let Some(body) = loaded.get(&(lane.clone(), sequence)) else {
                             return false;
                         };
                         let len = body.event.len();
@@ -206,8 +206,7 @@ impl Round {
                         *is_first = false;
                         fits
                     };
-                    let count = sequences(group).collect::<Vec<_>>().iter().take_while(|s| fits(s));
-                    let count = count.count();
+                    let count = sequences(group).take_while(|sequence| fits(*sequence)).count();
                     cut(group, count);
                 }
                 part.groups.retain(|group| sequences(group).next().is_some());
@@ -273,17 +272,22 @@ async fn give_up_one(
 ) -> Result<(), Error> {
     let of = lanes.subscription().incarnation.clone();
     let keeps = lanes.subscription().keeps_dead_letters();
-    let Some(open) = lanes.get(lane) else { return Ok(()) };
+    let Some((journal, bodies)) =
+        lanes.get(lane).map(|open| (open.journal.clone(), open.bodies.clone()))
+    else {
+        return Ok(());
+    };
+    let dead_letters = lanes.dead_letters.clone();
     let place = Place { lane: lane.clone(), sequence };
     let id = AckId { place, attempt: seen.attempt };
     let reason = format!("attempts-exhausted: handed out {} times, never acked", seen.attempt);
     let letter = match keeps {
-        true => lanes.dead_letters.keep(&of, &id, &open.bodies, &reason).await?,
+        true => dead_letters.keep(&of, &id, &bodies, &reason).await?,
         false => None,
     };
-    let written = open.journal.write(|journal| journal.give_up(sequence, seen)).await?;
+    let written = journal.write(|journal| journal.give_up(sequence, seen)).await?;
     if let (false, Some(letter)) = (written.value, &letter) {
-        lanes.dead_letters.retract(letter).await?;
+        dead_letters.retract(letter).await?;
     }
     tracing::warn!(%lane, sequence, reason, "given up");
     if let Some(open) = lanes.get_mut(lane)

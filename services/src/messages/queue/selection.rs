@@ -63,11 +63,11 @@ impl Line {
 
 /// What a batch may hold.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Select {
-    pub(super) max: usize,
-    pub(super) max_per_key: usize,
+pub(in crate::messages) struct Select {
+    pub(in crate::messages) max: usize,
+    pub(in crate::messages) max_per_key: usize,
     /// Of events; the first goes whatever its size.
-    pub(super) max_bytes: usize,
+    pub(in crate::messages) max_bytes: usize,
 }
 
 /// What was chosen of one lane.

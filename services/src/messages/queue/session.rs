@@ -36,6 +36,8 @@ use crate::messages::directory::Followed;
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// How often a pull that waits has the journals looked at: replicas settle without a word to us.
 const LOOK: Duration = Duration::from_millis(500);
+/// Reads that a batch is kept waiting for while it can be filled.
+const MAX_FILLS: usize = 8;
 /// Pulls that may wait at once.
 pub(super) const MAX_PULLS: usize = 256;
 
@@ -51,6 +53,8 @@ pub(super) struct Session<'a> {
     look_at: Instant,
     used: Instant,
     last: Option<Lane>,
+    /// Reads since the last answer that were waited for, to fill a batch.
+    filled: usize,
 }
 
 /// Why a session ends.
@@ -75,8 +79,8 @@ impl<'a> Session<'a> {
         shutdown: CancellationToken,
     ) -> Self {
         let now = Instant::now();
-        let (look_at, used, last) = (now + LOOK, now, None);
-        Self { followed, lease, lanes, bell, inbox, pulls, shutdown, look_at, used, last }
+        let (look_at, used, last, filled) = (now + LOOK, now, None, 0);
+        Self { followed, lease, lanes, bell, inbox, pulls, shutdown, look_at, used, last, filled }
     }
 
     /// Serves pulls until there is a reason to end. Pulls that wait when the lease is lost are
@@ -86,10 +90,12 @@ impl<'a> Session<'a> {
             if let Some(end) = self.keep_up().await {
                 break end;
             }
-            self.answer().await;
             let (demand, max_per_key) = self.demand();
             if demand > 0 {
                 self.lanes.read(demand, max_per_key);
+            }
+            if !self.fills(demand, max_per_key) {
+                self.answer().await;
             }
             let wake = self.next_wake();
             tokio::select! { biased;
@@ -160,6 +166,16 @@ impl<'a> Session<'a> {
         if self.lanes.may_be_settled_elsewhere() && self.ready() == 0 {
             self.look_at = self.used;
         }
+    }
+
+    /// True while a batch is worth waiting for: there is more at once than is read yet. It ends
+    /// after a few reads, however much of what comes has to wait for others of its key.
+    fn fills(&mut self, demand: usize, max_per_key: usize) -> bool {
+        let fills = self.filled < MAX_FILLS
+            && self.lanes.has_more()
+            && self.lanes.ready_events(max_per_key, demand) < demand;
+        self.filled = if fills { self.filled + 1 } else { 0 };
+        fills
     }
 
     /// Pulls that came together are answered together, with one write a lane.

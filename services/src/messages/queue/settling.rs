@@ -172,7 +172,9 @@ impl Settling<'_> {
             let Some(failures) = after.failures_of_first(sequence, attempt) else { continue };
             let Some(reason) = self.gives_up(&said.wish, failures) else { continue };
             if let Some(wish) = wishes.get_mut(at) {
-                wish.2 = journal::Wish::Reject;
+                if matches!(wish.2, journal::Wish::Nack { .. }) {
+                    wish.2 = journal::Wish::Abandon;
+                }
                 after.settle(&[*wish]);
             }
             if !self.subscription.keeps_dead_letters() {

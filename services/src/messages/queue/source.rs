@@ -25,6 +25,8 @@ pub(super) struct Page {
     pub(super) events: Vec<Arrived>,
     /// Everything up to here was read, what is of no interest included.
     pub(super) up_to: u64,
+    /// There is more at once.
+    pub(super) more: bool,
     /// Nothing follows, ever.
     pub(super) ended: bool,
     /// The log does not hold what comes next any more.
@@ -65,17 +67,14 @@ impl Source {
             Self::Rows(rows) => rows.next(Duration::from_secs(1)).await?,
             Self::Log(log) => log.next(Duration::from_secs(1)).await?,
         };
-        if page.events.is_empty() && page.up_to < last && self.get(last).await?.is_none() {
+        let stream = match self {
+            Self::Rows(rows) => rows.stream.clone(),
+            Self::Log(log) => log.stream.clone(),
+        };
+        if page.events.is_empty() && page.up_to < last && stream.get(last).await?.is_none() {
             page.up_to = last;
         }
         Ok(page)
-    }
-
-    async fn get(&self, sequence: u64) -> Result<Option<StoredMessage>, Error> {
-        match self {
-            Self::Rows(rows) => rows.stream.get(sequence).await,
-            Self::Log(log) => log.stream.get(sequence).await,
-        }
     }
 }
 
@@ -107,6 +106,7 @@ impl Rows {
             page.events.extend(row(&message));
         }
         self.position = page.up_to;
+        page.more = !page.events.is_empty() && !page.ended;
         Ok(page)
     }
 }
@@ -153,8 +153,9 @@ impl Log {
             let page = match self.feed.after(self.position, &self.topics, BATCH) {
                 Some(Found::Here { entries, up_to }) if up_to > self.position => {
                     self.catch_up = None;
+                    let more = entries.len() >= BATCH;
                     let events = entries.iter().map(|entry| arrived(entry)).collect();
-                    Page { events, up_to, ..Page::default() }
+                    Page { events, up_to, more, ..Page::default() }
                 }
                 Some(Found::Older) => self.older().await?,
                 Some(Found::Here { .. }) | None => {
@@ -193,7 +194,7 @@ impl Log {
                 let matching = |m| Entry::matching(m, &self.topics);
                 let events = messages.iter().filter_map(matching);
                 let events = events.map(|entry| arrived(&entry)).collect();
-                Page { events, up_to, ..Page::default() }
+                Page { events, up_to, more: !messages.is_empty(), ..Page::default() }
             }
         })
     }

@@ -176,7 +176,8 @@ impl Table {
 
     /// Takes in what follows on what was read.
     pub(super) fn arrived(&mut self, events: Vec<Arrived>, up_to: u64, now: Instant) {
-        for event in events.into_iter().filter(|event| event.sequence > self.read) {
+        let read = self.read;
+        for event in events.into_iter().filter(|event| event.sequence > read) {
             self.add(event, now);
         }
         self.read = self.read.max(up_to);

@@ -18,8 +18,10 @@ pub(crate) enum Wish {
         /// The delay.
         delay_ms: u64,
     },
-    /// Give it up: never hand it out again.
+    /// Give it up: never hand it out again. The rest of its run stays with the client.
     Reject,
+    /// Give it up, and take back what follows it in its run: a nack that was the last.
+    Abandon,
     /// Still at work: start the run's lease anew.
     Extend,
 }
@@ -62,7 +64,8 @@ impl Journal {
     ) -> Answer {
         let Some(open) = self.open.get(&sequence) else {
             // An ack and a rejection mean the same from then on: it does not come again.
-            let is_repeated = matches!(wish, Wish::Ack | Wish::Reject) && sequence <= self.head;
+            let is_final = matches!(wish, Wish::Ack | Wish::Reject | Wish::Abandon);
+            let is_repeated = is_final && sequence <= self.head;
             return if is_repeated { Answer::Done } else { Answer::Stale };
         };
         if open.attempt != attempt {
@@ -75,8 +78,16 @@ impl Journal {
         }
         let of_key = keys.entry(key).or_default();
         match wish {
-            Wish::Ack | Wish::Reject if of_key.first() != Some(&sequence) => Answer::Early,
+            Wish::Ack | Wish::Reject | Wish::Abandon if of_key.first() != Some(&sequence) => {
+                Answer::Early
+            }
             Wish::Ack | Wish::Reject => {
+                of_key.remove(&sequence);
+                self.open.remove(&sequence);
+                Answer::Done
+            }
+            Wish::Abandon => {
+                self.take_back(sequence, 0, of_key);
                 of_key.remove(&sequence);
                 self.open.remove(&sequence);
                 Answer::Done
