@@ -183,7 +183,8 @@
 //!
 //! [`dead_letter`] keeps and redrives what was given up, [`Bus::unit`] settles and publishes in one
 //! step, [`topology`] declares streams, consumers and buckets in a file, [`middleware`] goes around
-//! publishing and handling and brings traces and metrics. A backend of your own begins at
+//! publishing and handling and brings traces and metrics. A [`Lease`] lets one process at a time do
+//! what must not be done twice at once. A backend of your own begins at
 //! [`driver::Driver`]. For tests there are the features `conformance` (what every backend must do),
 //! `fault` (a backend that fails on purpose) and `testkit` (real servers).
 
@@ -203,6 +204,7 @@ mod due;
 mod error;
 mod headers;
 mod kv;
+mod lease;
 mod message;
 pub mod middleware;
 mod name;
@@ -241,6 +243,7 @@ pub use driver::{KvChange, LeaseToken, Settlement};
 pub use error::{Error, ErrorKind, Result};
 pub use headers::Headers;
 pub use kv::{KeyValue, Watch};
+pub use lease::{Attempt, Contender, Lease, LeaseStatus};
 pub use message::{Expect, Message, Receipt, StoredMessage};
 pub use name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 pub use publish::PendingReceipt;

@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 pub use argument::{FromMessage, Json, Received};
 pub use outcome::{HandlerError, Outcome};
 
-use self::ownership::{Held, Ownership, Term};
 use self::pump::{BACKEND_AWAY_PAUSE, End, Pump, Tasks};
 use self::work::{Handler, Shop};
 use crate::backoff::Backoff;
@@ -28,6 +27,7 @@ use crate::capability::{Capability, Support, require};
 use crate::consumer::{Consumer, ConsumerBuilder, Opening};
 use crate::dead_letter::Policy;
 use crate::error::Result;
+use crate::lease::{Lease, LeaseStatus};
 
 impl ConsumerBuilder {
     /// Opens the consumer and runs `handler` on every message until `shutdown` is cancelled.
@@ -143,7 +143,7 @@ impl Loop {
             opened = self.open() => opened?,
         };
         let (held, consumer) = opened;
-        let term = held.as_ref().map(|held| held.term.clone());
+        let term = held.as_ref().map(Lease::status);
         let limit = match self.by_key {
             true => usize::try_from(self.opening.config.max_unsettled).unwrap_or(usize::MAX),
             false => self.max_in_flight,
@@ -156,7 +156,7 @@ impl Loop {
             End::TermOver => false,
         };
         if ends {
-            self.drain(term.as_deref()).await;
+            self.drain(term.as_ref()).await;
         } else if self.by_key {
             // Whoever goes on begins with the same messages.
             self.tasks.shutdown().await;
@@ -167,13 +167,13 @@ impl Loop {
         Ok(end)
     }
 
-    async fn open(&self) -> Result<(Option<Held>, Consumer)> {
+    async fn open(&self) -> Result<(Option<Lease>, Consumer)> {
         self.opening.ensure().await?;
         let mut held = None;
         if self.owned {
             let Opening { driver, origin, config, .. } = &self.opening;
-            let ownership = Ownership::open(driver.as_ref(), origin, config.ack_wait).await?;
-            held = Some(ownership.acquire().await?);
+            let contending = ownership::contend(driver.as_ref(), origin, config.ack_wait);
+            held = Some(contending.await?.take().await?);
         }
         match self.opening.bind().await {
             Ok(consumer) => Ok((held, consumer)),
@@ -186,7 +186,7 @@ impl Loop {
         }
     }
 
-    fn shop(&self, term: Option<Arc<Term>>) -> Shop {
+    fn shop(&self, term: Option<LeaseStatus>) -> Shop {
         let policy = Policy::read(&self.opening.config.metadata);
         // Without dead letters and lines the backend counts, and ends deliveries by itself.
         let max_attempts = match policy {
@@ -208,12 +208,12 @@ impl Loop {
 
     /// Begins nothing any more and lets what is at work finish, as long as it may take and, where
     /// this process must own the consumer, as long as it does.
-    async fn drain(&mut self, term: Option<&Term>) {
+    async fn drain(&mut self, term: Option<&LeaseStatus>) {
         self.stopping.cancel();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         let over = async {
             match term {
-                Some(term) => term.over().await,
+                Some(term) => term.lost().await,
                 None => std::future::pending().await,
             }
         };

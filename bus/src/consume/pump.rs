@@ -65,7 +65,7 @@ impl<'a> Pump<'a> {
         let term = self.shop.term.clone();
         let over = async {
             match &term {
-                Some(term) => term.over().await,
+                Some(term) => term.lost().await,
                 None => std::future::pending().await,
             }
         };

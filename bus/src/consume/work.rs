@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::argument::Received;
 use super::lines::Turn;
 use super::outcome::{Verdict, judge};
-use super::ownership::Term;
 use super::settling::{self, Settling};
 use crate::backoff::Backoff;
 use crate::delivery::{Delivery, Screened};
 use crate::driver::Settlement;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lease::LeaseStatus;
 use crate::middleware::{Disposition, Handling, Layers, Work};
 use crate::random::hash;
 
@@ -41,7 +41,7 @@ pub(super) struct Shop {
     /// Cancelled when no further attempt is to begin.
     pub(super) stopping: CancellationToken,
     /// Under which this process owns the consumer, where it must.
-    pub(super) term: Option<Arc<Term>>,
+    pub(super) term: Option<LeaseStatus>,
     /// Deliveries held here whose settlement has not begun: each of them is unsettled in the
     /// backend too.
     pub(super) unsettled: AtomicU64,
