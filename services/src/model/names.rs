@@ -23,8 +23,8 @@ pub(crate) const SUBSCRIPTIONS_BUCKET: &str = "lockgate-subscriptions";
 pub(crate) const REALMS_BUCKET: &str = "lockgate-realms";
 /// Prefill cursors by subscription, incarnation and generation.
 pub(crate) const CURSORS_BUCKET: &str = "lockgate-cursors";
-/// What of a queue is settled for good, by incarnation, generation and lane.
-pub(crate) const SETTLED_BUCKET: &str = "lockgate-settled";
+/// What of a queue was handed out and is not settled, by incarnation, generation and lane.
+pub(crate) const JOURNAL_BUCKET: &str = "lockgate-journal";
 /// Who serves the queue of a subscription, by its name.
 pub(crate) const LEASES_BUCKET: &str = "lockgate-leases";
 /// Single-use tickets for browsers; entries vanish by age.
@@ -58,13 +58,10 @@ pub(crate) fn parse_event_subject(subject: &Subject) -> Option<(Topic, Key)> {
     parse_place(subject.as_str().strip_prefix(EVENTS)?.strip_prefix('.')?)
 }
 
-/// The prefix of a final queue's name, by which orphans are recognised.
-pub(crate) const FINAL_QUEUE_PREFIX: &str = "sub-";
-
 /// The final queue of a subscription on a realm's log. The incarnation keeps a re-created
 /// subscription from its predecessor's position, the generation a re-prefilled one.
 pub(crate) fn final_queue(of: &Incarnation) -> Result<ConsumerName, Error> {
-    ConsumerName::new(format!("{FINAL_QUEUE_PREFIX}{}-{}-{}", of.name, of.uid, of.generation))
+    ConsumerName::new(format!("sub-{}-{}-{}", of.name, of.uid, of.generation))
 }
 
 /// The consumer of a prefill queue in queue mode.
@@ -86,23 +83,23 @@ pub(crate) fn parse_cursor_key(key: &Subject) -> Option<Incarnation> {
     tokens.next().is_none().then_some(Incarnation { name, uid, generation })
 }
 
-/// The key of what is settled of a prefill queue.
-pub(crate) fn settled_prefill_key(of: &Incarnation) -> String {
+/// The key of the hand-out journal of a prefill queue.
+pub(crate) fn journal_prefill_key(of: &Incarnation) -> String {
     format!("{}.prefill", cursor_key(of))
 }
 
-/// The key of what is settled of the final queue on a realm's log.
-pub(crate) fn settled_live_key(of: &Incarnation, realm: &Realm) -> String {
+/// The key of the hand-out journal of the live events of a realm.
+pub(crate) fn journal_live_key(of: &Incarnation, realm: &Realm) -> String {
     format!("{}.live.{realm}", cursor_key(of))
 }
 
-/// The keys of what is settled of all queues of an incarnation.
-pub(crate) fn settled_filter(of: &Incarnation) -> String {
+/// The keys of the hand-out journals of an incarnation.
+pub(crate) fn journal_filter(of: &Incarnation) -> String {
     format!("{}.>", cursor_key(of))
 }
 
-/// Whose queue the key of what is settled speaks of.
-pub(crate) fn parse_settled_key(key: &Subject) -> Option<Incarnation> {
+/// Whose queue the key of a hand-out journal speaks of.
+pub(crate) fn parse_journal_key(key: &Subject) -> Option<Incarnation> {
     let mut tokens = key.as_str().splitn(4, '.');
     let of: Vec<&str> = tokens.by_ref().take(3).collect();
     tokens.next()?;

@@ -70,7 +70,7 @@ async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let kept = api.permitted(name, &headers).await?;
-    let status = api.registration.detailed(&kept.subscription).await?;
+    let status = api.registration.brief(&kept.subscription).await?;
     Ok((etag(&kept), Json(status)).into_response())
 }
 
@@ -135,7 +135,7 @@ async fn list(
     let last = kept.last().map(|kept| kept.subscription.name().clone());
     let mut subscriptions = Vec::with_capacity(kept.len());
     for kept in &kept {
-        subscriptions.push(api.registration.detailed(&kept.subscription).await?);
+        subscriptions.push(api.registration.brief(&kept.subscription).await?);
     }
     let next_page_token = last.filter(|_| more).map(|name| page_token(&name));
     Ok(Json(Page { subscriptions, next_page_token }))

@@ -3,7 +3,7 @@
 
 use bus::{Error, ErrorKind};
 
-use super::queues::{capture_fence, create_final_queues, remove_incarnation};
+use super::queues::{capture_fence, remove_incarnation};
 use super::request::Request;
 use crate::model::{Incarnation, Prefill, Subscription, SubscriptionName};
 use crate::store::{Kept, Store, new_secret};
@@ -55,11 +55,10 @@ impl Registration {
 
     /// Registers a subscription, or recognises a repeat.
     ///
-    /// On return the final queues and the record exist, and events from the fence on reach the
-    /// subscription. The steps: capture the fence, create the final queues under a name no one
-    /// else uses, create the record, request the prefill. A crash before the record leaves queues
-    /// without one, which the dispatcher removes; a crash after it leaves a pending prefill
-    /// without a task, which the dispatcher requests.
+    /// On return the record exists, and events from the fence on reach the subscription. The
+    /// steps: capture the fence, create the record, request the prefill. Nothing else is made on
+    /// the bus. A crash before the record leaves nothing; a crash after it leaves a pending
+    /// prefill without a task, which the dispatcher requests.
     pub async fn register(&self, request: Request) -> Result<Registered, RegistrationError> {
         if let Some(kept) = self.store.subscription(&request.name).await? {
             return self.repeat(request, kept).await;
@@ -69,7 +68,6 @@ impl Registration {
             None => new_secret(&self.store.platform.entropy)?,
         };
         let subscription = self.new_subscription(&request, &secret).await?;
-        create_final_queues(&self.store, &subscription).await?;
         let kept = match self.keep(&subscription, 0).await? {
             Ok(kept) => kept,
             Err(theirs) => return self.repeat(request, theirs).await,
@@ -92,7 +90,7 @@ impl Registration {
         Ok(kept)
     }
 
-    /// Deletes a subscription with its queues, if it still has `revision` where one is given. The
+    /// Deletes a subscription with what is kept for it, if it still has `revision` where one is given. The
     /// record goes first, so that nobody repairs what is being removed. A record that cannot be
     /// read is deleted whatever its revision.
     pub async fn delete(
@@ -117,15 +115,14 @@ impl Registration {
             done => done?,
         }
         let gone = &kept.subscription;
-        remove_incarnation(&self.store, &gone.incarnation, gone.fence.keys()).await;
+        remove_incarnation(&self.store, &gone.incarnation).await;
         if let Err(error) = self.store.leases.delete(name.as_str(), None).await {
             tracing::warn!(%name, %error, "the lease on the queue is left to run out");
         }
         Ok(())
     }
 
-    /// Starts over with a new generation: a new fence, new final queues, a new prefill where one
-    /// was asked for. The consumer is told and replaces what it has built.
+    /// Starts over with a new generation: a new fence, and a new prefill where one was asked for. The consumer is told and replaces what it has built.
     pub async fn prefill_again(&self, kept: Kept) -> Result<Kept, RegistrationError> {
         let old = kept.subscription;
         let fence = capture_fence(&self.store, &old.topics).await?;
@@ -136,12 +133,11 @@ impl Registration {
         };
         let prefill = if old.wants_prefill() { Prefill::Pending } else { Prefill::None };
         let renewed = Subscription { incarnation, fence, prefill, ..old.clone() };
-        create_final_queues(&self.store, &renewed).await?;
         let Ok(kept) = self.keep(&renewed, kept.revision).await? else {
             return Err(RegistrationError::Changed(old.name().clone()));
         };
         self.ask_for_prefill(&kept.subscription).await;
-        remove_incarnation(&self.store, &old.incarnation, old.fence.keys()).await;
+        remove_incarnation(&self.store, &old.incarnation).await;
         Ok(kept)
     }
 
@@ -166,8 +162,8 @@ impl Registration {
         })
     }
 
-    /// Writes the record. `Ok(Err(theirs))` when someone else's stands there instead; then the
-    /// queues made for ours are removed. A lost answer is settled by reading the record back.
+    /// Writes the record. `Ok(Err(theirs))` when someone else's stands there instead. A lost
+    /// answer is settled by reading the record back.
     async fn keep(&self, ours: &Subscription, revision: u64) -> Result<Result<Kept, Kept>, Error> {
         let failed = match self.store.keep_subscription(ours, revision).await {
             Ok(revision) => return Ok(Ok(Kept { subscription: ours.clone(), revision })),
@@ -176,10 +172,7 @@ impl Registration {
         let standing = self.store.subscription(ours.name()).await?;
         match standing {
             Some(kept) if kept.subscription.incarnation == ours.incarnation => Ok(Ok(kept)),
-            Some(kept) if failed.is_conflict() => {
-                remove_incarnation(&self.store, &ours.incarnation, ours.fence.keys()).await;
-                Ok(Err(kept))
-            }
+            Some(kept) if failed.is_conflict() => Ok(Err(kept)),
             _ => Err(failed),
         }
     }

@@ -9,7 +9,6 @@ mod status;
 
 pub use api::router;
 pub use core::{Registered, Registration, RegistrationError};
-pub(crate) use queues::final_queue;
 pub use reports::run_reports;
 pub use request::Request;
 pub use status::Status;

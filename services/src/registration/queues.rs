@@ -1,9 +1,8 @@
-//! The fence and the final queues behind it.
+//! The fence, and what goes with an incarnation.
 
-use bus::{ConsumerConfig, Error, Start};
+use bus::Error;
 
-use crate::limits::MAX_UNSETTLED;
-use crate::model::{Fence, Incarnation, Realm, Subscription, TopicSet, names};
+use crate::model::{Fence, Incarnation, TopicSet};
 use crate::store::Store;
 
 /// The last sequence of every realm that the topics include, as it is now. A realm that is made
@@ -19,49 +18,12 @@ pub(super) async fn capture_fence(store: &Store, topics: &TopicSet) -> Result<Fe
     Ok(fence)
 }
 
-/// How the final queue of a subscription on a realm's log is declared: a filtered durable
-/// consumer that starts right after the fence.
-pub(crate) fn final_queue(
-    subscription: &Subscription,
-    realm: &Realm,
-    fence: u64,
-) -> Result<ConsumerConfig, Error> {
-    let name = names::final_queue(&subscription.incarnation)?;
-    Ok(ConsumerConfig {
-        filters: subscription.topics.filters(realm),
-        start: Start::Sequence(fence + 1),
-        ack_wait: subscription.ack_wait,
-        max_unsettled: MAX_UNSETTLED,
-        metadata: [(String::from("subscription"), subscription.name().to_string())].into(),
-        ..ConsumerConfig::new(name)
-    })
-}
-
-/// Creates the final queue on every realm of the fence.
-pub(super) async fn create_final_queues(
-    store: &Store,
-    subscription: &Subscription,
-) -> Result<(), Error> {
-    for (realm, fence) in &subscription.fence {
-        let config = final_queue(subscription, realm, *fence)?;
-        store.bus().ensure_consumer(names::log_stream(realm)?, &config).await?;
-    }
-    Ok(())
-}
-
-/// Removes everything that is kept for one incarnation: its final queues, its prefill queue with
-/// all rows, its cursor, and what of them is settled. What is gone already is no error. What fails is left to the dispatcher,
-/// which knows no record for it, and is only reported.
-pub(crate) async fn remove_incarnation<'a>(
-    store: &Store,
-    of: &Incarnation,
-    realms: impl Iterator<Item = &'a Realm>,
-) {
-    for realm in realms {
-        report(of, store.remove_final_queue(of, realm).await);
-    }
+/// Removes everything that is kept for one incarnation: its prefill queue with all rows, its
+/// cursor and its hand-out journals. What is gone already is no error. What fails is left to the
+/// dispatcher, which knows no record for it, and is only reported.
+pub(crate) async fn remove_incarnation(store: &Store, of: &Incarnation) {
     report(of, store.remove_prefill(of).await);
-    report(of, store.remove_settled(of).await);
+    report(of, store.remove_journals(of).await);
 }
 
 fn report(of: &Incarnation, done: Result<(), Error>) {

@@ -1,10 +1,10 @@
 //! What a client is told about a subscription. Never its secret, nor the hash of it.
 
-use bus::{Error, ErrorKind};
+use bus::Error;
 use serde::Serialize;
 
 use super::core::Registration;
-use crate::model::{Fence, Prefill, Realm, Subscription, TopicSet, names};
+use crate::model::{Fence, Prefill, Subscription, TopicSet};
 use crate::prefill::Cursor;
 
 /// A subscription as the API shows it.
@@ -18,14 +18,6 @@ pub struct Status {
     ack_wait: String,
     fence: Fence,
     prefill: Progress,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queues: Option<Vec<QueueStatus>>,
-    /// Events that the final queues have not handed out yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lag: Option<u64>,
-    /// Deliveries of the final queues that are out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unsettled: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -45,42 +37,8 @@ struct Progress {
     reason: Option<String>,
 }
 
-#[derive(Debug, Clone, Serialize)]
-struct QueueStatus {
-    realm: Realm,
-    pending: u64,
-    unsettled: u64,
-    settled_sequence: u64,
-}
-
 impl Registration {
-    /// The status of a subscription with the figures of its queues, which cost a request each.
-    pub(super) async fn detailed(&self, subscription: &Subscription) -> Result<Status, Error> {
-        let mut status = self.brief(subscription).await?;
-        let mut queues = Vec::new();
-        for realm in subscription.fence.keys() {
-            let queue = names::final_queue(&subscription.incarnation)?;
-            let info = match self.store.bus().consumer_info(names::log_stream(realm)?, queue).await
-            {
-                Ok(info) => info,
-                // Being removed, or about to be reported lost by the dispatcher.
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            queues.push(QueueStatus {
-                realm: realm.clone(),
-                pending: info.pending,
-                unsettled: info.unsettled,
-                settled_sequence: info.settled_sequence,
-            });
-        }
-        status.lag = Some(queues.iter().map(|queue| queue.pending).sum());
-        status.unsettled = Some(queues.iter().map(|queue| queue.unsettled).sum());
-        status.queues = Some(queues);
-        Ok(status)
-    }
-
-    /// The status without the figures of the queues.
+    /// The status of a subscription.
     pub(super) async fn brief(&self, subscription: &Subscription) -> Result<Status, Error> {
         let of = &subscription.incarnation;
         let cursor = match subscription.prefill {
@@ -96,9 +54,6 @@ impl Registration {
             ack_wait: humantime::format_duration(subscription.ack_wait).to_string(),
             fence: subscription.fence.clone(),
             prefill: progress(&subscription.prefill, cursor),
-            queues: None,
-            lag: None,
-            unsettled: None,
         })
     }
 }

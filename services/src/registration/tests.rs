@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use bus::{Bus, SubjectFilter};
+use bus::{Bus, Subject, SubjectFilter};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Registration, RegistrationError, Request, run_reports};
-use crate::model::{CloudEvent, Prefill, Realm, RowsDigest, SubscriptionName, TopicSet, names};
+use crate::model::{
+    CloudEvent, Incarnation, Prefill, Realm, RowsDigest, SubscriptionName, TopicSet, names,
+};
 use crate::platform::{Entropy, Platform};
 use crate::store::{Kept, Store, StoreOptions};
 use crate::{dispatcher, prefill};
@@ -115,26 +117,6 @@ async fn a_realm_made_later_joins_from_its_beginning() {
     let realm = Realm::new("dir").unwrap();
     let kept = when(&store, "people", |kept| kept.subscription.fence.contains_key(&realm)).await;
     assert_eq!(kept.subscription.fence[&realm], 0);
-    let queue = names::final_queue(&kept.subscription.incarnation).unwrap();
-    let info = store.bus().consumer_info("events-dir", queue).await.unwrap();
-    assert_eq!(info.pending, 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lost_queue_leads_to_a_new_generation() {
-    let store = store().await;
-    publish(&store, "dir.user", "a", Some(1)).await;
-    Registration::new(store.clone()).register(request("people", true)).await.unwrap();
-    let _roles = roles(&store);
-    let first = when(&store, "people", done).await.subscription.incarnation;
-    let queue = names::final_queue(&first).unwrap();
-    store.bus().delete_consumer("events-dir", queue).await.unwrap();
-    let renewed =
-        when(&store, "people", |kept| kept.subscription.incarnation.generation == 2 && done(kept));
-    let renewed = renewed.await.subscription.incarnation;
-    assert_ne!(renewed.uid, first.uid);
-    let of_first = store.prefill.subjects(&names::prefill_filter(&first).unwrap()).await.unwrap();
-    assert!(of_first.is_empty(), "{of_first:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,20 +172,21 @@ async fn deleting_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queues_without_a_record_are_removed_after_the_grace() {
+async fn what_is_left_without_a_record_is_removed() {
     let store = store().await;
     publish(&store, "dir.user", "a", Some(1)).await;
-    let bus = store.bus();
-    bus.consumer("events-dir", "sub-gone-00-1").open().await.unwrap();
-    bus.consumer("events-dir", "somebody-elses").open().await.unwrap();
+    let registered = Registration::new(store.clone()).register(request("people", true)).await;
+    let ours = registered.unwrap().kept.subscription.incarnation;
+    let gone = Incarnation { uid: "0".repeat(16), ..ours.clone() };
+    let realm = Realm::new("dir").unwrap();
+    for of in [&ours, &gone] {
+        store.journal.put(names::journal_live_key(of, &realm), "{}").await.unwrap();
+        store.cursors.put(names::cursor_key(of), "not one of this version").await.unwrap();
+    }
     let _roles = roles(&store);
     tokio::time::sleep(Duration::from_secs(120)).await;
-    let left: Vec<String> = bus
-        .consumers("events-dir")
-        .await
-        .unwrap()
-        .iter()
-        .map(|c| c.config.name.to_string())
-        .collect();
-    assert_eq!(left, ["somebody-elses"]);
+    let journals = store.journal.keys(">").await.unwrap();
+    assert_eq!(journals, [Subject::new(names::journal_live_key(&ours, &realm)).unwrap()]);
+    let cursors = store.cursors.keys(">").await.unwrap();
+    assert_eq!(cursors, [Subject::new(names::cursor_key(&ours)).unwrap()]);
 }

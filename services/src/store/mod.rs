@@ -8,7 +8,6 @@ mod topology;
 use bus::{BucketConfig, Bus, KeyValue, Storage, Stream};
 
 pub use records::Kept;
-pub(crate) use removal::missing_is_fine;
 pub use signer::Signer;
 pub(crate) use signer::{check_secret, new_secret};
 pub use topology::StoreOptions;
@@ -28,7 +27,7 @@ pub struct Store {
     pub(crate) subscriptions: KeyValue,
     pub(crate) realms: KeyValue,
     pub(crate) cursors: KeyValue,
-    pub(crate) settled: KeyValue,
+    pub(crate) journal: KeyValue,
     pub(crate) leases: KeyValue,
     pub(crate) tickets: KeyValue,
     options: StoreOptions,
@@ -46,7 +45,7 @@ impl Store {
             subscriptions: options.bucket(bus, names::SUBSCRIPTIONS_BUCKET).await?,
             realms: options.bucket(bus, names::REALMS_BUCKET).await?,
             cursors: options.bucket(bus, names::CURSORS_BUCKET).await?,
-            settled: options.bucket(bus, names::SETTLED_BUCKET).await?,
+            journal: options.bucket(bus, names::JOURNAL_BUCKET).await?,
             leases: options.bucket(bus, names::LEASES_BUCKET).await?,
             tickets: options.tickets(bus).await?,
             options,

@@ -1,45 +1,25 @@
 //! Removing what is kept for one incarnation. What is gone already is no error, so that every
 //! removal may be repeated.
 
-use bus::{Error, ErrorKind};
+use bus::Error;
 
 use super::Store;
-use crate::model::{Incarnation, Realm, names};
+use crate::model::{Incarnation, names};
 
 impl Store {
-    /// Removes the final queue on a realm's log, and its position.
-    pub(crate) async fn remove_final_queue(
-        &self,
-        of: &Incarnation,
-        realm: &Realm,
-    ) -> Result<(), Error> {
-        let (log, queue) = (names::log_stream(realm)?, names::final_queue(of)?);
-        missing_is_fine(self.bus().delete_consumer(log, queue).await)
-    }
-
-    /// Removes the prefill queue: its consumer, its rows, what of it is settled, and last the
-    /// cursor, because as long as that is there the dispatcher tries again.
+    /// Removes the prefill queue: its rows and, last, the cursor, because as long as that is there
+    /// the dispatcher tries again.
     pub(crate) async fn remove_prefill(&self, of: &Incarnation) -> Result<(), Error> {
-        let queue = names::prefill_queue(of)?;
-        missing_is_fine(self.bus().delete_consumer(names::PREFILL_STREAM, queue).await)?;
         self.prefill.purge(&names::prefill_filter(of)?).await?;
-        self.settled.delete(names::settled_prefill_key(of), None).await?;
         self.cursors.delete(names::cursor_key(of), None).await
     }
 
-    /// Forgets what is settled of all queues; they must be gone.
-    pub(crate) async fn remove_settled(&self, of: &Incarnation) -> Result<(), Error> {
-        for key in self.settled.keys(&names::settled_filter(of)).await? {
-            self.settled.delete(&key, None).await?;
+    /// Removes the hand-out journals of an incarnation whose record is gone. A session that still
+    /// serves it may write one more; that one has no record, and the dispatcher removes it.
+    pub(crate) async fn remove_journals(&self, of: &Incarnation) -> Result<(), Error> {
+        for key in self.journal.keys(&names::journal_filter(of)).await? {
+            self.journal.delete(&key, None).await?;
         }
         Ok(())
-    }
-}
-
-/// `Ok` for what was gone already.
-pub(crate) fn missing_is_fine(done: Result<(), Error>) -> Result<(), Error> {
-    match done {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }

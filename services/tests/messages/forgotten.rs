@@ -139,7 +139,7 @@ async fn what_is_settled_goes_with_the_subscription() {
     let process = world.process().await;
     let first = process.pull("people", 10, "5s").await;
     process.ack("people", &first.ids()).await;
-    let bucket = world.store.bus().kv("lockgate-settled").await.unwrap();
+    let bucket = world.store.bus().kv("lockgate-journal").await.unwrap();
     let orphan = "people.00ff.7.live.dir";
     bucket.put(orphan, "of an ack that came too late").await.unwrap();
     assert_eq!(bucket.keys(">").await.unwrap().len(), 2);

@@ -35,11 +35,11 @@ impl Lane {
     }
 
     /// Where it is kept what of the lane is settled.
-    pub(super) fn settled_key(&self, of: &Incarnation) -> String {
+    pub(super) fn journal_key(&self, of: &Incarnation) -> String {
         let of = Incarnation { generation: self.generation, ..of.clone() };
         match &self.part {
-            Part::Prefill => names::settled_prefill_key(&of),
-            Part::Live(realm) => names::settled_live_key(&of, realm),
+            Part::Prefill => names::journal_prefill_key(&of),
+            Part::Live(realm) => names::journal_live_key(&of, realm),
         }
     }
 }

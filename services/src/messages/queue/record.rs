@@ -9,7 +9,7 @@ const VERSION: u8 = 1;
 /// one request holds, and far more than a bus acknowledges between two writes of its own.
 const RECENT: usize = 2048;
 
-/// The value in bucket `lockgate-settled`. Keep stable.
+/// The value in bucket `lockgate-journal`. Keep stable.
 ///
 /// Filters leave gaps in the sequences, so only the bus can tell up to where all are settled; what
 /// is settled beyond is named one by one. One message that nobody settles holds the floor down

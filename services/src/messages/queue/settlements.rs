@@ -48,12 +48,12 @@ struct Known {
 
 impl Settlements {
     pub(super) fn new(store: &Store) -> Self {
-        Self { bucket: store.settled.clone(), lanes: Arc::default() }
+        Self { bucket: store.journal.clone(), lanes: Arc::default() }
     }
 
     /// What is settled by now, whoever settled it.
     pub(super) async fn read(&self, of: &Incarnation, lane: &Lane) -> Result<Record, Error> {
-        Ok(self.get(&lane.settled_key(of)).await?.0)
+        Ok(self.get(&lane.journal_key(of)).await?.0)
     }
 
     /// Records messages of a lane as settled for good; they are when this returns, for every
@@ -65,7 +65,7 @@ impl Settlements {
         queue: &Consumer,
         sequences: &BTreeSet<u64>,
     ) -> Result<(), Error> {
-        let key = lane.settled_key(of);
+        let key = lane.journal_key(of);
         let known = self.known(&key);
         let mut known = known.lock().await;
         known.look(queue, sequences.len()).await;
