@@ -35,6 +35,10 @@ lint: ## Formatting, and lints as errors; the bus also without features and with
 bench: tools ## Benchmarks against the raw clients in the same run
 	cargo bench -p lockgate-bus --all-features --bench ratios
 
+.PHONY: bench-scale
+bench-scale: tools ## Many subscriptions and keys: registrations, lists, idle load, restarts
+	cargo bench -p lockgate --bench scale
+
 .PHONY: doc
 doc: ## The API documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps

@@ -45,6 +45,8 @@ pub enum Capability {
     KeyAffinity,
     /// The last message of a subject at or before a sequence can be read.
     StateAtSequence,
+    /// The messages behind a sequence that match filters can be counted without reading them.
+    Counting,
     /// A stream can give up a message as soon as it is settled.
     WorkQueue,
     /// A stream's limits on messages and bytes hold at every moment, and it can refuse when full.
@@ -61,7 +63,7 @@ pub enum Capability {
 
 impl Capability {
     /// Every capability, in the order of the documentation's table.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::MessageSettle,
         Self::RemoteSettle,
         Self::LeaseExtension,
@@ -73,6 +75,7 @@ impl Capability {
         Self::SubjectFilter,
         Self::KeyAffinity,
         Self::StateAtSequence,
+        Self::Counting,
         Self::WorkQueue,
         Self::ExactLimits,
         Self::SelectivePurge,
@@ -96,6 +99,7 @@ impl fmt::Display for Capability {
             Self::SubjectFilter => "subject filters in the backend",
             Self::KeyAffinity => "one process per key",
             Self::StateAtSequence => "state at a sequence",
+            Self::Counting => "counting what matches",
             Self::WorkQueue => "work queues",
             Self::ExactLimits => "exact stream limits",
             Self::SelectivePurge => "purging by subject",

@@ -83,6 +83,13 @@ impl KeyValue {
         self.driver.entries(&SubjectFilter::new(filter)?).await
     }
 
+    /// The first `max` entries behind key `after`, sorted by key; from the first one without it.
+    /// Fewer than `max` mean that there are no more. No other value is read. What is written or deleted meanwhile may or may not be seen; every other
+    /// entry is.
+    pub async fn page(&self, after: Option<&Subject>, max: usize) -> Result<Vec<Entry>> {
+        self.driver.page(after, max).await
+    }
+
     /// Watches the keys that match: what is there, [`KvChange::Synced`], then every change.
     pub async fn watch(&self, filter: &str) -> Result<Watch> {
         Ok(Watch(self.driver.watch(&SubjectFilter::new(filter)?).await?))

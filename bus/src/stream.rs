@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::capability::{Capability, require};
 use crate::config::{Start, StreamInfo};
 use crate::driver::{Driver, ReaderDriver};
 use crate::error::{Error, Result};
@@ -115,6 +116,31 @@ impl Stream {
             found.extend(self.driver.last_at(&self.name, page, up_to).await?);
         }
         Ok(found)
+    }
+
+    /// How many messages held **after** sequence `after` match one of `filters` (none:
+    /// everything). Nothing is read, and nothing is kept in the backend.
+    ///
+    /// Filters that overlap are [`crate::ErrorKind::Invalid`]. Where a copy of the stream answers
+    /// that is a moment behind, so is the count.
+    pub async fn count(&self, filters: &[SubjectFilter], after: u64) -> Result<u64> {
+        self.check_countable(filters)?;
+        self.driver.count(&self.name, filters, after).await
+    }
+
+    fn check_countable(&self, filters: &[SubjectFilter]) -> Result<()> {
+        let support = self.driver.support(Capability::Counting);
+        let asked_by = format_args!("a count on stream {}", self.name);
+        require(self.driver.name(), Capability::Counting, support, asked_by)?;
+        for (at, one) in filters.iter().enumerate() {
+            if let Some(other) = filters.iter().skip(at + 1).find(|other| one.overlaps(other)) {
+                return Err(Error::invalid(format!(
+                    "filters {one} and {other} of a count on stream {} overlap: keep the wider one",
+                    self.name
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Opens a reader on what matches one of `filters` (none: everything).

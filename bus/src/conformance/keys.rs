@@ -12,7 +12,7 @@ use crate::config::BucketConfig;
 use crate::driver::KvChange;
 use crate::error::ErrorKind;
 use crate::kv::{KeyValue, Watch};
-use crate::name::BucketName;
+use crate::name::{BucketName, Subject};
 
 async fn bucket(target: &dyn Target, bus: &Bus) -> KeyValue {
     let name = BucketName::new(unique("b")).unwrap();
@@ -89,6 +89,38 @@ pub async fn kv_create_after_delete(target: &dyn Target) {
     assert!(kv.delete("never", Some(1)).await.unwrap_err().is_conflict());
     let again = case.again(target).await.bus.kv(kv.name()).await.unwrap();
     assert!(again.create("user.anna", "x").await.unwrap() > last);
+}
+
+/// Pages in the order of the keys give every entry once; one that was deleted is in none.
+pub async fn kv_pages(target: &dyn Target) {
+    let case = Case::new(target).await;
+    let kv = bucket(target, &case.bus).await;
+    assert_eq!(kv.page(None, 10).await.unwrap(), []);
+    let keys: Vec<String> = (0..25).map(|n| format!("k.{n:02}")).collect();
+    for key in keys.iter().rev() {
+        kv.put(key, key.clone()).await.unwrap();
+    }
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = kv.page(after.as_ref(), 10).await.unwrap();
+        assert!(page.iter().all(|entry| entry.key.as_str().as_bytes() == entry.value));
+        listed.extend(page.iter().map(|entry| entry.key.to_string()));
+        after = page.last().map(|entry| entry.key.clone());
+        if page.len() < 10 {
+            break;
+        }
+        // Behind the place where the next page begins, so that it moves nothing, and in it.
+        let last = keys.iter().position(|key| Some(key) == listed.last()).unwrap();
+        kv.delete(&keys[last], None).await.unwrap();
+        kv.delete(&keys[last + 1], None).await.unwrap();
+    }
+    let expected: Vec<_> =
+        (0..25).filter(|n| ![10, 21].contains(n)).map(|n| keys[n].clone()).collect();
+    assert_eq!(listed, expected);
+    let first = kv.page(None, 3).await.unwrap();
+    let first: Vec<_> = first.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(first, ["k.00", "k.01", "k.02"]);
+    assert_eq!(kv.page(Some(&Subject::new("k.24").unwrap()), 3).await.unwrap(), []);
 }
 
 async fn next(watch: &mut Watch) -> KvChange {

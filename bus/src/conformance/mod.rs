@@ -158,6 +158,7 @@ macro_rules! conformance_tests {
             header_values_unchanged
             kv_cas
             kv_create_after_delete
+            kv_pages
             max_attempts_dead_letters
             max_attempts_end
             max_in_flight_and_resume
@@ -178,6 +179,7 @@ macro_rules! conformance_tests {
             state_at_sequence
             subject_filters
             subjects_complete
+            counting
             topology_idempotent
             trace_context_travels
             unit_commit

@@ -7,6 +7,7 @@ use super::bench::{Case, ack_all, assert_refused, collect, eventually, read, ref
 use crate::capability::{Capability, Support};
 use crate::config::Start;
 use crate::consumer::Consumer;
+use crate::error::ErrorKind;
 use crate::name::{Subject, SubjectFilter};
 use crate::stream::Reader;
 
@@ -94,6 +95,49 @@ pub async fn subjects_complete(target: &dyn Target) {
     assert!(list(SubjectFilter::all()).await == expected, "purged subjects are still listed");
     assert_eq!(list(filter("odd.k1")).await, [case.subject("odd.k1")]);
     assert!(list(filter("even.>")).await.is_empty());
+}
+
+/// What matches behind a sequence is counted, purged messages not, and nothing is left behind.
+pub async fn counting(target: &dyn Target) {
+    let case = Case::new(target).await;
+    if refuses(&case, Capability::Counting).await {
+        let refused = case.stream.count(&[], 0).await;
+        return assert_refused(&case, refused, Capability::Counting);
+    }
+    let filter = |rest: &str| SubjectFilter::new(case.subject(rest)).unwrap();
+    let count = |filters: Vec<SubjectFilter>, after: u64| {
+        let stream = case.stream.clone();
+        async move { stream.count(&filters, after).await.unwrap() }
+    };
+    assert_eq!(count(vec![], 0).await, 0, "an empty stream");
+    // a.0 b.1 c.0 a.1 b.0 c.1 and so on: a has 1, 4, 7 ...
+    for n in 0..60 {
+        case.publish(&format!("{}.{}", ["a", "b", "c"][n % 3], n % 2)).await;
+    }
+    for (filters, after, expected) in [
+        (vec![], 0, 60),
+        (vec![], 59, 1),
+        (vec![filter("a.*")], 0, 20),
+        (vec![filter("a.*")], 1, 19),
+        (vec![filter("a.*")], 58, 0),
+        (vec![filter("a.0"), filter("b.>")], 30, 5 + 10),
+        (vec![filter("none")], 0, 0),
+        (vec![], 60, 0),
+        (vec![], u64::MAX, 0),
+    ] {
+        assert_eq!(count(filters.clone(), after).await, expected, "{filters:?} after {after}");
+    }
+    let overlapping = case.stream.count(&[filter("a.*"), filter("a.1")], 0).await;
+    assert_eq!(overlapping.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(case.bus.consumers(&case.name).await.unwrap(), []);
+    if !refuses(&case, Capability::SelectivePurge).await {
+        assert_eq!(case.stream.purge(&filter("a.0")).await.unwrap(), 10);
+        assert_eq!(count(vec![filter("a.*")], 0).await, 10);
+        assert_eq!(count(vec![], 30).await, 25);
+    }
+    let gone = case.bus.stream(&case.name).await.unwrap();
+    case.bus.delete_stream(&case.name).await.unwrap();
+    assert!(gone.count(&[], 0).await.unwrap_err().is_not_found());
 }
 
 /// A reader goes on where it stopped after the broker was away: no gap, no repeat.

@@ -87,6 +87,10 @@ pub enum KvChange {
 ///         self.0.entries(filter).await
 ///     }
 ///
+///     async fn page(&self, after: Option<&Subject>, max: usize) -> Result<Vec<Entry>> {
+///         self.0.page(after, max).await
+///     }
+///
 ///     async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>> {
 ///         self.0.watch(filter).await
 ///     }
@@ -121,6 +125,11 @@ pub trait KvDriver: Send + Sync {
 
     /// Every entry that matches, sorted by key: complete, or an error.
     async fn entries(&self, filter: &SubjectFilter) -> Result<Vec<Entry>>;
+
+    /// The first `max` entries behind key `after`, sorted by key; from the first key without one.
+    /// Fewer than `max` mean that there are no more. What is written or deleted meanwhile may or
+    /// may not be seen; every other entry is.
+    async fn page(&self, after: Option<&Subject>, max: usize) -> Result<Vec<Entry>>;
 
     /// Opens a watch on the keys that match: current entries, then [`KvChange::Synced`], then
     /// every change in order. It resumes by itself and repeats no revision.

@@ -76,6 +76,7 @@ pub use unit::{Unit, UnitInput};
 /// #     async fn get(&self, s: &StreamName, n: u64) -> Result<Option<StoredMessage>> { self.inner.get(s, n).await }
 /// #     async fn subjects(&self, s: &StreamName, f: &SubjectFilter) -> Result<Vec<Subject>> { self.inner.subjects(s, f).await }
 /// #     async fn last_at(&self, s: &StreamName, of: &[Subject], n: u64) -> Result<Vec<StoredMessage>> { self.inner.last_at(s, of, n).await }
+/// #     async fn count(&self, s: &StreamName, f: &[SubjectFilter], n: u64) -> Result<u64> { self.inner.count(s, f, n).await }
 /// #     async fn reader(&self, s: &StreamName, f: &[SubjectFilter], at: Start) -> Result<Box<dyn ReaderDriver>> { self.inner.reader(s, f, at).await }
 /// #     async fn ensure_consumer(&self, s: &StreamName, c: &ConsumerConfig) -> Result<ConsumerInfo> { self.inner.ensure_consumer(s, c).await }
 /// #     async fn consumer_info(&self, s: &StreamName, c: &ConsumerName) -> Result<ConsumerInfo> { self.inner.consumer_info(s, c).await }
@@ -144,6 +145,15 @@ pub trait Driver: Send + Sync + 'static {
         subjects: &[Subject],
         up_to: u64,
     ) -> Result<Vec<StoredMessage>>;
+
+    /// How many messages held **after** sequence `after` match one of `filters`, none of which
+    /// overlap; an empty list means everything. A replica that answers may be a moment behind.
+    async fn count(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        after: u64,
+    ) -> Result<u64>;
 
     /// Opens a reader: no acks, nothing kept in the backend when it is dropped. An empty list of
     /// filters means everything.

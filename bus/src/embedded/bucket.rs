@@ -1,6 +1,7 @@
 //! One bucket: its entries, and the changes that its watches have not seen yet.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -269,6 +270,12 @@ impl BucketState {
         entries.filter(|entry| filter.matches(entry.key.as_str())).cloned().collect()
     }
 
+    fn page(&self, after: Option<&Subject>, max: usize) -> Vec<Entry> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.entries.range::<Subject, _>((from, Bound::Unbounded));
+        behind.take(max).map(|(_, entry)| entry.clone()).collect()
+    }
+
     /// The first change after `seen` that matches, and the revision up to which all were looked at.
     fn change_after(&self, seen: u64, filter: &SubjectFilter) -> (u64, Option<KvChange>) {
         let from = self.changes.partition_point(|change| change.revision <= seen);
@@ -360,6 +367,11 @@ impl KvDriver for OpenBucket {
     async fn entries(&self, filter: &SubjectFilter) -> Result<Vec<Entry>> {
         let (_, state) = self.enter()?;
         Ok(state.matching(filter))
+    }
+
+    async fn page(&self, after: Option<&Subject>, max: usize) -> Result<Vec<Entry>> {
+        let (_, state) = self.enter()?;
+        Ok(state.page(after, max))
     }
 
     async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>> {

@@ -24,6 +24,8 @@ pub(super) struct Cursor {
     pub(super) woken: Arc<Notify>,
     created: SystemTime,
     position: Position,
+    /// How many messages are still to come, kept up from the first time that it is asked for.
+    pending: Option<u64>,
     unsettled: BTreeMap<u64, Unsettled>,
     /// When leases end and delays are over: each of `unsettled` that is not in `ready`.
     due: DueQueue<u64>,
@@ -100,6 +102,7 @@ impl Cursor {
             created,
             started_after: position.next() - 1,
             position,
+            pending: None,
             unsettled: BTreeMap::new(),
             due: DueQueue::default(),
             ready: BTreeSet::new(),
@@ -121,6 +124,7 @@ impl Cursor {
             woken: Arc::new(Notify::new()),
             created,
             position: Position::restore(&config.filters, first, head.next),
+            pending: None,
             unsettled: BTreeMap::new(),
             due: DueQueue::default(),
             ready: BTreeSet::new(),
@@ -206,6 +210,7 @@ impl Cursor {
     /// Forgets what was settled and what is out, and goes on at `to`.
     pub(super) fn seek(&mut self, log: &Log, to: Start) {
         self.position = Position::new(log, &self.config.filters, to);
+        self.pending = None;
         self.started_after = self.position.next() - 1;
         self.delivered = 0;
         self.epoch += 1;
@@ -231,8 +236,34 @@ impl Cursor {
         }
     }
 
-    pub(super) fn matches(&self, subject: &str) -> bool {
-        self.position.matches(subject)
+    /// Takes note of a message that came.
+    pub(super) fn arrived(&mut self, sequence: u64, subject: &str) {
+        if self.position.matches(subject) {
+            if self.position.is_ahead(sequence) {
+                self.pending = self.pending.map(|pending| pending + 1);
+            }
+            self.woken.notify_waiters();
+        }
+    }
+
+    /// Takes note of a message that was taken out of the log.
+    pub(super) fn removed(&mut self, sequence: u64, subject: &str) {
+        if self.pending.is_some()
+            && self.position.is_ahead(sequence)
+            && self.position.matches(subject)
+        {
+            self.passed();
+        }
+    }
+
+    /// Counts anew what is to come, when it is asked for: much was taken out of the log.
+    pub(super) fn count_anew(&mut self) {
+        self.pending = None;
+    }
+
+    /// One less is still to come.
+    fn passed(&mut self) {
+        self.pending = self.pending.map(|pending| pending.saturating_sub(1));
     }
 
     /// Hands out up to `max` deliveries: what comes again first, then what is new.
@@ -289,6 +320,7 @@ impl Cursor {
             && !self.is_at_limit()
             && let Some(sequence) = self.position.advance(log)
         {
+            self.passed();
             all = self.deliver(log, sequence, 0, now).map(|delivery| taken.extend(delivery));
         }
         if (self.position.next(), self.position.first().len()) != before {
@@ -450,10 +482,12 @@ impl Cursor {
     pub(super) fn info(&mut self, log: &Log, now: Now) -> ConsumerInfo {
         self.expire(now.instant);
         let floor = self.delivered.max(self.started_after);
+        let position = &self.position;
+        let pending = *self.pending.get_or_insert_with(|| position.remaining(log));
         ConsumerInfo {
             config: self.config.clone(),
             created: self.created,
-            pending: self.position.remaining(log),
+            pending,
             unsettled: self.unsettled.len() as u64,
             delivered_sequence: self.delivered,
             settled_sequence: self.unsettled.keys().next().map_or(floor, |first| first - 1),

@@ -9,6 +9,7 @@ use super::Embedded;
 use super::bucket::{BucketCell, OpenBucket};
 use super::clock::Now;
 use super::consumer::{BoundConsumer, OpenReader};
+use super::count::count;
 use super::position::Position;
 use super::stream::{StreamCell, overlapping};
 use crate::capability::{Capability, Support};
@@ -139,6 +140,17 @@ impl Driver for Embedded {
         let state = cell.enter(now)?;
         let last = subjects.iter().filter_map(|subject| state.log.last_at(subject, up_to));
         last.filter_map(|sequence| state.log.read(sequence).transpose()).collect()
+    }
+
+    async fn count(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        after: u64,
+    ) -> Result<u64> {
+        let (now, cell) = self.stream(stream)?;
+        let state = cell.enter(now)?;
+        Ok(count(&state.log, filters, after.saturating_add(1)))
     }
 
     async fn reader(

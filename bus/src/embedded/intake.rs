@@ -98,8 +98,8 @@ impl StreamState {
             self.ids.remember(&id, sequence, now);
         }
         self.arrived.notify_waiters();
-        for cursor in self.cursors.values().filter(|cursor| cursor.matches(subject.as_str())) {
-            cursor.woken.notify_waiters();
+        for cursor in self.cursors.values_mut() {
+            cursor.arrived(sequence, subject.as_str());
         }
         Receipt { sequence, duplicate: false }
     }
@@ -136,7 +136,7 @@ impl StreamState {
             || max_bytes.is_some_and(|max| self.log.bytes() + bytes > max))
             && self.log.messages() > 0
         {
-            self.log.remove_oldest();
+            self.drop_oldest();
         }
     }
 }

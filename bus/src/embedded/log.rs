@@ -127,6 +127,11 @@ impl Log {
         self.bytes
     }
 
+    /// How many subjects hold a message.
+    pub(super) fn subjects(&self) -> usize {
+        self.by_subject.len()
+    }
+
     /// Takes the message in and returns its sequence.
     pub(super) fn append(&mut self, message: Message, timestamp: SystemTime) -> u64 {
         let sequence = self.last_sequence() + 1;

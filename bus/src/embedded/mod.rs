@@ -14,6 +14,7 @@ mod bucket;
 mod clock;
 mod connection;
 mod consumer;
+mod count;
 mod cursor;
 mod delayed;
 #[cfg(feature = "disk")]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::count::count;
 use super::log::Log;
 use crate::config::Start;
 use crate::name::SubjectFilter;
@@ -94,20 +95,15 @@ impl Position {
         None
     }
 
+    /// True when the message at `sequence`, if it matches, is still to come.
+    pub(super) fn is_ahead(&self, sequence: u64) -> bool {
+        sequence >= self.next || self.first.binary_search(&sequence).is_ok()
+    }
+
     /// How many messages held are still to come.
     pub(super) fn remaining(&self, log: &Log) -> u64 {
         let first = self.first.iter().filter(|sequence| log.get(**sequence).is_some()).count();
-        let all = [SubjectFilter::all()];
-        let filters = if self.filters.is_empty() { &all[..] } else { &self.filters };
-        let ahead = |sequences: &VecDeque<u64>| {
-            sequences.len() - sequences.partition_point(|sequence| *sequence < self.next)
-        };
         // A consumer's filters do not overlap; a reader is never asked.
-        let later: usize = filters
-            .iter()
-            .flat_map(|filter| log.matching(filter))
-            .map(|(_, sequences)| ahead(sequences))
-            .sum();
-        (first + later) as u64
+        first as u64 + count(log, &self.filters, self.next)
     }
 }

@@ -213,14 +213,27 @@ impl StreamState {
     /// Removes what matches, and what is to come too where everything does. Returns how many.
     pub(super) fn purge(&mut self, filter: &SubjectFilter) -> u64 {
         let held = self.delayed.purge(filter);
+        self.cursors.values_mut().for_each(Cursor::count_anew);
         held + self.log.purge(filter)
+    }
+
+    /// Takes the oldest message out of the log.
+    pub(super) fn drop_oldest(&mut self) {
+        let sequence = self.log.first_sequence();
+        if let Some(oldest) = self.log.get(sequence) {
+            let subject = oldest.subject();
+            for cursor in self.cursors.values_mut() {
+                cursor.removed(sequence, subject.as_str());
+            }
+        }
+        self.log.remove_oldest();
     }
 
     fn drop_aged(&mut self, now: Now) {
         let Some(max_age) = self.config.max_age else { return };
         let cutoff = now.cutoff(max_age);
         while self.log.oldest().is_some_and(|oldest| oldest <= cutoff) {
-            self.log.remove_oldest();
+            self.drop_oldest();
         }
     }
 

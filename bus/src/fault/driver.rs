@@ -123,6 +123,16 @@ impl Driver for FaultDriver {
         self.faults.run("last_at", &At(stream, &up_to), effect).await
     }
 
+    async fn count(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        after: u64,
+    ) -> Result<u64> {
+        let effect = self.inner.count(stream, filters, after);
+        self.faults.run("count", &At(stream, &after), effect).await
+    }
+
     async fn reader(
         &self,
         stream: &StreamName,

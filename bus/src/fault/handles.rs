@@ -123,6 +123,10 @@ impl KvDriver for FaultyKv {
         self.faults.run("kv_entries", &At(&self.at, filter), self.inner.entries(filter)).await
     }
 
+    async fn page(&self, after: Option<&Subject>, max: usize) -> Result<Vec<Entry>> {
+        self.faults.run("kv_page", &self.at, self.inner.page(after, max)).await
+    }
+
     async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>> {
         let at = At(&self.at, filter);
         let inner = self.faults.run("kv_watch", &at, self.inner.watch(filter)).await?;

@@ -172,6 +172,11 @@ impl KvDriver for Arc<Bucket> {
         Ok(self.table.read(|keys| keys.entries(filter)))
     }
 
+    async fn page(&self, after: Option<&Subject>, max: usize) -> Result<Vec<Entry>> {
+        self.check()?;
+        Ok(self.table.read(|keys| keys.page(after, max)))
+    }
+
     async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>> {
         self.check()?;
         Ok(Box::new(Watch::open(self.clone(), filter)))

@@ -1,6 +1,7 @@
 //! The rows of a bucket: the last value of each key, and what changed lately.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -52,6 +53,13 @@ impl Keys {
         let now = SystemTime::now();
         let matching = self.last.values().filter(|change| filter.matches(change.key.as_str()));
         matching.filter_map(|change| self.entry(change, now)).collect()
+    }
+
+    /// The first `max` entries behind `after`, sorted by key.
+    pub(super) fn page(&self, after: Option<&Subject>, max: usize) -> Vec<Entry> {
+        let (now, from) = (SystemTime::now(), after.map_or(Bound::Unbounded, Bound::Excluded));
+        let behind = self.last.range::<Subject, _>((from, Bound::Unbounded));
+        behind.filter_map(|(_, change)| self.entry(change, now)).take(max).collect()
     }
 
     pub(super) fn max_age(&self) -> Option<Duration> {

@@ -185,6 +185,7 @@ pub(crate) fn support(capability: Capability) -> Support {
         | Capability::ExactLimits
         | Capability::SelectivePurge
         | Capability::RequestReply
+        | Capability::Counting
         | Capability::KvCompareAndSet => Support::Unsupported,
     }
 }
@@ -245,6 +246,16 @@ impl Driver for Kafka {
         up_to: u64,
     ) -> Result<Vec<StoredMessage>> {
         lookup::last_at(&self.link, &*self.entry(stream).await?, subjects, up_to).await
+    }
+
+    async fn count(
+        &self,
+        stream: &StreamName,
+        _filters: &[SubjectFilter],
+        _after: u64,
+    ) -> Result<u64> {
+        let asked = format!("a count on stream {stream}");
+        Err(unsupported(NAME, Capability::Counting, asked))
     }
 
     async fn reader(

@@ -9,6 +9,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -33,6 +34,8 @@ const MARKER: &str = "Nats-Marker-Reason";
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(30);
 /// A create looks again this often when the key is deleted and written by others meanwhile.
 const CREATE_ATTEMPTS: u32 = 5;
+/// Values of a page that are asked for at once.
+const READS_AT_ONCE: usize = 64;
 
 /// See [`crate::driver::Driver::ensure_bucket`].
 pub(super) async fn ensure(link: &Link, config: &BucketConfig) -> Result<()> {
@@ -211,6 +214,26 @@ impl KvDriver for Bucket {
             found.insert(key, written.value());
         }
         Ok(found.into_values().flatten().collect())
+    }
+
+    /// The server tells the names of all keys at once, and the values one by one.
+    async fn page(&self, after: Option<&Subject>, max: usize) -> Result<Vec<Entry>> {
+        let all = self.filter(&SubjectFilter::all())?;
+        let subjects = subjects::list(&self.link, &self.stream, &all).await?;
+        let keys: Vec<Subject> =
+            subjects.iter().filter_map(|subject| self.key(subject.as_str())).collect();
+        let from = keys.partition_point(|key| after.is_some_and(|after| key <= after));
+        let mut found = Vec::new();
+        for part in keys.get(from..).unwrap_or_default().chunks(READS_AT_ONCE) {
+            let reads: Vec<_> = part.iter().map(|key| self.get(key)).collect();
+            // A key without a value was deleted.
+            found.extend(try_join_all(reads).await?.into_iter().flatten());
+            if found.len() >= max {
+                break;
+            }
+        }
+        found.truncate(max);
+        Ok(found)
     }
 
     async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>> {

@@ -11,6 +11,7 @@ mod commit;
 mod connect;
 mod consumers;
 mod convert;
+mod count;
 mod direct;
 mod facts;
 mod failure;
@@ -128,6 +129,7 @@ pub(crate) fn support(capability: Capability) -> Support {
         | Capability::ConditionalPublish
         | Capability::SubjectFilter
         | Capability::StateAtSequence
+        | Capability::Counting
         | Capability::DelayedDelivery
         | Capability::RequestReply
         | Capability::KvCompareAndSet
@@ -185,6 +187,15 @@ impl Driver for Nats {
         up_to: u64,
     ) -> Result<Vec<StoredMessage>> {
         state::last_at(&self.link, &self.last_end, stream, subjects, up_to).await
+    }
+
+    async fn count(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        after: u64,
+    ) -> Result<u64> {
+        count::count(&self.link, stream, filters, after).await
     }
 
     async fn reader(

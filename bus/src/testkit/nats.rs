@@ -70,6 +70,11 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// The id of its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.pid()
+    }
+
     /// Kills the server at once, as a crash would. Nothing is flushed.
     pub fn kill9(&mut self) {
         self.process.kill9();

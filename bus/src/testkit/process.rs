@@ -53,6 +53,11 @@ impl Process {
         Ok(())
     }
 
+    /// The id of the process, while it runs.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// True when it is not running.
     pub(super) fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))

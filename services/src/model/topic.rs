@@ -196,6 +196,11 @@ impl TopicSet {
             .collect()
     }
 
+    /// True when no pattern stands for realms that it does not name.
+    pub fn names_every_realm(&self) -> bool {
+        self.0.iter().all(|pattern| pattern.realm.is_some())
+    }
+
     /// The realms that are named without a wildcard.
     pub fn named_realms(&self) -> Vec<Realm> {
         let mut realms: Vec<_> = self.0.iter().filter_map(|p| p.realm.clone().map(Realm)).collect();
@@ -269,5 +274,6 @@ mod tests {
         assert!(!topics.matches(&"orders.paid".parse().unwrap()));
         assert!(topics.includes_realm(&Realm::new("any").unwrap()));
         assert_eq!(topics.named_realms(), [Realm::new("directory").unwrap()]);
+        assert!(!topics.names_every_realm() && set(&["directory.*"]).names_every_realm());
     }
 }

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bus::Subject;
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +71,7 @@ async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let kept = api.permitted(name, &headers).await?;
-    let status = api.registration.brief(&kept.subscription).await?;
+    let status = api.registration.detailed(&kept.subscription).await?;
     Ok((etag(&kept), Json(status)).into_response())
 }
 
@@ -129,27 +130,20 @@ async fn list(
         return Err(Problem::invalid("page_size", &why));
     }
     let after = query.page_token.as_deref().map(read_page_token).transpose()?;
-    let mut kept = api.registration.after(after.as_ref()).await?;
-    let more = kept.len() > size;
-    kept.truncate(size);
-    let last = kept.last().map(|kept| kept.subscription.name().clone());
-    let mut subscriptions = Vec::with_capacity(kept.len());
-    for kept in &kept {
-        subscriptions.push(api.registration.brief(&kept.subscription).await?);
-    }
-    let next_page_token = last.filter(|_| more).map(|name| page_token(&name));
+    let (subscriptions, last) = api.registration.page(after.as_ref(), size).await?;
+    let next_page_token = last.map(|last| page_token(&last));
     Ok(Json(Page { subscriptions, next_page_token }))
 }
 
 /// A page goes on after a name, so that what is registered or deleted meanwhile moves nothing.
-fn page_token(after: &SubscriptionName) -> String {
+fn page_token(after: &Subject) -> String {
     BASE64URL_NOPAD.encode(after.as_str().as_bytes())
 }
 
-fn read_page_token(token: &str) -> Result<SubscriptionName, Problem> {
+fn read_page_token(token: &str) -> Result<Subject, Problem> {
     let name = BASE64URL_NOPAD.decode(token.as_bytes()).ok();
     let name = name.and_then(|name| String::from_utf8(name).ok());
-    name.and_then(|name| SubscriptionName::new(name).ok()).ok_or_else(|| {
+    name.and_then(|name| Subject::new(name).ok()).ok_or_else(|| {
         let why = Invalid::new("page_token is not one of ours: leave it out to start over");
         Problem::invalid("page_token", &why)
     })

@@ -83,13 +83,6 @@ impl Registration {
         kept.ok_or_else(|| RegistrationError::Unknown(name.clone()))
     }
 
-    /// The records after a name, sorted; from the first without one.
-    pub(super) async fn after(&self, name: Option<&SubscriptionName>) -> Result<Vec<Kept>, Error> {
-        let mut kept = self.store.all_subscriptions().await?;
-        kept.retain(|kept| name.is_none_or(|name| kept.subscription.name() > name));
-        Ok(kept)
-    }
-
     /// Deletes a subscription with what is kept for it, if it still has `revision` where one is given. The
     /// record goes first, so that nobody repairs what is being removed. A record that cannot be
     /// read is deleted whatever its revision.

@@ -2,6 +2,7 @@
 
 mod api;
 mod core;
+mod figures;
 mod queues;
 mod reports;
 mod request;

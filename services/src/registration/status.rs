@@ -1,11 +1,22 @@
 //! What a client is told about a subscription. Never its secret, nor the hash of it.
 
-use bus::Error;
+use std::time::Duration;
+
+use bus::{Error, Subject};
+use futures_util::future::try_join;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::core::Registration;
+use super::figures::{Figures, Queue};
 use crate::model::{Fence, Prefill, Subscription, TopicSet};
 use crate::prefill::Cursor;
+
+/// A page of subscriptions waits this long for figures of queues, and does without the others.
+const FIGURES_WITHIN: Duration = Duration::from_millis(30);
+/// Prefills whose progress is read at once.
+const AT_ONCE: usize = 32;
 
 /// A subscription as the API shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -18,6 +29,14 @@ pub struct Status {
     ack_wait: String,
     fence: Fence,
     prefill: Progress,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queues: Option<Vec<Queue>>,
+    /// Events of the log that queue mode has not handed out yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag: Option<u64>,
+    /// Events that queue mode has handed out and that are not settled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsettled: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -38,7 +57,39 @@ struct Progress {
 }
 
 impl Registration {
-    /// The status of a subscription.
+    /// The status of a subscription with the figures of its queues, which cost requests for each
+    /// realm.
+    pub(super) async fn detailed(&self, subscription: &Subscription) -> Result<Status, Error> {
+        let (status, queues) =
+            try_join(self.brief(subscription), Figures::new(&self.store).of(subscription)).await?;
+        Ok(status.with(queues))
+    }
+
+    /// A page of statuses behind a name, and the last name looked at if there are more. The
+    /// figures of the queues are those that could be had in [`FIGURES_WITHIN`].
+    pub(super) async fn page(
+        &self,
+        after: Option<&Subject>,
+        size: usize,
+    ) -> Result<(Vec<Status>, Option<Subject>), Error> {
+        let until = Instant::now() + FIGURES_WITHIN;
+        let (page, last) = self.store.subscriptions_page(after, size).await?;
+        let briefs: Vec<_> = page.iter().map(|kept| self.brief(&kept.subscription)).collect();
+        let mut statuses: Vec<Status> =
+            stream::iter(briefs).buffered(AT_ONCE).try_collect().await?;
+        let mut figures = Figures::new(&self.store);
+        for (status, kept) in statuses.iter_mut().zip(&page) {
+            // A count that needs no waiting would never be late.
+            if Instant::now() >= until {
+                break;
+            }
+            let Ok(queues) = timeout_at(until, figures.of(&kept.subscription)).await else { break };
+            *status = status.clone().with(queues?);
+        }
+        Ok((statuses, last))
+    }
+
+    /// The status of a subscription without the figures of its queues.
     pub(super) async fn brief(&self, subscription: &Subscription) -> Result<Status, Error> {
         let of = &subscription.incarnation;
         let cursor = match subscription.prefill {
@@ -54,7 +105,18 @@ impl Registration {
             ack_wait: humantime::format_duration(subscription.ack_wait).to_string(),
             fence: subscription.fence.clone(),
             prefill: progress(&subscription.prefill, cursor),
+            queues: None,
+            lag: None,
+            unsettled: None,
         })
+    }
+}
+
+impl Status {
+    fn with(self, queues: Vec<Queue>) -> Self {
+        let lag = Some(queues.iter().map(|queue| queue.pending).sum());
+        let unsettled = Some(queues.iter().map(|queue| queue.unsettled).sum());
+        Self { queues: Some(queues), lag, unsettled, ..self }
     }
 }
 

@@ -174,6 +174,37 @@ async fn deleting_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_prefill_that_was_never_asked_for_is_requested() {
+    let store = store().await;
+    publish(&store, "dir.user", "a", Some(1)).await;
+    let registered = Registration::new(store.clone()).register(request("people", false)).await;
+    // As if the process had died between the record and the request.
+    let Kept { mut subscription, revision } = registered.unwrap().kept;
+    subscription.prefill = Prefill::Pending;
+    store.keep_subscription(&subscription, revision).await.unwrap();
+    let _roles = roles(&store);
+    when(&store, "people", done).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_deletion_left_is_removed() {
+    let store = store().await;
+    publish(&store, "dir.user", "a", Some(1)).await;
+    let registration = Registration::new(store.clone());
+    registration.register(request("people", true)).await.unwrap();
+    let _roles = roles(&store);
+    let of = when(&store, "people", done).await.subscription.incarnation;
+    // As if the process had died after the record was gone.
+    store.subscriptions.delete("people", None).await.unwrap();
+    let realm = Realm::new("dir").unwrap();
+    store.journal.put(names::journal_live_key(&of, &realm), "{}").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(store.cursors.keys(">").await.unwrap(), []);
+    assert_eq!(store.journal.keys(">").await.unwrap(), []);
+    assert_eq!(store.prefill.info().await.unwrap().messages, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_left_without_a_record_is_removed() {
     let store = store().await;
     publish(&store, "dir.user", "a", Some(1)).await;

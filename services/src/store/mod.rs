@@ -68,6 +68,15 @@ impl Store {
         self.bus().stream(names::log_stream(realm)?).await
     }
 
+    /// The last sequence that the log of a realm has given; `None` when the realm was never made.
+    pub(crate) async fn last_sequence(&self, realm: &Realm) -> Result<Option<u64>, bus::Error> {
+        match self.bus().driver().stream_info(&names::log_stream(realm)?).await {
+            Ok(info) => Ok(Some(info.last_sequence)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes a realm if it is missing and returns its log. The log comes before the record, so
     /// that whoever sees the record finds the log; doing it twice changes nothing.
     pub async fn ensure_realm(&self, realm: &Realm) -> Result<Stream, bus::Error> {

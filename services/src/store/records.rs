@@ -1,6 +1,6 @@
 //! Reading and writing subscription records.
 
-use bus::{Entry, Error, ErrorKind};
+use bus::{Entry, Error, ErrorKind, Subject};
 
 use super::Store;
 use crate::model::{Subscription, SubscriptionName};
@@ -37,17 +37,25 @@ impl Store {
         entry.as_ref().map(Kept::read).transpose()
     }
 
+    /// The records of the first `size` names behind `after`, sorted by name, and the last name that
+    /// was looked at if there are more. One that cannot be read is left out, as in
+    /// [`Store::all_subscriptions`].
+    pub(crate) async fn subscriptions_page(
+        &self,
+        after: Option<&Subject>,
+        size: usize,
+    ) -> Result<(Vec<Kept>, Option<Subject>), Error> {
+        let mut entries = self.subscriptions.page(after, size + 1).await?;
+        let more = entries.len() > size;
+        entries.truncate(size);
+        let last = entries.last().filter(|_| more).map(|entry| entry.key.clone());
+        Ok((entries.iter().filter_map(readable).collect(), last))
+    }
+
     /// Every record, sorted by name. One that cannot be read is reported in the log and left out:
     /// it must not hide the others.
     pub async fn all_subscriptions(&self) -> Result<Vec<Kept>, Error> {
         let entries = self.subscriptions.entries(">").await?;
-        let readable = |entry: &Entry| match Kept::read(entry) {
-            Ok(kept) => Some(kept),
-            Err(error) => {
-                tracing::error!(key = %entry.key, %error, "a record is left out");
-                None
-            }
-        };
         Ok(entries.iter().filter_map(readable).collect())
     }
 
@@ -62,5 +70,15 @@ impl Store {
             Error::with_source(ErrorKind::Invalid, "the record cannot be written as JSON", source)
         })?;
         self.subscriptions.update(subscription.name().as_str(), value, revision).await
+    }
+}
+
+fn readable(entry: &Entry) -> Option<Kept> {
+    match Kept::read(entry) {
+        Ok(kept) => Some(kept),
+        Err(error) => {
+            tracing::error!(key = %entry.key, %error, "a record is left out");
+            None
+        }
     }
 }

@@ -98,6 +98,17 @@ impl Driver for Disk {
         life.told(messages).await
     }
 
+    async fn count(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        after: u64,
+    ) -> Result<u64> {
+        let (life, memory) = self.enter().await?;
+        let count = memory.count(stream, filters, after).await;
+        life.told(count).await
+    }
+
     async fn reader(
         &self,
         stream: &StreamName,

@@ -222,6 +222,12 @@ impl KvDriver for DiskBucket {
         life.told(entries).await
     }
 
+    async fn page(&self, after: Option<&Subject>, max: usize) -> Result<Vec<Entry>> {
+        let (life, bucket) = self.enter().await?;
+        let entries = bucket.page(after, max).await;
+        life.told(entries).await
+    }
+
     async fn watch(&self, filter: &SubjectFilter) -> Result<Box<dyn WatchDriver>> {
         let (life, bucket) = self.enter().await?;
         let watch = bucket.open_watch(filter)?;

@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Key, Topic};
+use super::Store;
+use crate::model::{Incarnation, Key, Realm, Topic, names};
 
 pub(crate) use handout::{Group, Superseded, Taken};
 pub(crate) use settle::{Answer, Wish};
@@ -139,6 +140,19 @@ impl Journal {
             keys.entry(open.key).or_default().insert(*sequence);
         }
         keys
+    }
+}
+
+impl Store {
+    /// The journal of what a subscription was handed out of a realm's log; `None` when that is
+    /// nothing yet, or it is of a version that this one does not know.
+    pub(crate) async fn live_journal(
+        &self,
+        of: &Incarnation,
+        realm: &Realm,
+    ) -> Result<Option<Journal>, bus::Error> {
+        let entry = self.journal.get(names::journal_live_key(of, realm)).await?;
+        Ok(entry.and_then(|entry| Journal::decode(&entry.value)))
     }
 }
 

@@ -1,0 +1,70 @@
+//! How far queue mode is with the log of each realm.
+
+use std::collections::BTreeMap;
+
+use bus::{Error, SubjectFilter};
+use serde::Serialize;
+
+use crate::model::{Realm, Subscription};
+use crate::store::Store;
+use crate::store::journal::{Journal, Stamp};
+
+/// The figures of one realm.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Queue {
+    realm: Realm,
+    /// Events that match and that were not handed out yet.
+    pub(super) pending: u64,
+    /// Events that were handed out and are not settled.
+    pub(super) unsettled: u64,
+    /// The highest sequence that was handed out.
+    delivered_sequence: u64,
+}
+
+/// Counts; what is asked for twice is counted once.
+pub(super) struct Figures<'a> {
+    store: &'a Store,
+    counted: BTreeMap<(Realm, Vec<SubjectFilter>, u64), Option<u64>>,
+}
+
+impl<'a> Figures<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        Self { store, counted: BTreeMap::new() }
+    }
+
+    /// The figures of a subscription, realm by realm. One whose log is being removed is left out.
+    pub(super) async fn of(&mut self, subscription: &Subscription) -> Result<Vec<Queue>, Error> {
+        let mut queues = Vec::with_capacity(subscription.fence.len());
+        for (realm, fence) in &subscription.fence {
+            let journal = self.store.live_journal(&subscription.incarnation, realm).await?;
+            let journal = journal.unwrap_or_else(|| Journal::starting_at(*fence, Stamp::default()));
+            let (head, unsettled) = (journal.head, journal.open.len() as u64);
+            let filters = subscription.topics.filters(realm);
+            if let Some(behind) = self.count(realm, filters, head).await? {
+                let (realm, pending) = (realm.clone(), behind + journal.passed_over());
+                queues.push(Queue { realm, pending, unsettled, delivered_sequence: head });
+            }
+        }
+        Ok(queues)
+    }
+
+    async fn count(
+        &mut self,
+        realm: &Realm,
+        filters: Vec<SubjectFilter>,
+        after: u64,
+    ) -> Result<Option<u64>, Error> {
+        let key = (realm.clone(), filters, after);
+        if let Some(known) = self.counted.get(&key) {
+            return Ok(*known);
+        }
+        let count = async { self.store.log(realm).await?.count(&key.1, after).await };
+        let count = match count.await {
+            Ok(count) => Some(count),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        self.counted.insert(key, count);
+        Ok(count)
+    }
+}
