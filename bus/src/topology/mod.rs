@@ -25,7 +25,7 @@
 //! # }
 //! ```
 
-mod diff;
+pub(crate) mod diff;
 mod file;
 mod plan;
 

@@ -40,6 +40,7 @@ const ALL: &str = r#"
     [buckets.state]
     max-age = "1h"
     max-bytes = "1MiB"
+    placement = { tags = ["ssd"] }
 "#;
 
 #[test]
@@ -70,6 +71,7 @@ fn every_field_is_read() {
     let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_262_400);
     assert_eq!((billing.start, billing.max_attempts), (Start::Time(noon), Some(5)));
     assert_eq!((topology.buckets[0].replicas, topology.buckets[0].max_bytes), (3, Some(1 << 20)));
+    assert_eq!(topology.buckets[0].placement.tags, ["ssd"]);
     assert_eq!(topology.replicas(1).streams[0].replicas, 1);
 }
 

@@ -5,6 +5,7 @@ mod event;
 mod invalid;
 mod key;
 pub(crate) mod names;
+mod realm_list;
 mod subscription;
 mod topic;
 
@@ -12,5 +13,6 @@ pub use digest::RowsDigest;
 pub use event::{CloudEvent, EventFault, FaultKind, LogEvent};
 pub use invalid::Invalid;
 pub use key::Key;
+pub use realm_list::RealmList;
 pub use subscription::{Fence, Incarnation, Manifest, Prefill, Subscription, SubscriptionName};
 pub use topic::{Realm, Topic, TopicSet};

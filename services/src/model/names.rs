@@ -32,6 +32,17 @@ pub(crate) const TICKETS_BUCKET: &str = "lockgate-tickets";
 /// What all replicas share: the key that signs tokens.
 pub(crate) const SYSTEM_BUCKET: &str = "lockgate-system";
 
+/// Every bucket.
+pub(crate) const BUCKETS: [&str; 7] = [
+    SUBSCRIPTIONS_BUCKET,
+    REALMS_BUCKET,
+    CURSORS_BUCKET,
+    SETTLED_BUCKET,
+    LEASES_BUCKET,
+    TICKETS_BUCKET,
+    SYSTEM_BUCKET,
+];
+
 /// The log of a realm.
 pub(crate) fn log_stream(realm: &Realm) -> Result<StreamName, Error> {
     StreamName::new(format!("{EVENTS}-{realm}"))

@@ -1,22 +1,22 @@
 //! The fence and the final queues behind it.
 
 use bus::{ConsumerConfig, Error, Start};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
-use crate::limits::MAX_UNSETTLED;
+use crate::limits::{BUS_WINDOW, MAX_UNSETTLED};
 use crate::model::{Fence, Incarnation, Realm, Subscription, TopicSet, names};
 use crate::store::Store;
 
 /// The last sequence of every realm that the topics include, as it is now. A realm that is made
 /// later is not in it: the dispatcher sees it and has it joined at 0.
 pub(super) async fn capture_fence(store: &Store, topics: &TopicSet) -> Result<Fence, Error> {
-    let mut fence = Fence::new();
-    for realm in store.realms().await? {
-        if topics.includes_realm(&realm) {
-            let last = store.log(&realm).await?.info().await?.last_sequence;
-            fence.insert(realm, last);
-        }
-    }
-    Ok(fence)
+    let mut realms = store.realms().await?;
+    realms.retain(|realm| topics.includes_realm(realm));
+    let captured = stream::iter(realms).map(|realm| async move {
+        let last = store.log_info(&realm).await?.last_sequence;
+        Ok::<_, Error>((realm, last))
+    });
+    captured.buffer_unordered(BUS_WINDOW).try_collect().await
 }
 
 /// How the final queue of a subscription on a realm's log is declared: a filtered durable
@@ -57,9 +57,8 @@ pub(crate) async fn remove_incarnation<'a>(
     of: &Incarnation,
     realms: impl Iterator<Item = &'a Realm>,
 ) {
-    for realm in realms {
-        report(of, store.remove_final_queue(of, realm).await);
-    }
+    let remove = |realm| async move { report(of, store.remove_final_queue(of, realm).await) };
+    stream::iter(realms).for_each_concurrent(BUS_WINDOW, remove).await;
     report(of, store.remove_prefill(of).await);
     report(of, store.remove_settled(of).await);
 }

@@ -2,8 +2,10 @@
 //! removal may be repeated.
 
 use bus::{Error, ErrorKind};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::Store;
+use crate::limits::BUS_WINDOW;
 use crate::model::{Incarnation, Realm, names};
 
 impl Store {
@@ -29,10 +31,9 @@ impl Store {
 
     /// Forgets what is settled of all queues; they must be gone.
     pub(crate) async fn remove_settled(&self, of: &Incarnation) -> Result<(), Error> {
-        for key in self.settled.keys(&names::settled_filter(of)).await? {
-            self.settled.delete(&key, None).await?;
-        }
-        Ok(())
+        let keys = self.settled.keys(&names::settled_filter(of)).await?;
+        let delete = |key| async move { self.settled.delete(&key, None).await };
+        stream::iter(keys).map(Ok).try_for_each_concurrent(BUS_WINDOW, delete).await
     }
 }
 

@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use bus::{BucketConfig, Retention, Storage, StreamConfig, WhenFull};
+use bus::{BucketConfig, Retention, Storage, StreamConfig, Topology, WhenFull};
 
 use super::Signer;
-use crate::model::{Realm, names};
+use crate::model::{Realm, RealmList, names};
 use crate::platform::Platform;
 
 /// Used tickets are remembered for longer than a ticket is good for.
-pub(super) const TICKET_AGE: Duration = Duration::from_secs(120);
+const TICKET_AGE: Duration = Duration::from_secs(120);
 
 /// Room for what a prefill row has beyond its event.
 const ROW_HEADERS_BYTES: u32 = 16 * 1024;
 
-/// How the store lays out its streams.
-#[derive(Debug, Clone, Copy)]
+/// How the store lays out its streams where it makes them, and which realms events may make.
+#[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// Copies of every stream and bucket in a cluster (1, 3 or 5).
     pub replicas: u8,
@@ -26,22 +26,36 @@ pub struct StoreOptions {
     pub prefill_max_bytes: u64,
     /// How long an event's id is remembered.
     pub duplicate_window: Duration,
+    /// The realms that their first event may make.
+    pub realms: RealmList,
 }
 
 impl Default for StoreOptions {
-    /// One replica, 1 GiB a log, 1 GiB for prefill queues, ids remembered for two minutes. A NATS
-    /// server sets the bytes of every stream aside, so that generous limits need a large disk.
+    /// One replica, 1 GiB a log, 1 GiB for prefill queues, ids remembered for two minutes, any
+    /// realm. A NATS server sets the bytes of every stream aside, so that generous limits need a large disk.
     fn default() -> Self {
         Self {
             replicas: 1,
             log_max_bytes: 1 << 30,
             prefill_max_bytes: 1 << 30,
             duplicate_window: Duration::from_secs(120),
+            realms: RealmList::Any,
         }
     }
 }
 
 impl StoreOptions {
+    /// Everything that is made on a bus that has nothing, and the logs of `realms`.
+    pub(super) fn topology(&self, realms: &[Realm]) -> Result<Topology, bus::Error> {
+        let mut streams = vec![self.prefill_stream()?, self.tasks_stream()?];
+        for realm in realms {
+            streams.push(self.log(realm)?);
+        }
+        let buckets = names::BUCKETS.iter().map(|name| self.bucket_config(name));
+        let buckets = buckets.collect::<Result<_, _>>()?;
+        Ok(Topology { streams, buckets, ..Topology::default() })
+    }
+
     pub(super) fn log(&self, realm: &Realm) -> Result<StreamConfig, bus::Error> {
         Ok(StreamConfig {
             max_bytes: Some(self.log_max_bytes),
@@ -63,7 +77,14 @@ impl StoreOptions {
     }
 
     pub(super) fn bucket_config(&self, name: &str) -> Result<BucketConfig, bus::Error> {
-        Ok(BucketConfig { replicas: self.replicas, ..BucketConfig::new(names::bucket(name)?) })
+        let replicas = self.replicas;
+        let config = BucketConfig { replicas, ..BucketConfig::new(names::bucket(name)?) };
+        Ok(match name {
+            names::TICKETS_BUCKET => {
+                BucketConfig { max_age: Some(TICKET_AGE), storage: Storage::Memory, ..config }
+            }
+            _ => config,
+        })
     }
 
     fn stream(&self, name: &str, subjects: &str) -> Result<StreamConfig, bus::Error> {
@@ -83,7 +104,7 @@ pub(super) async fn shared_signer(
     options: &StoreOptions,
 ) -> Result<Signer, bus::Error> {
     const KEY: &str = "signing-key";
-    let system = platform.bus.ensure_kv(&options.bucket_config(names::SYSTEM_BUCKET)?).await?;
+    let system = options.bucket(&platform.bus, names::SYSTEM_BUCKET).await?;
     let fresh: [u8; 32] = platform.entropy.bytes()?;
     let kept = match system.get(KEY).await? {
         Some(entry) => entry.value,
