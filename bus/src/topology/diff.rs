@@ -164,21 +164,21 @@ fn start(start: &Start) -> String {
     }
 }
 
-fn retention(retention: &Retention) -> String {
+pub(super) fn retention(retention: &Retention) -> String {
     String::from(match retention {
         Retention::Limits => "limits",
         Retention::WorkQueue => "work-queue",
     })
 }
 
-fn when_full(when_full: &WhenFull) -> String {
+pub(super) fn when_full(when_full: &WhenFull) -> String {
     String::from(match when_full {
         WhenFull::DropOldest => "drop-oldest",
         WhenFull::Refuse => "refuse",
     })
 }
 
-fn storage(storage: &Storage) -> String {
+pub(super) fn storage(storage: &Storage) -> String {
     String::from(match storage {
         Storage::File => "file",
         Storage::Memory => "memory",

@@ -28,6 +28,7 @@
 pub(crate) mod diff;
 mod file;
 mod plan;
+mod write;
 
 use std::fmt;
 use std::path::Path;

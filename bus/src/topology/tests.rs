@@ -76,6 +76,20 @@ fn every_field_is_read() {
 }
 
 #[test]
+fn a_topology_is_written_as_it_is_read() {
+    let mut topology = Topology::parse(ALL).unwrap();
+    topology.streams[0].max_bytes = Some(3_000_000_000);
+    topology.streams[1].max_message_bytes = u32::MAX;
+    let text = topology.to_toml().unwrap();
+    assert_eq!(Topology::parse(&text).unwrap(), topology, "{text}");
+    assert!(text.contains("max-bytes = \"3000000000B\""), "{text}");
+    assert!(!text.contains("partitions = 1"), "a default is left out: {text}");
+    topology.streams.clear();
+    assert!(topology.to_toml().unwrap_err().to_string().contains("orders"));
+    assert_eq!(Topology::default().to_toml().unwrap(), "");
+}
+
+#[test]
 fn what_is_wrong_is_told_with_its_line() {
     let refused = |text: &str| {
         let error = Topology::parse(text).unwrap_err();

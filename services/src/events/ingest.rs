@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bus::{Error, ErrorKind, Receipt, Stream};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, stream};
 
 use crate::limits::{BUS_WINDOW, MAX_REALMS, PUBLISH_WINDOW};
 use crate::model::{CloudEvent, Key, Realm, RealmList};
@@ -35,9 +35,21 @@ impl Ingest {
     pub async fn refused_realm(&self, events: &[CloudEvent]) -> Result<Option<Realm>, Error> {
         let list = self.realm_list();
         let realms: BTreeSet<&Realm> = events.iter().map(|event| &event.topic().realm).collect();
-        for realm in realms.into_iter().filter(|realm| !list.allows(realm)) {
-            if !self.logs().contains_key(realm) && !self.0.store.realm_exists(realm).await? {
-                return Ok(Some(realm.clone()));
+        let unknown: Vec<Realm> = {
+            let logs = self.logs();
+            let asked = |realm: &&Realm| !list.allows(realm) && !logs.contains_key(*realm);
+            realms.into_iter().filter(asked).cloned().collect()
+        };
+        let mut looks = stream::iter(unknown)
+            .map(|realm| async move {
+                let exists = self.0.store.realm_exists(&realm).await?;
+                Ok::<_, Error>((realm, exists))
+            })
+            .buffered(BUS_WINDOW);
+        while let Some(looked) = looks.next().await {
+            let (realm, exists) = looked?;
+            if !exists {
+                return Ok(Some(realm));
             }
         }
         Ok(None)
@@ -87,7 +99,7 @@ impl Ingest {
                 tracing::warn!(%realm, %error, "a realm is not ready");
             }
         };
-        futures_util::stream::iter(realms).for_each_concurrent(BUS_WINDOW, open).await;
+        stream::iter(realms).for_each_concurrent(BUS_WINDOW, open).await;
     }
 
     async fn publish_one(&self, event: &CloudEvent) -> Result<Receipt, Error> {

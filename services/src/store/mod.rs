@@ -15,6 +15,7 @@ pub(crate) use removal::missing_is_fine;
 pub use signer::Signer;
 pub(crate) use signer::{check_secret, new_secret};
 pub use topology::StoreOptions;
+pub(crate) use topology::existing_topology;
 
 use crate::model::names;
 use crate::platform::Platform;

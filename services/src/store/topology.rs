@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use bus::{BucketConfig, Retention, Storage, StreamConfig, Topology, WhenFull};
+use bus::{BucketConfig, Bus, Retention, Storage, StreamConfig, Topology, WhenFull};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::Signer;
+use crate::limits::BUS_WINDOW;
 use crate::model::{Realm, RealmList, names};
 use crate::platform::Platform;
 
@@ -98,6 +100,39 @@ impl StoreOptions {
     }
 }
 
+/// What of Lockgate is on the bus, as it is declared there: nothing where it never ran. Changes
+/// nothing.
+pub(crate) async fn existing_topology(bus: &Bus) -> Result<Topology, bus::Error> {
+    let realms = match bus.kv_for(names::REALMS_BUCKET, &[]).await {
+        Ok(bucket) => bucket.keys(">").await?,
+        Err(error) if error.is_not_found() => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let realms: Vec<Realm> =
+        realms.iter().filter_map(|key| Realm::new(key.as_str()).ok()).collect();
+    let named = StoreOptions::default().topology(&realms)?;
+    let driver = bus.driver();
+    let streams = named.streams.into_iter().map(|config| {
+        let driver = driver.clone();
+        async move { found(driver.stream_info(&config.name).await.map(|info| info.config)) }
+    });
+    let buckets = named.buckets.into_iter().map(|config| {
+        let driver = driver.clone();
+        async move { found(driver.bucket_info(&config.name).await) }
+    });
+    let streams: Vec<_> = stream::iter(streams).buffered(BUS_WINDOW).try_collect().await?;
+    let buckets: Vec<_> = stream::iter(buckets).buffered(BUS_WINDOW).try_collect().await?;
+    let (streams, buckets) = (streams.into_iter().flatten(), buckets.into_iter().flatten());
+    Ok(Topology { streams: streams.collect(), buckets: buckets.collect(), ..Topology::default() })
+}
+
+fn found<T>(looked: Result<T, bus::Error>) -> Result<Option<T>, bus::Error> {
+    match looked {
+        Err(error) if error.is_not_found() => Ok(None),
+        looked => looked.map(Some),
+    }
+}
+
 /// The signing key that all replicas share: the first to come makes it.
 pub(super) async fn shared_signer(
     platform: &Platform,
@@ -126,11 +161,8 @@ pub(super) async fn shared_signer(
 
 #[cfg(test)]
 mod tests {
-    use bus::{Bus, Topology};
-
     use super::super::Store;
-    use super::StoreOptions;
-    use crate::platform::Platform;
+    use super::*;
 
     /// `nats/topology.toml` is what the program makes, no more and no less.
     #[tokio::test]
@@ -142,12 +174,27 @@ mod tests {
         let differs = bus.compare_topology(&declared).await.unwrap();
         let differs: Vec<_> = differs.iter().map(ToString::to_string).collect();
         assert_eq!(differs, Vec::<String>::new());
-        assert_eq!((declared.streams.len(), declared.buckets.len()), (2, 7));
+        assert_eq!((declared.streams.len(), declared.buckets.len()), (2, names::BUCKETS.len()));
 
         // And the other way round: what the file makes is what the program expects.
         let bus = Bus::connect("embedded:").await.unwrap();
         bus.ensure_topology(&declared).await.unwrap();
         Store::open(Platform::new(bus.clone()), StoreOptions::default()).await.unwrap();
         assert_eq!(bus.compare_topology(&declared).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn what_is_shown_is_what_is_there() {
+        let bus = Bus::connect("embedded:").await.unwrap();
+        assert_eq!(existing_topology(&bus).await.unwrap(), Topology::default());
+        let store = Store::open(Platform::new(bus.clone()), StoreOptions::default()).await.unwrap();
+        let realm = Realm::new("people").unwrap();
+        store.ensure_realm(&realm).await.unwrap();
+        let mut shown = Topology::parse(&existing_topology(&bus).await.unwrap().to_toml().unwrap());
+        let shown = shown.as_mut().unwrap();
+        assert_eq!((shown.streams.len(), shown.buckets.len()), (3, names::BUCKETS.len()));
+        assert_eq!(bus.compare_topology(shown).await.unwrap(), []);
+        assert!(shown.streams.iter().any(|config| config.name.as_str() == "events-people"));
+        assert_eq!(store.drift().await.unwrap(), []);
     }
 }

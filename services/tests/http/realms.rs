@@ -1,5 +1,8 @@
 //! Which realms events may make.
 
+use std::time::Duration;
+
+use bus::fault::FaultRates;
 use lockgate::http::Access;
 use lockgate::store::StoreOptions;
 use serde_json::{Value, json};
@@ -65,4 +68,18 @@ async fn a_realm_that_exists_takes_events_whatever_the_list_says() {
         .post(STRUCTURED, event("2", "new").to_string())
         .await
         .is_problem(403, "realm-not-allowed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_realms_are_asked_side_by_side() {
+    let world = world("*").await;
+    let batch: Vec<Value> = (0..1000).map(|n| event("1", &format!("r{n}"))).collect();
+    assert_eq!(world.post(BATCH, json!(batch).to_string()).await.status, 202);
+    // One after the other this would be two requests to the bus for each realm, and half a minute.
+    let slow = FaultRates { delay: 1000, max_delay: Duration::from_millis(28), ..FaultRates::NONE };
+    world.faults.set_rates(slow);
+    let body = json!({"name": "all", "topics": ["*.*"]});
+    let answer = world.call("POST", "/v1/subscriptions", None, &body).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(answer.json["fence"].as_object().unwrap().len(), 1000);
 }
