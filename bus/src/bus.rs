@@ -1,5 +1,6 @@
 //! The entrance: a backend chosen by URL, and the nouns that hang on it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -136,11 +137,23 @@ impl Bus {
         Ok(Stream::new(self.driver.clone(), self.layers.clone(), name))
     }
 
-    /// Creates the stream or updates what may be updated. Doing it twice changes nothing; an
-    /// immutable difference is [`crate::ErrorKind::Mismatch`] and names it.
+    /// Creates the stream or updates what may be updated, so that it is as `config` says: for
+    /// whoever declares what a bus holds. A program that only needs the stream to be there uses
+    /// [`Bus::create_stream_if_missing`]. Doing it twice changes nothing; an immutable difference
+    /// is [`crate::ErrorKind::Mismatch`] and names it.
     pub async fn ensure_stream(&self, config: &StreamConfig) -> Result<Stream> {
         self.driver.ensure_stream(config).await?;
         Ok(Stream::new(self.driver.clone(), self.layers.clone(), config.name.clone()))
+    }
+
+    /// A stream that is known to be there.
+    pub(crate) fn known_stream(&self, name: &StreamName) -> Stream {
+        Stream::new(self.driver.clone(), self.layers.clone(), name.clone())
+    }
+
+    /// True where the backend splits streams: who keeps the messages of a key together does it so.
+    pub(crate) fn splits(&self) -> bool {
+        self.support(Capability::KeyAffinity) != Support::Unsupported
     }
 
     /// Removes a stream with its messages and consumers.
@@ -267,7 +280,8 @@ impl Bus {
         Ok(KeyValue::new(name, driver))
     }
 
-    /// Creates the bucket or updates what may be updated, and opens it as [`Bus::kv`] does.
+    /// Creates the bucket or updates what may be updated, and opens it as [`Bus::kv`] does. A
+    /// program that only needs the bucket to be there uses [`Bus::create_kv_if_missing`].
     pub async fn ensure_kv(&self, config: &BucketConfig) -> Result<KeyValue> {
         self.ensure_bucket(config).await?;
         self.kv(&config.name).await
@@ -307,7 +321,7 @@ impl Bus {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct ConnectOptions {
     /// A NATS credentials file (`.creds`).
     pub credentials: Option<std::path::PathBuf>,
@@ -317,9 +331,28 @@ pub struct ConnectOptions {
     pub client_name: Option<String>,
 }
 
+/// Without the password, so that it stands in no log.
+impl fmt::Debug for ConnectOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { credentials, user, client_name } = self;
+        f.debug_struct("ConnectOptions")
+            .field("credentials", credentials)
+            .field("user", &user.as_ref().map(|(name, _)| (name, "<hidden>")))
+            .field("client_name", client_name)
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_password_stands_in_no_log() {
+        let user = Some((String::from("anna"), String::from("open sesame")));
+        let shown = format!("{:?}", ConnectOptions { user, ..Default::default() });
+        assert!(shown.contains("anna") && !shown.contains("sesame"), "{shown}");
+    }
 
     #[tokio::test]
     async fn an_unknown_backend_is_answered_with_those_of_this_build() {

@@ -128,7 +128,7 @@ pub struct StreamConfig {
     pub delayed: bool,
 }
 
-/// Which servers of a cluster may hold a stream; a backend without placement ignores it.
+/// Which servers of a cluster may hold a stream or bucket; a backend without placement ignores it.
 ///
 /// ```
 /// # fn main() -> Result<(), bus::Error> {
@@ -349,12 +349,21 @@ pub struct BucketConfig {
     pub replicas: u8,
     /// Where it is kept.
     pub storage: Storage,
+    /// Which servers of a cluster may hold it.
+    pub placement: Placement,
 }
 
 impl BucketConfig {
     /// A bucket on disk with one replica and no limits.
     pub fn new(name: BucketName) -> Self {
-        Self { name, max_age: None, max_bytes: None, replicas: 1, storage: Storage::File }
+        Self {
+            name,
+            max_age: None,
+            max_bytes: None,
+            replicas: 1,
+            storage: Storage::File,
+            placement: Placement::default(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::capability::{Capability, require};
 use crate::config::{ConsumerConfig, ConsumerInfo, Start};
+use crate::creation::keeping_limits;
 use crate::dead_letter::{ATTEMPTS_METADATA, Origin, Policy, TARGET_METADATA};
 use crate::delivery::{Bound, Delivery, Screened};
 use crate::driver::{Driver, LeaseToken, Settlement};
@@ -196,6 +197,10 @@ impl ConsumerBuilder {
     /// Creates the consumer if it is missing, checks it against this description if it exists,
     /// and binds it. An immutable difference is [`crate::ErrorKind::Mismatch`], an unmet
     /// requirement [`crate::ErrorKind::Unsupported`]; nothing is silently downgraded.
+    ///
+    /// One that exists keeps its ack wait and its limit on unsettled deliveries, with a warning
+    /// where they are others: an operator may have declared them, and [`crate::Bus::ensure_consumer`] or a
+    /// topology file changes them.
     pub async fn open(self) -> Result<Consumer> {
         self.validate()?.open().await
     }
@@ -246,7 +251,13 @@ impl Opening {
         if let Some(policy) = Policy::read(&self.config.metadata) {
             policy.check(self.driver.as_ref(), &self.origin).await?;
         }
-        self.driver.ensure_consumer(&self.origin.stream, &self.config).await?;
+        let Origin { stream, consumer } = &self.origin;
+        let wanted = match self.driver.consumer_info(stream, consumer).await {
+            Ok(info) => keeping_limits(&info.config, &self.config, &self.origin),
+            Err(error) if error.is_not_found() => self.config.clone(),
+            Err(error) => return Err(error),
+        };
+        self.driver.ensure_consumer(stream, &wanted).await?;
         Ok(())
     }
 

@@ -196,6 +196,7 @@ mod capability;
 mod config;
 mod consume;
 mod consumer;
+mod creation;
 pub mod dead_letter;
 mod delivery;
 mod door;
@@ -237,6 +238,7 @@ pub use config::{
 };
 pub use consume::{FromMessage, HandlerError, Json, Outcome, Received};
 pub use consumer::{Consumer, ConsumerBuilder};
+pub use creation::{Creation, Opened};
 pub use dead_letter::{DeadLetter, DeadLetters};
 pub use delivery::{Delivery, SettleError};
 pub use driver::{KvChange, LeaseToken, Settlement};

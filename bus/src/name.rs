@@ -254,6 +254,19 @@ impl SubjectFilter {
         rest.is_empty()
     }
 
+    /// True when every subject that matches `other` matches this one too.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (mut mine, mut theirs) = (self.0.split('.'), other.0.split('.'));
+        loop {
+            match (mine.next(), theirs.next()) {
+                (None, None) | (Some(">"), Some(_)) => return true,
+                (Some("*"), Some(token)) if token != ">" => {}
+                (Some(own), Some(token)) if own == token => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// True when some subject matches both filters.
     pub fn overlaps(&self, other: &Self) -> bool {
         let (mut left, mut right) = (self.0.split('.'), other.0.split('.'));
@@ -392,6 +405,33 @@ mod tests {
             let (left, right) = (filter.as_str().split('.'), subject.split('.'));
             let wanted = by_token(&left.collect::<Vec<_>>(), &right.collect::<Vec<_>>());
             assert_eq!(filter.matches(subject), wanted, "{filter} and {subject:?}");
+        }
+    }
+
+    #[test]
+    fn a_filter_covers_what_it_matches_all_of() {
+        let covers = |a: &str, b: &str| {
+            SubjectFilter::new(a).unwrap().covers(&SubjectFilter::new(b).unwrap())
+        };
+        for (wide, narrow) in [
+            ("a.b", "a.b"),
+            ("a.*", "a.b"),
+            ("a.>", "a.*.c"),
+            (">", "a"),
+            ("a.>", "a.>"),
+            ("*.>", "a.*"),
+        ] {
+            assert!(covers(wide, narrow), "{wide} and {narrow}");
+        }
+        for (narrow, wide) in [
+            ("a.b", "a.*"),
+            ("a.*", "a.>"),
+            ("a.>", "a"),
+            ("a.*", "a.b.c"),
+            ("a.*", ">"),
+            ("a", "b"),
+        ] {
+            assert!(!covers(narrow, wide), "{narrow} and {wide}");
         }
     }
 

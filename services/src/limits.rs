@@ -16,6 +16,8 @@ pub(crate) const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) const MAX_BATCH_EVENTS: usize = 1000;
 /// Events of one batch on their way to the bus at once.
 pub(crate) const PUBLISH_WINDOW: usize = 256;
+/// Requests to the bus that one task has on their way at once, where it does the same for many.
+pub(crate) const BUS_WINDOW: usize = 32;
 /// Realms, each of which is a stream.
 pub(crate) const MAX_REALMS: usize = 1000;
 /// Messages in one answer to a pull.

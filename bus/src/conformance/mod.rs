@@ -41,6 +41,7 @@
 
 mod bench;
 mod consuming;
+mod creating;
 mod extras;
 mod keys;
 mod loops;
@@ -58,6 +59,7 @@ use crate::bus::Bus;
 use crate::error::Result;
 
 pub use consuming::*;
+pub use creating::*;
 pub use extras::*;
 pub use keys::*;
 pub use loops::*;
@@ -145,6 +147,10 @@ macro_rules! conformance_tests {
             competing_consumers
             conditional_publish
             consumer_info_counts
+            create_bucket_alters_nothing
+            create_races_are_settled
+            create_refuses_what_is_of_no_use
+            create_stream_alters_nothing
             dead_letters_redrive_in_order
             dedup_window
             delayed_delivery
@@ -163,6 +169,7 @@ macro_rules! conformance_tests {
             max_attempts_end
             max_in_flight_and_resume
             offset_gaps
+            open_keeps_limits
             partial_batch_results
             pause_and_resume
             per_key_order_under_faults
@@ -210,6 +217,7 @@ mod tests {
     fn the_macro_names_every_behaviour() {
         let sources = [
             include_str!("consuming.rs"),
+            include_str!("creating.rs"),
             include_str!("extras.rs"),
             include_str!("keys.rs"),
             include_str!("loops.rs"),

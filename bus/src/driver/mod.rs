@@ -20,6 +20,7 @@ use async_trait::async_trait;
 
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
+use crate::creation::Creation;
 use crate::error::Result;
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
@@ -45,7 +46,7 @@ pub use unit::{Unit, UnitInput};
 /// # use bus::driver::{ConsumerDriver, KvDriver, ReaderDriver, ResponderDriver};
 /// use bus::embedded::Embedded;
 /// use bus::{Bus, Committed, Message, PendingReceipt, Result, StreamConfig, StreamName};
-/// # use bus::{BucketConfig, BucketName, Capability, ConsumerConfig, ConsumerInfo, ConsumerName, Start};
+/// # use bus::{BucketConfig, BucketName, Capability, ConsumerConfig, ConsumerInfo, ConsumerName, Creation, Start};
 /// # use bus::{StoredMessage, StreamInfo, Subject, SubjectFilter, Support};
 ///
 /// /// A backend around a backend: counts what is published through it.
@@ -69,6 +70,7 @@ pub use unit::{Unit, UnitInput};
 ///     // and so on: every other method passes the call on
 /// #     fn name(&self) -> &'static str { self.inner.name() }
 /// #     fn support(&self, c: Capability) -> Support { self.inner.support(c) }
+/// #     async fn create_stream(&self, c: &StreamConfig) -> Result<Creation<StreamInfo>> { self.inner.create_stream(c).await }
 /// #     async fn ensure_stream(&self, c: &StreamConfig) -> Result<StreamInfo> { self.inner.ensure_stream(c).await }
 /// #     async fn stream_info(&self, s: &StreamName) -> Result<StreamInfo> { self.inner.stream_info(s).await }
 /// #     async fn delete_stream(&self, s: &StreamName) -> Result<()> { self.inner.delete_stream(s).await }
@@ -85,6 +87,7 @@ pub use unit::{Unit, UnitInput};
 /// #     async fn pause_consumer(&self, s: &StreamName, c: &ConsumerName, until: Option<SystemTime>) -> Result<()> { self.inner.pause_consumer(s, c, until).await }
 /// #     async fn seek_consumer(&self, s: &StreamName, c: &ConsumerName, to: Start) -> Result<()> { self.inner.seek_consumer(s, c, to).await }
 /// #     async fn bind(&self, s: &StreamName, c: &ConsumerName, ahead: usize) -> Result<Arc<dyn ConsumerDriver>> { self.inner.bind(s, c, ahead).await }
+/// #     async fn create_bucket(&self, c: &BucketConfig) -> Result<Creation<BucketConfig>> { self.inner.create_bucket(c).await }
 /// #     async fn ensure_bucket(&self, c: &BucketConfig) -> Result<()> { self.inner.ensure_bucket(c).await }
 /// #     async fn bucket_info(&self, b: &BucketName) -> Result<BucketConfig> { self.inner.bucket_info(b).await }
 /// #     async fn bucket(&self, b: &BucketName) -> Result<Arc<dyn KvDriver>> { self.inner.bucket(b).await }
@@ -112,6 +115,11 @@ pub trait Driver: Send + Sync + 'static {
 
     /// How a capability is provided; never changes during the life of the driver.
     fn support(&self, capability: Capability) -> Support;
+
+    /// Creates the stream if there is none of its name; one that is there is returned and not
+    /// altered in any field. One that this crate cannot work with at all, such as a mirror, is
+    /// [`crate::ErrorKind::Mismatch`] and says why.
+    async fn create_stream(&self, config: &StreamConfig) -> Result<Creation<StreamInfo>>;
 
     /// Creates the stream, or updates what may be updated. An immutable difference is
     /// [`crate::ErrorKind::Mismatch`] and names it.
@@ -212,6 +220,10 @@ pub trait Driver: Send + Sync + 'static {
         consumer: &ConsumerName,
         prefetch: usize,
     ) -> Result<Arc<dyn ConsumerDriver>>;
+
+    /// Creates the bucket if there is none of its name; one that is there is returned and not
+    /// altered in any field, as for [`Driver::create_stream`].
+    async fn create_bucket(&self, config: &BucketConfig) -> Result<Creation<BucketConfig>>;
 
     /// Creates the bucket, or updates what may be updated.
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()>;

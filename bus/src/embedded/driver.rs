@@ -5,15 +5,16 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::Embedded;
 use super::bucket::{BucketCell, OpenBucket};
 use super::clock::Now;
 use super::consumer::{BoundConsumer, OpenReader};
 use super::count::count;
 use super::position::Position;
 use super::stream::{StreamCell, overlapping};
+use super::{Embedded, Names};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
+use crate::creation::Creation;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
@@ -77,23 +78,27 @@ impl Driver for Embedded {
         support(capability)
     }
 
+    async fn create_stream(&self, config: &StreamConfig) -> Result<Creation<StreamInfo>> {
+        let now = self.connection.enter()?;
+        check_subjects(config)?;
+        let mut names = self.names();
+        if let Some(cell) = names.streams.get(&config.name) {
+            return Ok(Creation::Exists(cell.enter(now)?.info()));
+        }
+        self.make_stream(&mut names, config, now).map(Creation::Created)
+    }
+
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
         let now = self.connection.enter()?;
         check_subjects(config)?;
         let mut names = self.names();
-        for (name, cell) in names.streams.iter().filter(|(name, _)| **name != config.name) {
-            check_apart(config, name, &cell.enter(now)?.config)?;
-        }
-        if let Some(cell) = names.streams.get(&config.name) {
-            let mut state = cell.enter(now)?;
-            state.update(config)?;
-            return Ok(state.info());
-        }
-        let created = names.moment(now.time);
-        let cell = StreamCell::new(config.clone(), created, self.broker.journal(config.storage));
-        let info = cell.enter(now)?.info();
-        names.streams.insert(config.name.clone(), Arc::new(cell));
-        Ok(info)
+        let Some(cell) = names.streams.get(&config.name) else {
+            return self.make_stream(&mut names, config, now);
+        };
+        check_all_apart(&names, config, now)?;
+        let mut state = cell.enter(now)?;
+        state.update(config)?;
+        Ok(state.info())
     }
 
     async fn stream_info(&self, stream: &StreamName) -> Result<StreamInfo> {
@@ -244,15 +249,23 @@ impl Driver for Embedded {
         Ok(Box::new(self.broker.responders.open(self.connection.clone(), filter, group)))
     }
 
+    async fn create_bucket(&self, config: &BucketConfig) -> Result<Creation<BucketConfig>> {
+        let now = self.connection.enter()?;
+        let mut names = self.names();
+        if let Some(cell) = names.buckets.get(&config.name) {
+            return Ok(Creation::Exists(cell.enter(now)?.config().clone()));
+        }
+        self.make_bucket(&mut names, config);
+        Ok(Creation::Created(config.clone()))
+    }
+
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {
         let now = self.connection.enter()?;
         let mut names = self.names();
         if let Some(cell) = names.buckets.get(&config.name) {
             return cell.enter(now)?.update_config(config);
         }
-        let journal = self.broker.journal(config.storage);
-        let cell = BucketCell::new(config.clone(), journal);
-        names.buckets.insert(config.name.clone(), Arc::new(cell));
+        self.make_bucket(&mut names, config);
         Ok(())
     }
 
@@ -277,6 +290,37 @@ impl Driver for Embedded {
         self.connection.close();
         Ok(())
     }
+}
+
+impl Embedded {
+    /// Makes a stream of a name that is free, unless its subjects are not.
+    fn make_stream(
+        &self,
+        names: &mut Names,
+        config: &StreamConfig,
+        now: Now,
+    ) -> Result<StreamInfo> {
+        check_all_apart(names, config, now)?;
+        let created = names.moment(now.time);
+        let cell = StreamCell::new(config.clone(), created, self.broker.journal(config.storage));
+        let info = cell.enter(now)?.info();
+        names.streams.insert(config.name.clone(), Arc::new(cell));
+        Ok(info)
+    }
+
+    /// Makes a bucket of a name that is free.
+    fn make_bucket(&self, names: &mut Names, config: &BucketConfig) {
+        let journal = self.broker.journal(config.storage);
+        let cell = BucketCell::new(config.clone(), journal);
+        names.buckets.insert(config.name.clone(), Arc::new(cell));
+    }
+}
+
+fn check_all_apart(names: &Names, config: &StreamConfig, now: Now) -> Result<()> {
+    for (name, cell) in names.streams.iter().filter(|(name, _)| **name != config.name) {
+        check_apart(config, name, &cell.enter(now)?.config)?;
+    }
+    Ok(())
 }
 
 fn check_subjects(config: &StreamConfig) -> Result<()> {

@@ -10,6 +10,7 @@ use super::faults::{CrashSide, Fate, Faults, unavailable};
 use super::handles::{FaultyConsumer, FaultyKv, FaultyReader};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
+use crate::creation::Creation;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
 use crate::error::Result;
 use crate::message::{Message, StoredMessage};
@@ -69,6 +70,10 @@ impl Driver for FaultDriver {
 
     fn support(&self, capability: Capability) -> Support {
         self.inner.support(capability)
+    }
+
+    async fn create_stream(&self, config: &StreamConfig) -> Result<Creation<StreamInfo>> {
+        self.faults.run("create_stream", &config.name, self.inner.create_stream(config)).await
     }
 
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
@@ -219,6 +224,10 @@ impl Driver for FaultDriver {
         group: &ConsumerName,
     ) -> Result<Box<dyn ResponderDriver>> {
         self.faults.run("responder", filter, self.inner.responder(filter, group)).await
+    }
+
+    async fn create_bucket(&self, config: &BucketConfig) -> Result<Creation<BucketConfig>> {
+        self.faults.run("create_bucket", &config.name, self.inner.create_bucket(config)).await
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {

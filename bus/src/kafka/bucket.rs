@@ -23,9 +23,33 @@ use super::topics::{self, Topic};
 use super::watch::Watch;
 use crate::capability::{Capability, unsupported};
 use crate::config::{BucketConfig, Entry, Storage};
+use crate::creation::Creation;
 use crate::driver::{KvDriver, WatchDriver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, Subject, SubjectFilter};
+
+/// See [`crate::driver::Driver::create_bucket`].
+pub(super) async fn create(
+    link: &Arc<Link>,
+    catalog: &Catalog,
+    config: &BucketConfig,
+) -> Result<Creation<BucketConfig>> {
+    let config = &BucketConfig { replicas: config.replicas.max(1), ..config.clone() };
+    check(config)?;
+    catalog.refresh().await?;
+    let name = &config.name;
+    if topics::look(link, &topic_name(name)).await?.is_none() && make(link, catalog, config).await?
+    {
+        return Ok(Creation::Created(config.clone()));
+    }
+    // Whoever made it declares it right after.
+    let declared = catalog.await_declared(|| catalog.bucket(name)).await;
+    let has = declared.ok_or_else(|| {
+        let what = format!("topic {} exists and is declared as no bucket", topic_name(name));
+        Error::new(ErrorKind::Mismatch, format!("{what}: declare it, or delete it"))
+    })?;
+    Ok(Creation::Exists(has.config.clone()))
+}
 
 /// See [`crate::driver::Driver::ensure_bucket`].
 pub(super) async fn ensure(
@@ -39,10 +63,8 @@ pub(super) async fn ensure(
     if let Some(has) = catalog.bucket(&config.name) {
         check_drift(&has.config, config)?;
     }
-    let topic = topic(config);
-    if topics::ensure_exists(link, &topic).await? {
-        let generation = nanos(SystemTime::now());
-        return catalog.put_bucket(&BucketEntry { config: config.clone(), generation }).await;
+    if make(link, catalog, config).await? {
+        return Ok(());
     }
     let has = catalog.await_declared(|| catalog.bucket(&config.name)).await;
     if let Some(has) = &has {
@@ -51,9 +73,20 @@ pub(super) async fn ensure(
             return Ok(());
         }
     }
+    let topic = topic(config);
     topics::configure(link, &topic.name, &topic.config).await?;
     let generation = has.map_or_else(|| nanos(SystemTime::now()), |has| has.generation);
     catalog.put_bucket(&BucketEntry { config: config.clone(), generation }).await
+}
+
+/// Makes the topic and its entry unless there is a topic of this name. True if this call did.
+async fn make(link: &Arc<Link>, catalog: &Catalog, config: &BucketConfig) -> Result<bool> {
+    if !topics::ensure_exists(link, &topic(config)).await? {
+        return Ok(false);
+    }
+    let generation = nanos(SystemTime::now());
+    catalog.put_bucket(&BucketEntry { config: config.clone(), generation }).await?;
+    Ok(true)
 }
 
 /// See [`crate::driver::Driver::bucket_info`].

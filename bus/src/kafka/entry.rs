@@ -119,6 +119,10 @@ enum StartJson {
 struct BucketJson {
     max_age_ms: Option<u64>,
     replicas: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    placement_cluster: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    placement_tags: Vec<String>,
     generation: u64,
 }
 
@@ -225,6 +229,7 @@ impl BucketEntry {
         let config = BucketConfig {
             max_age: stored.max_age_ms.map(Duration::from_millis),
             replicas: stored.replicas,
+            placement: Placement { cluster: stored.placement_cluster, tags: stored.placement_tags },
             ..BucketConfig::new(BucketName::new(name)?)
         };
         Ok(Self { config, generation: stored.generation })
@@ -234,9 +239,13 @@ impl BucketEntry {
 impl Stored for BucketEntry {
     fn to_json(&self) -> Result<Vec<u8>> {
         let Self { config, generation } = self;
-        let BucketConfig { max_age, replicas, .. } = config;
-        let (max_age_ms, replicas) = (max_age.map(millis), *replicas);
-        write(&BucketJson { max_age_ms, replicas, generation: *generation })
+        write(&BucketJson {
+            max_age_ms: config.max_age.map(millis),
+            replicas: config.replicas,
+            placement_cluster: config.placement.cluster.clone(),
+            placement_tags: config.placement.tags.clone(),
+            generation: *generation,
+        })
     }
 }
 

@@ -96,6 +96,7 @@ use async_trait::async_trait;
 use crate::bus::ConnectOptions;
 use crate::capability::{Capability, Support, unsupported};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
+use crate::creation::Creation;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
 use crate::error::Result;
 use crate::message::{Message, StoredMessage};
@@ -198,6 +199,11 @@ impl Driver for Kafka {
 
     fn support(&self, capability: Capability) -> Support {
         support(capability)
+    }
+
+    async fn create_stream(&self, config: &StreamConfig) -> Result<Creation<StreamInfo>> {
+        self.link.check_open()?;
+        streams::create(&self.link, &self.catalog, &self.consumers, config).await
     }
 
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
@@ -325,6 +331,11 @@ impl Driver for Kafka {
     ) -> Result<Arc<dyn ConsumerDriver>> {
         self.link.check_open()?;
         Ok(self.consumers.bind(stream, consumer).await?)
+    }
+
+    async fn create_bucket(&self, config: &BucketConfig) -> Result<Creation<BucketConfig>> {
+        self.link.check_open()?;
+        bucket::create(&self.link, &self.catalog, config).await
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {

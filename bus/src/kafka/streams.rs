@@ -16,8 +16,30 @@ use super::settings::{BATCH_BYTES, LARGEST_MESSAGE, RECORD_OVERHEAD};
 use super::topics::{self, Shape, Topic};
 use crate::capability::{Capability, unsupported};
 use crate::config::{Retention, Storage, StreamConfig, StreamInfo, WhenFull};
+use crate::creation::Creation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{StreamName, Subject, SubjectFilter};
+
+/// See [`crate::driver::Driver::create_stream`].
+pub(super) async fn create(
+    link: &Arc<Link>,
+    catalog: &Catalog,
+    consumers: &Consumers,
+    config: &StreamConfig,
+) -> Result<Creation<StreamInfo>> {
+    let config = &StreamConfig { replicas: config.replicas.max(1), ..config.clone() };
+    check(config)?;
+    catalog.refresh().await?;
+    let name = &config.name;
+    if topics::look(link, name.as_str()).await?.is_none()
+        && make(link, catalog, consumers, config).await?
+    {
+        return info(link, catalog, name).await.map(Creation::Created);
+    }
+    // Whoever made it declares it right after; a foreign one is read off its topic.
+    catalog.await_declared(|| catalog.stream(name)).await;
+    info(link, catalog, name).await.map(Creation::Exists)
+}
 
 /// See [`crate::driver::Driver::ensure_stream`].
 pub(super) async fn ensure(
@@ -26,34 +48,40 @@ pub(super) async fn ensure(
     consumers: &Consumers,
     config: &StreamConfig,
 ) -> Result<StreamInfo> {
-    let config = &StreamConfig {
-        partitions: config.partitions,
-        replicas: config.replicas.max(1),
-        ..config.clone()
-    };
+    let config = &StreamConfig { replicas: config.replicas.max(1), ..config.clone() };
     catalog.refresh().await?;
     if let Some(entry) = catalog.stream(&config.name) {
         check_drift(&entry.config, config)?;
     }
     check(config)?;
+    let name = &config.name;
+    if !make(link, catalog, consumers, config).await? {
+        let shape = topics::look(link, name.as_str()).await?.ok_or_else(|| missing(name))?;
+        check_shape(config, shape)?;
+        adopt(link, catalog, config, &topic(config)).await?;
+    }
+    info(link, catalog, name).await
+}
+
+/// Makes the topic and its entry unless there is a topic of this name. True if this call did.
+async fn make(
+    link: &Arc<Link>,
+    catalog: &Catalog,
+    consumers: &Consumers,
+    config: &StreamConfig,
+) -> Result<bool> {
     for other in catalog.streams() {
         check_apart(config, &other.config)?;
     }
-    let name = &config.name;
-    let topic = topic(config);
-    let made = topics::ensure_exists(link, &topic).await?;
-    if made {
-        // A topic of this name was removed by others, if it has an entry: this is another one, and
-        // its messages are none of that one's consumers'.
-        consumers.delete_all(name).await?;
-        let (generation, keyed) = (nanos(SystemTime::now()), config.subjects.clone());
-        catalog.put_stream(&StreamEntry { config: config.clone(), generation, keyed }).await?;
-    } else {
-        let shape = topics::look(link, name.as_str()).await?.ok_or_else(|| missing(name))?;
-        check_shape(config, shape)?;
-        adopt(link, catalog, config, &topic).await?;
+    if !topics::ensure_exists(link, &topic(config)).await? {
+        return Ok(false);
     }
-    info(link, catalog, name).await
+    // A topic of this name was removed by others, if it has an entry: this is another one, and
+    // its messages are none of that one's consumers'.
+    consumers.delete_all(&config.name).await?;
+    let (generation, keyed) = (nanos(SystemTime::now()), config.subjects.clone());
+    catalog.put_stream(&StreamEntry { config: config.clone(), generation, keyed }).await?;
+    Ok(true)
 }
 
 /// Brings a topic that exists, and its entry, to what is declared.

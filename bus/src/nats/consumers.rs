@@ -266,7 +266,11 @@ fn wanted(config: &ConsumerConfig) -> Result<Config> {
         ack_policy: AckPolicy::Explicit,
         ack_wait: (*ack_wait).max(Duration::from_millis(1)),
         max_deliver: max_attempts.map_or(-1, i64::from),
-        max_ack_pending: i64::from((*max_unsettled).max(1)),
+        // Reported as the most there is where others set no limit.
+        max_ack_pending: match *max_unsettled {
+            u32::MAX => -1,
+            most => i64::from(most.max(1)),
+        },
         metadata: metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         ..Config::default()
     };

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::create::{check_usable, create_raw};
 use super::direct::{self, Raw};
 use super::feed::{Feed, Item};
 use super::link::{Link, REQUEST_LIMIT};
@@ -21,6 +22,7 @@ use super::streams;
 use super::subjects;
 use super::watch::Watch;
 use crate::config::{BucketConfig, Entry, Start};
+use crate::creation::Creation;
 use crate::driver::{KvDriver, WatchDriver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Expect, Message};
@@ -37,13 +39,29 @@ const CREATE_ATTEMPTS: u32 = 5;
 /// Values of a page that are asked for at once.
 const READS_AT_ONCE: usize = 64;
 
+/// See [`crate::driver::Driver::create_bucket`].
+pub(super) async fn create(link: &Link, config: &BucketConfig) -> Result<Creation<BucketConfig>> {
+    let (name, stream) = (&config.name, stream_name(&config.name)?);
+    let creation = create_raw(link, &stream, &wanted(&stream, config)).await?;
+    if let Creation::Exists(info) = &creation {
+        check_usable(&stream, &info.config)?;
+        check_captures(name, &info.config)?;
+    }
+    creation.try_map(|info| observed(name, &stream, info))
+}
+
 /// See [`crate::driver::Driver::ensure_bucket`].
 pub(super) async fn ensure(link: &Link, config: &BucketConfig) -> Result<()> {
-    let BucketConfig { name, max_age, max_bytes, replicas, storage } = config;
-    let stream = stream_name(name)?;
+    let stream = stream_name(&config.name)?;
+    streams::ensure_raw(link, &stream, &wanted(&stream, config)).await.map(|_| ())
+}
+
+/// The bucket's stream in the server's own words.
+fn wanted(stream: &StreamName, config: &BucketConfig) -> Config {
+    let BucketConfig { name, max_age, max_bytes, replicas, storage, placement } = config;
     let max_age = max_age.unwrap_or_default();
     let window = if max_age.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(max_age) };
-    let wanted = Config {
+    Config {
         name: stream.to_string(),
         subjects: Vec::from([format!("$KV.{name}.>")]),
         max_messages_per_subject: 1,
@@ -59,21 +77,37 @@ pub(super) async fn ensure(link: &Link, config: &BucketConfig) -> Result<()> {
         allow_rollup: true,
         deny_delete: true,
         allow_direct: true,
+        placement: Some(streams::placement(placement)),
         ..Config::default()
-    };
-    streams::ensure_raw(link, &stream, &wanted).await.map(|_| ())
+    }
+}
+
+/// A stream of a bucket's name that is none.
+fn check_captures(name: &BucketName, has: &Config) -> Result<()> {
+    let keys = format!("$KV.{name}.>");
+    if has.subjects.contains(&keys) && has.retention == RetentionPolicy::Limits {
+        return Ok(());
+    }
+    let what = format!("stream KV_{name} exists and is no bucket: it does not keep {keys}");
+    Err(Error::new(ErrorKind::Mismatch, format!("{what}: delete it, or use another name")))
 }
 
 /// See [`crate::driver::Driver::bucket_info`].
 pub(super) async fn info(link: &Link, name: &BucketName) -> Result<BucketConfig> {
-    let info = streams::info(link, &stream_name(name)?).await;
-    let config = info.map_err(|e| if e.is_not_found() { missing(name) } else { e })?.config;
+    let stream = stream_name(name)?;
+    let info = streams::raw_info(link, &stream).await;
+    observed(name, &stream, info.map_err(|e| if e.is_not_found() { missing(name) } else { e })?)
+}
+
+fn observed(name: &BucketName, stream: &StreamName, info: Info) -> Result<BucketConfig> {
+    let config = streams::observed(stream, info)?.config;
     Ok(BucketConfig {
         name: name.clone(),
         max_age: config.max_age,
         max_bytes: config.max_bytes,
         replicas: config.replicas,
         storage: config.storage,
+        placement: config.placement,
     })
 }
 

@@ -12,6 +12,7 @@ mod connect;
 mod consumers;
 mod convert;
 mod count;
+mod create;
 mod direct;
 mod facts;
 mod failure;
@@ -47,6 +48,7 @@ use tokio::task::JoinHandle;
 use crate::bus::ConnectOptions;
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
+use crate::creation::Creation;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
 use crate::error::Result;
 use crate::message::{Message, StoredMessage};
@@ -145,6 +147,10 @@ impl Driver for Nats {
 
     fn support(&self, capability: Capability) -> Support {
         support(capability)
+    }
+
+    async fn create_stream(&self, config: &StreamConfig) -> Result<Creation<StreamInfo>> {
+        create::create(&self.link, config).await
     }
 
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
@@ -273,6 +279,10 @@ impl Driver for Nats {
         group: &ConsumerName,
     ) -> Result<Box<dyn ResponderDriver>> {
         Ok(Box::new(request::Responder::open(self.link.clone(), filter, group).await?))
+    }
+
+    async fn create_bucket(&self, config: &BucketConfig) -> Result<Creation<BucketConfig>> {
+        kv::create(&self.link, config).await
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {

@@ -8,23 +8,20 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::consumers;
+use super::create::{ATTEMPTS, INVALID_CONFIG, create_raw, unsettled};
 use super::failure::Failure;
 use super::link::Link;
 use super::schedule;
 use crate::config::{Placement, Retention, Storage, StreamConfig, StreamInfo, WhenFull};
+use crate::creation::Creation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{StreamName, SubjectFilter};
 
-const NAME_IN_USE: u64 = 10058;
-/// What the server says to an update that it cannot make.
-const INVALID_CONFIG: u64 = 10052;
 /// The server takes 0 for its own default and refuses less than this.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// Where what was declared is kept if the server knows it by another name.
 const WHEN_FULL: &str = "lg.when_full";
 const REFUSE: &str = "refuse";
-/// Someone else may create or delete the stream between looking and acting.
-const ENSURE_ATTEMPTS: u32 = 5;
 
 /// The answer to a removal.
 #[derive(Deserialize)]
@@ -32,13 +29,7 @@ pub(super) struct Removed {}
 
 /// See [`crate::driver::Driver::ensure_stream`].
 pub(super) async fn ensure(link: &Link, config: &StreamConfig) -> Result<StreamInfo> {
-    if config.subjects.is_empty() {
-        // The server would take the stream's name for one.
-        let what = format!("stream {} captures nothing: give it a subject", config.name);
-        return Err(Error::invalid(what));
-    }
-    let (name, mut wanted) = (&config.name, wanted(config)?);
-    wanted.allow_atomic_publish = link.client.is_server_compatible(2, 12, 0);
+    let (name, wanted) = (&config.name, wanted_of(link, config)?);
     let info = ensure_raw(link, name, &wanted).await?;
     if let Some(declared) = schedule::declared(name, &info.config) {
         consumers::read_declared(link, name, &declared).await?;
@@ -48,37 +39,26 @@ pub(super) async fn ensure(link: &Link, config: &StreamConfig) -> Result<StreamI
 
 /// Creates or updates a stream to `wanted`, keeping what others set beside it.
 pub(super) async fn ensure_raw(link: &Link, name: &StreamName, wanted: &Config) -> Result<Info> {
-    let doing = || format!("ensure stream {name}");
-    for _ in 0..ENSURE_ATTEMPTS {
-        let (creates, config) = match raw_info(link, name).await {
-            Ok(existing) => {
-                let update = merged(name, &existing.config, wanted)?;
-                if update == existing.config {
-                    return Ok(existing);
-                }
-                (false, update)
-            }
-            Err(error) if error.is_not_found() => {
-                let placement = wanted.placement.clone().filter(|placement| !anywhere(placement));
-                (true, Config { placement, ..wanted.clone() })
-            }
-            Err(error) => return Err(error.context(doing())),
+    for _ in 0..ATTEMPTS {
+        let existing = match create_raw(link, name, wanted).await? {
+            Creation::Created(info) => return Ok(info),
+            Creation::Exists(existing) => existing,
         };
-        let operation = if creates { "CREATE" } else { "UPDATE" };
-        match link.api_repeated(&format!("STREAM.{operation}.{name}"), &config).await {
+        let update = merged(name, &existing.config, wanted)?;
+        if update == existing.config {
+            return Ok(existing);
+        }
+        match link.api_repeated(&format!("STREAM.UPDATE.{name}"), &update).await {
             Ok(info) => return Ok(info),
-            Err(Failure::Api(code, _)) if code.0 == NAME_IN_USE => {}
             Err(failure) if failure.is_stream_missing() => {}
             Err(Failure::Api(code, why)) if code.0 == INVALID_CONFIG => {
-                let kind = if creates { ErrorKind::Invalid } else { ErrorKind::Mismatch };
                 let what = format!("stream {name} cannot become what was asked for: {why}");
-                return Err(Error::new(kind, what));
+                return Err(Error::new(ErrorKind::Mismatch, what));
             }
-            Err(failure) => return Err(failure.into_error(doing())),
+            Err(failure) => return Err(failure.into_error(format!("update stream {name}"))),
         }
     }
-    let what = format!("stream {name} is created and removed by others at this moment: try again");
-    Err(Error::new(ErrorKind::Unavailable, what))
+    Err(unsettled(name))
 }
 
 /// See [`crate::driver::Driver::stream_info`].
@@ -139,6 +119,17 @@ pub(super) fn missing(name: &StreamName) -> Error {
     Error::not_found(format!("stream {name} does not exist"))
 }
 
+/// The stream in the server's own words, as this server takes it.
+pub(super) fn wanted_of(link: &Link, config: &StreamConfig) -> Result<Config> {
+    if config.subjects.is_empty() {
+        // The server would take the stream's name for one.
+        let what = format!("stream {} captures nothing: give it a subject", config.name);
+        return Err(Error::invalid(what));
+    }
+    let allow_atomic_publish = link.client.is_server_compatible(2, 12, 0);
+    Ok(Config { allow_atomic_publish, ..wanted(config)? })
+}
+
 fn wanted(config: &StreamConfig) -> Result<Config> {
     let StreamConfig { name, subjects, retention, when_full, max_bytes, max_messages, .. } = config;
     let limited = max_bytes.is_some() || max_messages.is_some();
@@ -157,7 +148,6 @@ fn wanted(config: &StreamConfig) -> Result<Config> {
             metadata.insert(WHEN_FULL.to_owned(), REFUSE.to_owned());
         }
     }
-    let Placement { cluster, tags } = config.placement.clone();
     let max_age = config.max_age.unwrap_or_default();
     let mut duplicate_window = config.duplicate_window.max(SHORTEST);
     if !max_age.is_zero() {
@@ -185,13 +175,18 @@ fn wanted(config: &StreamConfig) -> Result<Config> {
         storage: storage(config.storage),
         allow_direct: true,
         allow_message_schedules: config.delayed,
-        placement: Some(stream::Placement { cluster, tags }),
+        placement: Some(placement(&config.placement)),
         metadata,
         ..Config::default()
     })
 }
 
-fn anywhere(placement: &stream::Placement) -> bool {
+pub(super) fn placement(placement: &Placement) -> stream::Placement {
+    let Placement { cluster, tags } = placement.clone();
+    stream::Placement { cluster, tags }
+}
+
+pub(super) fn anywhere(placement: &stream::Placement) -> bool {
     placement.cluster.is_none() && placement.tags.is_empty()
 }
 
@@ -260,7 +255,7 @@ fn merged(name: &StreamName, existing: &Config, wanted: &Config) -> Result<Confi
     })
 }
 
-fn observed(name: &StreamName, info: Info) -> Result<StreamInfo> {
+pub(super) fn observed(name: &StreamName, info: Info) -> Result<StreamInfo> {
     let (config, state, created) = (info.config, info.state, info.created);
     let known = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
     let shown = config.subjects.iter().filter(|subject| !schedule::is_waiting(name, subject));

@@ -4,7 +4,7 @@ use std::fmt::{self, Debug};
 use std::time::Duration;
 
 use crate::config::{
-    BucketConfig, ConsumerConfig, Retention, Start, Storage, StreamConfig, WhenFull,
+    BucketConfig, ConsumerConfig, Placement, Retention, Start, Storage, StreamConfig, WhenFull,
 };
 use crate::name::SubjectFilter;
 
@@ -66,7 +66,7 @@ const FIXED: bool = true;
 const FREE: bool = false;
 
 /// How the stream differs. `splits` says whether the backend has partitions.
-pub(super) fn stream(has: &StreamConfig, wants: &StreamConfig, splits: bool) -> Vec<Difference> {
+pub(crate) fn stream(has: &StreamConfig, wants: &StreamConfig, splits: bool) -> Vec<Difference> {
     let mut found = Differences::default();
     found
         .field(("subjects", FREE), &sorted(&has.subjects), &sorted(&wants.subjects), |f| listed(f));
@@ -88,7 +88,7 @@ pub(super) fn stream(has: &StreamConfig, wants: &StreamConfig, splits: bool) -> 
     found.field(("max-consumers", FIXED), has_most, wants_most, u32::to_string);
     found.field(("replicas", FREE), &has.replicas, &wants.replicas, u8::to_string);
     found.field(("storage", FIXED), &has.storage, &wants.storage, storage);
-    found.field(("placement", FREE), &has.placement, &wants.placement, debug);
+    found.field(("placement", FREE), &has.placement, &wants.placement, placement);
     if splits {
         found.field(("partitions", FIXED), &has.partitions, &wants.partitions, u32::to_string);
     }
@@ -97,7 +97,7 @@ pub(super) fn stream(has: &StreamConfig, wants: &StreamConfig, splits: bool) -> 
 }
 
 /// How the consumer differs.
-pub(super) fn consumer(has: &ConsumerConfig, wants: &ConsumerConfig) -> Vec<Difference> {
+pub(crate) fn consumer(has: &ConsumerConfig, wants: &ConsumerConfig) -> Vec<Difference> {
     let mut found = Differences::default();
     found.field(("filters", FIXED), &sorted(&has.filters), &sorted(&wants.filters), |f| listed(f));
     found.field(("start", FIXED), &has.start, &wants.start, start);
@@ -110,12 +110,13 @@ pub(super) fn consumer(has: &ConsumerConfig, wants: &ConsumerConfig) -> Vec<Diff
 }
 
 /// How the bucket differs.
-pub(super) fn bucket(has: &BucketConfig, wants: &BucketConfig) -> Vec<Difference> {
+pub(crate) fn bucket(has: &BucketConfig, wants: &BucketConfig) -> Vec<Difference> {
     let mut found = Differences::default();
     found.field(("max-age", FREE), &has.max_age, &wants.max_age, age);
     found.field(("max-bytes", FREE), &has.max_bytes, &wants.max_bytes, limit);
     found.field(("replicas", FREE), &has.replicas, &wants.replicas, u8::to_string);
     found.field(("storage", FIXED), &has.storage, &wants.storage, storage);
+    found.field(("placement", FREE), &has.placement, &wants.placement, placement);
     found.0
 }
 
@@ -146,6 +147,16 @@ fn debug<T: Debug>(value: &T) -> String {
     format!("{value:?}")
 }
 
+fn placement(placement: &Placement) -> String {
+    let Placement { cluster, tags } = placement;
+    let cluster = cluster.as_ref().map(|cluster| format!("cluster {cluster}"));
+    let tags = (!tags.is_empty()).then(|| format!("tags {}", tags.join(", ")));
+    match cluster.into_iter().chain(tags).collect::<Vec<_>>() {
+        parts if parts.is_empty() => String::from("anywhere"),
+        parts => parts.join(" and "),
+    }
+}
+
 fn start(start: &Start) -> String {
     match start {
         Start::Time(time) => format!("time {}", humantime::format_rfc3339(*time)),
@@ -153,21 +164,21 @@ fn start(start: &Start) -> String {
     }
 }
 
-fn retention(retention: &Retention) -> String {
+pub(super) fn retention(retention: &Retention) -> String {
     String::from(match retention {
         Retention::Limits => "limits",
         Retention::WorkQueue => "work-queue",
     })
 }
 
-fn when_full(when_full: &WhenFull) -> String {
+pub(super) fn when_full(when_full: &WhenFull) -> String {
     String::from(match when_full {
         WhenFull::DropOldest => "drop-oldest",
         WhenFull::Refuse => "refuse",
     })
 }
 
-fn storage(storage: &Storage) -> String {
+pub(super) fn storage(storage: &Storage) -> String {
     String::from(match storage {
         Storage::File => "file",
         Storage::Memory => "memory",

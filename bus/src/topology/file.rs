@@ -138,6 +138,7 @@ struct BucketSection {
     max_bytes: Option<ByteSize>,
     replicas: Option<u8>,
     storage: Option<StorageWord>,
+    placement: Option<PlacementSection>,
 }
 
 impl BucketSection {
@@ -148,6 +149,7 @@ impl BucketSection {
             max_bytes: self.max_bytes.map(|size| size.as_u64()),
             replicas: self.replicas.or(defaults.replicas).unwrap_or(base.replicas),
             storage: storage(self.storage, defaults),
+            placement: self.placement.map(PlacementSection::meaning).unwrap_or_default(),
             ..base
         })
     }

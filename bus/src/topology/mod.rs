@@ -25,9 +25,10 @@
 //! # }
 //! ```
 
-mod diff;
+pub(crate) mod diff;
 mod file;
 mod plan;
+mod write;
 
 use std::fmt;
 use std::path::Path;

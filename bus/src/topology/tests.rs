@@ -40,6 +40,7 @@ const ALL: &str = r#"
     [buckets.state]
     max-age = "1h"
     max-bytes = "1MiB"
+    placement = { tags = ["ssd"] }
 "#;
 
 #[test]
@@ -70,7 +71,22 @@ fn every_field_is_read() {
     let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_262_400);
     assert_eq!((billing.start, billing.max_attempts), (Start::Time(noon), Some(5)));
     assert_eq!((topology.buckets[0].replicas, topology.buckets[0].max_bytes), (3, Some(1 << 20)));
+    assert_eq!(topology.buckets[0].placement.tags, ["ssd"]);
     assert_eq!(topology.replicas(1).streams[0].replicas, 1);
+}
+
+#[test]
+fn a_topology_is_written_as_it_is_read() {
+    let mut topology = Topology::parse(ALL).unwrap();
+    topology.streams[0].max_bytes = Some(3_000_000_000);
+    topology.streams[1].max_message_bytes = u32::MAX;
+    let text = topology.to_toml().unwrap();
+    assert_eq!(Topology::parse(&text).unwrap(), topology, "{text}");
+    assert!(text.contains("max-bytes = \"3000000000B\""), "{text}");
+    assert!(!text.contains("partitions = 1"), "a default is left out: {text}");
+    topology.streams.clear();
+    assert!(topology.to_toml().unwrap_err().to_string().contains("orders"));
+    assert_eq!(Topology::default().to_toml().unwrap(), "");
 }
 
 #[test]

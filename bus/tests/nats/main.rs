@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod consume;
+mod create;
 mod extras;
 mod publish;
 mod state;

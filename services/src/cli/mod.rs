@@ -1,6 +1,7 @@
 //! The terminal side: what is typed, what is printed, what is exited with.
 
 mod delivery;
+mod demo;
 mod failure;
 mod follow;
 mod lines;
@@ -25,7 +26,6 @@ use failure::Failure;
 use logging::LogOptions;
 use serve::ServeOptions;
 
-use crate::demo::{self, DemoOptions};
 use crate::roles::Role;
 
 /// What a server logs: of the libraries below it only what its operator can act on.
@@ -41,7 +41,7 @@ Exit codes:
 
 /// Prefill first, then every later change: no gap, no duplicate, per key never an older state
 /// after a newer one.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 ///
 /// Without a command every role runs in this process: `lockgate` alone is a whole Lockgate on the
 /// embedded bus, open to this machine.
@@ -56,7 +56,7 @@ pub(crate) struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Run roles in this process, for example one process for each on a NATS cluster
     Run(Run),
@@ -64,8 +64,9 @@ enum Command {
     ///
     /// Starts every role, publishes changes of a small directory while a subscription with prefill
     /// is registered on the way, and verifies what arrived: no gap, no duplicate, never an older
-    /// state after a newer one. Exits with 0 if every promise was kept.
-    Demo(Demo),
+    /// state after a newer one. Exits with 0 if every promise was kept. Its realm and subscription
+    /// have names that nothing else has, and are removed at the end, also when it is interrupted.
+    Demo(demo::Demo),
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Subscriptions(subscriptions::Subscriptions),
@@ -80,16 +81,6 @@ struct Run {
     roles: Vec<Role>,
     #[command(flatten)]
     serve: ServeOptions,
-}
-
-/// `lockgate demo`
-#[derive(Debug, Args)]
-struct Demo {
-    #[command(flatten)]
-    demo: DemoOptions,
-    /// The bus to run on: `embedded:`, `embedded:///path` or `nats://host:port`
-    #[arg(long, env = "LOCKGATE_BUS", default_value = "embedded:", value_name = "URL")]
-    bus: String,
 }
 
 /// Runs the program on this process' arguments, environment and terminal, and returns what it
@@ -122,7 +113,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Run(Run { roles, serve }) => {
             until_asked(|stop| run_roles(roles, serve, stop)).await
         }
-        Command::Demo(Demo { demo, bus }) => until_asked(|stop| run_demo(demo, bus, stop)).await,
+        Command::Demo(demo) => until_asked(|stop| demo.run(stop)).await,
         Command::Publish(publish) => publish.run().await,
         Command::Subscribe(subscribe) => until_asked(|stop| subscribe.run(stop)).await,
         Command::Subscriptions(subscriptions) => subscriptions.run().await,
@@ -138,29 +129,9 @@ async fn run_roles(
     roles.sort();
     roles.dedup();
     let serving = options.start(&roles, &stop).await?;
+    serving.warn_of_drift().await;
     print!("{}", serving.banner(&options, &roles));
     serving.run(stop).await
-}
-
-/// The whole of Lockgate on a free port, and the demo against it over HTTP.
-async fn run_demo(demo: DemoOptions, bus: String, stop: CancellationToken) -> Result<(), Failure> {
-    let options = ServeOptions::local(bus);
-    let serving = options.start(&Role::ALL, &stop).await?;
-    let server = format!("http://{}", serving.addr);
-    let played = async {
-        let played = tokio::select! { biased;
-            () = stop.cancelled() => Err(Failure::interrupted()),
-            played = demo::run(&demo, &server) => played.map_err(Failure::from),
-        };
-        stop.cancel();
-        played
-    };
-    let (played, served) = tokio::join!(played, serving.run(stop.clone()));
-    served?;
-    match played? {
-        true => Ok(()),
-        false => Err(Failure::new("a promise was broken: please report the seed and the verdict")),
-    }
 }
 
 /// Runs `work`; the first SIGINT or SIGTERM cancels its token, so that it can end well, and the

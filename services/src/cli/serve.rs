@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::Failure;
 use crate::http::{Access, Health, ListenOptions, Server, app};
 use crate::limits::DRAIN;
+use crate::model::RealmList;
 use crate::platform::Platform;
 use crate::roles::{Role, Roles};
 use crate::store::{Store, StoreOptions};
@@ -41,7 +42,13 @@ pub(crate) struct ServeOptions {
     /// An origin whose pages may use the API, for example https://app.example.org; may be repeated
     #[arg(long, env = "LOCKGATE_ALLOW_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
     allow_origin: Vec<String>,
-    /// Copies of every stream and bucket in a NATS cluster
+    /// The realms that the first event of one may make, as `a,b`, or `*` for any: a realm takes
+    /// room on the bus, and a typo must not. Without it, any where `--listen` is a loopback address
+    /// or the bus is embedded, and none otherwise; those that exist always take events
+    #[arg(long, env = "LOCKGATE_REALMS", value_name = "REALMS")]
+    realms: Option<RealmList>,
+    /// Copies of every stream and bucket that this makes in a NATS cluster; what exists stays as it
+    /// is (see `lockgate topology`), here and below
     #[arg(long, env = "LOCKGATE_REPLICAS", default_value_t = 1, value_name = "1|3|5",
           value_parser = PossibleValuesParser::new(["1", "3", "5"]).try_map(|copies| copies.parse::<u8>()))]
     replicas: u8,
@@ -70,8 +77,9 @@ pub(crate) struct Serving {
 }
 
 impl ServeOptions {
-    /// On this bus, on a free port of this machine, with everything else as it is by default.
-    pub(crate) fn local(bus: String) -> Self {
+    /// On this bus, on a free port of this machine, with logs of at most `log_max_bytes` and
+    /// everything else as it is by default.
+    pub(crate) fn local(bus: String, log_max_bytes: u64) -> Self {
         let store = StoreOptions::default();
         Self {
             bus,
@@ -81,8 +89,9 @@ impl ServeOptions {
             publish_tokens: None,
             allow_host: Vec::new(),
             allow_origin: Vec::new(),
+            realms: Some(RealmList::Any),
             replicas: store.replicas,
-            log_max_bytes: store.log_max_bytes,
+            log_max_bytes,
             prefill_max_bytes: store.prefill_max_bytes,
             duplicate_window: store.duplicate_window,
         }
@@ -142,17 +151,45 @@ impl ServeOptions {
             log_max_bytes: self.log_max_bytes,
             prefill_max_bytes: self.prefill_max_bytes,
             duplicate_window: self.duplicate_window,
+            realms: self.realms(),
         }
+    }
+
+    fn realms(&self) -> RealmList {
+        let alone = self.bus.starts_with("embedded:") || self.listen.ip().is_loopback();
+        let by_default = || if alone { RealmList::Any } else { RealmList::none() };
+        self.realms.clone().unwrap_or_else(by_default)
     }
 }
 
 impl Serving {
-    /// Serves until `stop` is cancelled, or until a role ends by itself, which is a failure.
-    /// Returns when requests have finished and what was on its way to the bus has arrived, after
-    /// ten seconds at the latest.
+    /// What the roles work on.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Warns of each setting that what is on the bus does not have.
+    pub(crate) async fn warn_of_drift(&self) {
+        match self.store.drift().await {
+            Ok(found) => found.iter().for_each(|drift| tracing::warn!("{drift}")),
+            Err(error) => tracing::warn!(%error, "streams and buckets were not looked through"),
+        }
+    }
+
+    /// As [`Serving::serve`], and closes the bus.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
+        let store = self.store.clone();
+        let ended = self.serve(stop).await;
+        close(&store).await;
+        ended
+    }
+
+    /// Serves until `stop` is cancelled, or until a role ends by itself, which is a failure and
+    /// cancels `stop`. Returns when requests have finished and what was on its way to the bus has
+    /// arrived, after ten seconds at the latest.
+    pub(crate) async fn serve(self, stop: CancellationToken) -> Result<(), Failure> {
         let Self { server, roles, store, .. } = self;
-        let health = Health::new(store.clone(), stop.clone());
+        let health = Health::new(store, stop.clone());
         let app = app(roles.router(), server.guard(), health);
         let work = async {
             let roles = async {
@@ -175,11 +212,6 @@ impl Serving {
                 return Ok(());
             }
         };
-        match tokio::time::timeout(Duration::from_secs(1), store.bus().close()).await {
-            Ok(Err(error)) => tracing::warn!(%error, "the bus was not closed in order"),
-            Ok(Ok(())) => {}
-            Err(_) => tracing::warn!("the bus did not close within 1 s"),
-        }
         Ok(ended?)
     }
 
@@ -195,6 +227,10 @@ impl Serving {
             true => "  no tokens: open to this machine alone, Host and Origin are checked\n",
             false => "  tokens are asked for: authorization: Bearer TOKEN\n",
         });
+        if roles.contains(&Role::Events) && options.realms() != RealmList::Any {
+            let realms = options.realms();
+            text.push_str(&format!("  realms that events may make: {realms} (--realms)\n"));
+        }
         if self.open && roles == Role::ALL {
             text.push_str(&format!(
                 "  try   curl -s {addr}/v1/subscriptions -H 'content-type: application/json' \
@@ -204,6 +240,15 @@ impl Serving {
             ));
         }
         text
+    }
+}
+
+/// Lets go of the bus, within a second.
+pub(crate) async fn close(store: &Store) {
+    match tokio::time::timeout(Duration::from_secs(1), store.bus().close()).await {
+        Ok(Err(error)) => tracing::warn!(%error, "the bus was not closed in order"),
+        Ok(Ok(())) => {}
+        Err(_) => tracing::warn!("the bus did not close within 1 s"),
     }
 }
 
@@ -240,5 +285,36 @@ impl From<bus::Error> for Failure {
             true => Self::unavailable(chain(&error)),
             false => Self::new(chain(&error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::model::Realm;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeOptions,
+    }
+
+    #[test]
+    fn events_may_make_any_realm_by_default_on_a_bus_or_a_machine_of_ones_own() {
+        let realms = |args: &[&str]| {
+            let line = Line::try_parse_from([&["lockgate"], args].concat());
+            line.map(|line| line.serve.realms()).map_err(|error| error.to_string())
+        };
+        let (nats, network) = (["--bus", "nats://nats:4222"], ["--listen", "0.0.0.0:8080"]);
+        assert_eq!(realms(&nats), Ok(RealmList::Any));
+        assert_eq!(realms(&network), Ok(RealmList::Any));
+        let shared = [nats, network].concat();
+        assert_eq!(realms(&shared), Ok(RealmList::none()));
+        assert_eq!(realms(&[&shared[..], &["--realms", "*"]].concat()), Ok(RealmList::Any));
+        let orders = RealmList::Only([Realm::new("orders").unwrap()].into());
+        assert_eq!(realms(&["--realms", "orders"]), Ok(orders));
+        assert!(realms(&["--realms", "Orders"]).unwrap_err().contains("a-z 0-9 _ -"));
     }
 }

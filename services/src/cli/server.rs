@@ -1,12 +1,14 @@
 //! Which server a client command speaks to.
 
+use std::fmt;
+
 use clap::Args;
 
 use super::failure::Failure;
 use crate::client::Client;
 
 /// The server and the right to use it.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub(crate) struct ServerArgs {
     /// The server's address
     #[arg(
@@ -20,6 +22,13 @@ pub(crate) struct ServerArgs {
     /// because a process' arguments are no secret
     #[arg(long, env = "LOCKGATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+}
+
+/// Without the token, so that it stands in no log.
+impl fmt::Debug for ServerArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerArgs").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 impl ServerArgs {

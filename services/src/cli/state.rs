@@ -1,6 +1,7 @@
 //! What this machine keeps of a subscription: its secret, and where it stopped reading.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::{ErrorKind as IoErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -13,7 +14,7 @@ use super::failure::Failure;
 use crate::model::{RowsDigest, SubscriptionName};
 
 /// A subscription on a server, kept in one file that only this user can read. Keep stable.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Kept {
     /// Opens the subscription.
     pub(crate) secret: String,
@@ -23,6 +24,14 @@ pub(crate) struct Kept {
     /// Where reading stopped.
     #[serde(default)]
     pub(crate) position: Position,
+}
+
+/// Without the secret, so that it stands in no log.
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uid, position, secret: _ } = self;
+        f.debug_struct("Kept").field("uid", uid).field("position", position).finish_non_exhaustive()
+    }
 }
 
 /// How far an event stream was read, and what a prefill that was cut short added up to.

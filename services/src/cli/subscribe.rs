@@ -34,7 +34,7 @@ readable by you alone.";
 ///
 /// With --topics it is registered first, if it is not yet. Without, it must have been registered
 /// from here, or bring its secret.
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Subscribe {
     /// The subscription: 1 to 48 characters of a-z 0-9 _ -

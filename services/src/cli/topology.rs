@@ -9,16 +9,20 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::screen::colour_allowed;
+use crate::store;
 
 const EXAMPLES: &str = "\
 Examples:
   lockgate topology check nats/topology.toml --bus nats://127.0.0.1:4222
   lockgate topology apply nats/topology.toml --bus nats://127.0.0.1:4222 --replicas 3
+  lockgate topology show --bus nats://127.0.0.1:4222 > mine.toml
+      what Lockgate has on that bus, to be edited and applied
 
 Signs:  + is missing   ~ differs and can be changed   ! differs and cannot
 
 `apply` changes nothing at all while there is a difference that cannot be mended. What the file does
-not name is left alone.";
+not name is left alone. Nothing else changes what exists: roles create what is missing, and warn of
+what differs from their options.";
 
 /// Compare a bus with a topology file, or bring the file about
 #[derive(Debug, Args)]
@@ -59,21 +63,34 @@ enum What {
         /// The file
         file: PathBuf,
     },
+    /// Print what Lockgate has on the bus, the logs of its realms included, as a file declares it
+    Show,
 }
 
 impl Topology {
     /// Compares or applies, and prints.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Self { command, bus: url, nats_credentials, replicas, json } = self;
-        let (What::Check { file } | What::Apply { file }) = &command;
-        let declared = Declared::read(file).map_err(Failure::from)?;
-        let declared = match replicas {
-            Some(replicas) => declared.replicas(replicas),
-            None => declared,
+        let read = |file: &PathBuf| -> Result<Declared, Failure> {
+            let declared = Declared::read(file)?;
+            Ok(match replicas {
+                Some(replicas) => declared.replicas(replicas),
+                None => declared,
+            })
         };
         let options = ConnectOptions { credentials: nats_credentials, ..ConnectOptions::default() };
+        // A file that cannot be read is told without a bus.
+        let declared = match &command {
+            What::Check { file } | What::Apply { file } => read(file)?,
+            What::Show => Declared::default(),
+        };
         let bus = Bus::connect_with(&url, options).await?;
         match command {
+            What::Show => {
+                let has = store::existing_topology(&bus).await?;
+                print!("# What Lockgate has on {url}\n\n{}", has.to_toml()?);
+                Ok(())
+            }
             What::Check { .. } => {
                 let changes = bus.compare_topology(&declared).await?;
                 print(&changes, json);

@@ -1,5 +1,6 @@
 //! The requests, one method each.
 
+use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
@@ -21,11 +22,18 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const PULL_MARGIN: Duration = Duration::from_secs(10);
 
 /// A Lockgate server. Cheap to clone; every request is safe to repeat.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     server: Url,
     token: Option<String>,
+}
+
+/// Without the token, so that it stands in no log.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("server", &self.server.as_str()).finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -107,11 +115,22 @@ impl Client {
 }
 
 /// A subscription, consumed. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Subscriber {
     client: Client,
     name: SubscriptionName,
     secret: String,
+}
+
+/// Without the secret, so that it stands in no log.
+impl fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client, name, secret: _ } = self;
+        f.debug_struct("Subscriber")
+            .field("client", client)
+            .field("name", name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Subscriber {
@@ -140,5 +159,27 @@ impl Subscriber {
 
     pub(super) fn server(&self) -> &Url {
         &self.client.server
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::wire::NewSubscription;
+
+    #[test]
+    fn no_secret_stands_in_a_log() {
+        let client = Client::new("http://127.0.0.1:1", Some("open-token".into())).unwrap();
+        let name = SubscriptionName::new("people").unwrap();
+        let subscriber = client.subscriber(name.clone(), "open-secret".into());
+        let new = NewSubscription {
+            name: name.to_string(),
+            topics: Vec::new(),
+            prefill: false,
+            secret: "open-secret".into(),
+            ack_wait: None,
+        };
+        let shown = format!("{client:?} {subscriber:?} {new:?}");
+        assert!(shown.contains("people") && !shown.contains("open"), "{shown}");
     }
 }

@@ -1,12 +1,13 @@
 //! The bodies that go over HTTP, as a client sees them: what it does not know it keeps.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The body of a registration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct NewSubscription {
     /// The name.
     pub name: String,
@@ -20,6 +21,19 @@ pub struct NewSubscription {
     /// How long a delivery is leased in queue mode, for example `30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ack_wait: Option<String>,
+}
+
+/// Without the secret, so that it stands in no log.
+impl fmt::Debug for NewSubscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, topics, prefill, ack_wait, secret: _ } = self;
+        f.debug_struct("NewSubscription")
+            .field("name", name)
+            .field("topics", topics)
+            .field("prefill", prefill)
+            .field("ack_wait", ack_wait)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A subscription as the server shows it.

@@ -2,10 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::model::Realm;
 use crate::platform::Entropy;
 
-/// The realm the demo publishes to.
-pub(super) const REALM: &str = "directory";
 const PEOPLE: u64 = 400;
 const GROUPS: u64 = 40;
 const NAMES: [&str; 12] = [
@@ -16,13 +15,14 @@ const NAMES: [&str; 12] = [
 pub(super) struct Directory {
     dice: Entropy,
     run: String,
+    realm: Realm,
     made: u64,
 }
 
 impl Directory {
     /// A directory whose changes a seed decides. `run` keeps the ids of two runs apart.
-    pub(super) fn new(seed: u64, run: String) -> Self {
-        Self { dice: Entropy::seeded(seed), run, made: 0 }
+    pub(super) fn new(seed: u64, run: String, realm: Realm) -> Self {
+        Self { dice: Entropy::seeded(seed), run, realm, made: 0 }
     }
 
     /// The next change, as a structured CloudEvent.
@@ -36,7 +36,7 @@ impl Directory {
             "specversion": "1.0",
             "id": format!("{}-{}", self.run, self.made),
             "source": "/lockgate/demo",
-            "type": format!("{REALM}.{topic}"),
+            "type": format!("{}.{topic}", self.realm),
             "subject": key,
         });
         if self.roll(10)? > 0 {

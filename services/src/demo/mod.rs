@@ -1,6 +1,7 @@
 //! `lockgate demo`: prefill to live before your eyes, verified.
 
 mod directory;
+mod names;
 mod pace;
 mod screen;
 mod verdict;
@@ -9,20 +10,23 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::Value;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
-use self::directory::{Directory, REALM};
+use self::directory::Directory;
+pub(crate) use self::names::DemoNames;
 use self::pace::Pace;
 use self::screen::Screen;
 use self::verdict::{Books, Entry};
 use crate::client::wire::NewSubscription;
 use crate::client::{Client, Error, ErrorKind, StreamItem};
-use crate::model::{Manifest, Realm, SubscriptionName};
+use crate::model::{Manifest, SubscriptionName};
 use crate::platform::Entropy;
 use crate::store::new_secret;
 
 const BATCH: usize = 25;
-const TOPICS: &str = "directory.*";
+
+/// Publishes the second part; dropping it ends that.
+type Publisher = AbortOnDropHandle<Result<Vec<Entry>, Error>>;
 
 /// Starts everything, publishes changes of a small directory while a subscription with prefill is
 /// registered in the middle, shows prefill and live, and verifies what arrived: no gap, no
@@ -48,9 +52,13 @@ pub(crate) struct DemoOptions {
 }
 
 /// Runs the demo against a server that listens at `server`; true when every promise was kept.
-pub(crate) async fn run(options: &DemoOptions, server: &str) -> Result<bool, Error> {
+pub(crate) async fn run(
+    options: &DemoOptions,
+    names: &DemoNames,
+    server: &str,
+) -> Result<bool, Error> {
     let limit = options.limit.saturating_add(Pace::new(options.rate).lasts(options.changes));
-    let played = tokio::time::timeout(limit, play(options, server)).await;
+    let played = tokio::time::timeout(limit, play(options, names, server)).await;
     played.unwrap_or_else(|_| {
         let limit = humantime::format_duration(Duration::from_secs(limit.as_secs()));
         let what = format!("the demo did not finish within {limit}");
@@ -58,44 +66,42 @@ pub(crate) async fn run(options: &DemoOptions, server: &str) -> Result<bool, Err
     })
 }
 
-async fn play(options: &DemoOptions, server: &str) -> Result<bool, Error> {
+async fn play(options: &DemoOptions, names: &DemoNames, server: &str) -> Result<bool, Error> {
     let client = Client::new(server, None)?;
-    let entropy = Entropy::system();
-    let run = entropy.uid().map_err(internal)?;
+    let DemoNames { run, realm, subscription } = names;
+    let topics = format!("{realm}.*");
     let screen = Screen::new(options);
-    let mut directory = Directory::new(options.seed, run.clone());
+    let mut directory = Directory::new(options.seed, run.clone(), realm.clone());
     let mut pace = Pace::new(options.rate);
     let before = options.changes / 3;
     let mut books = Books::default();
     publish(&client, &mut directory, before, &mut pace, &screen, &mut books.published).await?;
 
     // The rest is published while the subscription is registered, prefilled and read.
-    let publisher: JoinHandle<Result<Vec<Entry>, Error>> = {
+    let publisher: Publisher = {
         let (client, screen, rest) = (client.clone(), screen.clone(), options.changes - before);
-        tokio::spawn(async move {
+        AbortOnDropHandle::new(tokio::spawn(async move {
             let mut published = Vec::new();
             publish(&client, &mut directory, rest, &mut pace, &screen, &mut published).await?;
             Ok(published)
-        })
+        }))
     };
-    let name = SubscriptionName::new(format!("demo-{run}")).map_err(internal)?;
-    let secret = new_secret(&entropy).map_err(internal)?;
+    let secret = new_secret(&Entropy::system()).map_err(internal)?;
     let new = NewSubscription {
-        name: name.to_string(),
-        topics: vec![TOPICS.into()],
+        name: subscription.to_string(),
+        topics: vec![topics.clone()],
         prefill: true,
         secret: secret.clone(),
         ack_wait: None,
     };
     let (status, _) = client.register(&new).await?;
-    books.fence = status.fence.get(REALM).copied().unwrap_or(0);
-    screen.registered(books.fence);
-    let read = read(&client, &name, secret, &screen, &mut books, publisher).await;
-    let deleted = client.delete(&name, None).await;
+    books.fence = status.fence.get(realm.as_str()).copied().unwrap_or(0);
+    screen.registered(&topics, books.fence);
+    let read = read(&client, subscription, secret, &screen, &mut books, publisher).await;
+    let deleted = client.delete(subscription, None).await;
     read?;
     deleted?;
-    let realm = Realm::new(REALM).map_err(internal)?;
-    let verdict = books.audit(&realm);
+    let verdict = books.audit(realm);
     screen.verdict(&verdict);
     Ok(verdict.passed)
 }
@@ -131,7 +137,7 @@ async fn read(
     secret: String,
     screen: &Screen,
     books: &mut Books,
-    mut publisher: JoinHandle<Result<Vec<Entry>, Error>>,
+    mut publisher: Publisher,
 ) -> Result<(), Error> {
     let mut events = client.subscriber(name.clone(), secret).events(None);
     let mut publishing = true;

@@ -66,8 +66,8 @@ impl Screen {
         self.publish.inc(count);
     }
 
-    pub(super) fn registered(&self, fence: u64) {
-        self.line(&format!("register  directory.* with prefill · fence at sequence {fence}"));
+    pub(super) fn registered(&self, topics: &str, fence: u64) {
+        self.line(&format!("register  {topics} with prefill · fence at sequence {fence}"));
         self.prefill.set_message("rows");
     }
 

@@ -235,6 +235,8 @@ mod tests {
             prefill,
             fence: fence.iter().map(|(name, at)| (realm(name), *at)).collect::<Fence>(),
             ack_wait: Duration::from_secs(30),
+            max_attempts: None,
+            dead_letters: None,
             created_ms: 0,
             secret_hash: String::new(),
         }

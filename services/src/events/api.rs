@@ -9,10 +9,10 @@ use axum::{Json, Router};
 use bus::Receipt;
 use serde_json::{Value, json};
 
-use super::ingest::Ingest;
+use super::ingest::{Ingest, not_allowed};
 use crate::http::{Access, Problem, ProblemKind, media_type, read_body, with_deadline};
 use crate::limits::REQUEST_DEADLINE;
-use crate::model::CloudEvent;
+use crate::model::{CloudEvent, Realm, RealmList};
 
 const STRUCTURED: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
@@ -32,6 +32,9 @@ async fn publish(
     access.require_publish(&headers)?;
     let form = Form::of(&headers)?;
     let events = form.read(&headers, read_body(&headers, body).await?)?;
+    if let Some(realm) = ingest.refused_realm(&events).await? {
+        return Err(refused(&realm, ingest.realm_list()));
+    }
     answer(&events, ingest.publish(&events).await)
 }
 
@@ -93,6 +96,17 @@ fn unsupported(what: String) -> Problem {
          the headers ce-specversion, ce-id, ce-source and ce-type"
     );
     Problem::new(ProblemKind::UnsupportedMediaType, detail)
+}
+
+/// Nothing of a request that would make a realm which is not allowed is stored.
+fn refused(realm: &Realm, list: &RealmList) -> Problem {
+    let allowed: Vec<&str> = match list {
+        RealmList::Any => vec!["*"],
+        RealmList::Only(realms) => realms.iter().map(Realm::as_str).collect(),
+    };
+    Problem::new(ProblemKind::RealmNotAllowed, not_allowed(realm, list))
+        .with("realm", realm.as_str())
+        .with("realms", allowed)
 }
 
 /// 202 when every event is stored; otherwise a problem that says for each whether it is.

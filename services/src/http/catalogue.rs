@@ -17,6 +17,8 @@ pub enum ProblemKind {
     Unauthorized,
     /// The token is known and not good for this.
     Forbidden,
+    /// The realm does not exist, and events may not make it.
+    RealmNotAllowed,
     /// A page of another origin may not use this API.
     OriginRefused,
     /// The request was meant for another host.
@@ -59,13 +61,14 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::MalformedBody,
         Self::InvalidToken,
         Self::InvalidInput,
         Self::InvalidEvent,
         Self::Unauthorized,
         Self::Forbidden,
+        Self::RealmNotAllowed,
         Self::OriginRefused,
         Self::HostRefused,
         Self::UnknownPath,
@@ -116,6 +119,7 @@ impl ProblemKind {
             Self::InvalidEvent => ("invalid-event", "invalid event", S::UNPROCESSABLE_ENTITY),
             Self::Unauthorized => ("unauthorized", "credentials needed", S::UNAUTHORIZED),
             Self::Forbidden => ("forbidden", "not allowed with this token", S::FORBIDDEN),
+            Self::RealmNotAllowed => ("realm-not-allowed", "realm not allowed", S::FORBIDDEN),
             Self::OriginRefused => ("origin-refused", "origin not allowed", S::FORBIDDEN),
             Self::HostRefused => ("host-refused", "host not served here", S::MISDIRECTED_REQUEST),
             Self::UnknownPath => ("unknown-path", "no such path", S::NOT_FOUND),

@@ -6,6 +6,7 @@ mod invalid;
 mod key;
 mod mark;
 pub(crate) mod names;
+mod realm_list;
 mod subscription;
 mod topic;
 
@@ -14,5 +15,6 @@ pub use event::{CloudEvent, EventFault, FaultKind, LogEvent};
 pub use invalid::Invalid;
 pub use key::Key;
 pub use mark::{History, Life, Mark};
+pub use realm_list::RealmList;
 pub use subscription::{Fence, Incarnation, Manifest, Prefill, Subscription, SubscriptionName};
 pub use topic::{Realm, Topic, TopicSet};

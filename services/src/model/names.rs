@@ -36,6 +36,17 @@ pub(crate) const TICKETS_BUCKET: &str = "lockgate-tickets";
 /// What all replicas share: the key that signs tokens.
 pub(crate) const SYSTEM_BUCKET: &str = "lockgate-system";
 
+/// Every bucket.
+pub(crate) const BUCKETS: [&str; 7] = [
+    SUBSCRIPTIONS_BUCKET,
+    REALMS_BUCKET,
+    CURSORS_BUCKET,
+    JOURNAL_BUCKET,
+    LEASES_BUCKET,
+    TICKETS_BUCKET,
+    SYSTEM_BUCKET,
+];
+
 /// The log of a realm.
 pub(crate) fn log_stream(realm: &Realm) -> Result<StreamName, Error> {
     StreamName::new(format!("{EVENTS}-{realm}"))
@@ -102,11 +113,6 @@ pub(crate) fn parse_journal_key(key: &Subject) -> Option<Incarnation> {
 /// Every row and the manifest of one prefill.
 pub(crate) fn prefill_filter(of: &Incarnation) -> Result<SubjectFilter, Error> {
     SubjectFilter::new(format!("prefill.{}.>", cursor_key(of)))
-}
-
-/// The rows of one prefill.
-pub(crate) fn rows_filter(of: &Incarnation) -> Result<SubjectFilter, Error> {
-    SubjectFilter::new(format!("prefill.{}.row.>", cursor_key(of)))
 }
 
 /// The subject of a row: `prefill.<name>.<uid>.<generation>.row.<realm>.<topic>.<key>`.

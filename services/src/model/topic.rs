@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::invalid::Invalid;
 
 const MAX_TOKEN_BYTES: usize = 64;
+/// What the realm of a demo begins with; 16 hexadecimal digits follow.
+const DEMO: &str = "demo-";
 /// How many patterns one subscription may name.
 pub(crate) const MAX_PATTERNS: usize = 64;
 
@@ -27,10 +29,22 @@ impl Realm {
         Err(Invalid::new(format!("{realm:?} is not a realm: 1 to 64 characters of a-z 0-9 _ -")))
     }
 
+    /// The realm of one run of `lockgate demo`. Only patterns that name it include it, so that a
+    /// demo on a bus that others use is no business of theirs.
+    pub(crate) fn of_demo(run: &str) -> Result<Self, Invalid> {
+        Self::new(format!("{DEMO}{run}"))
+    }
+
     /// The realm as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn is_of_demo(realm: &str) -> bool {
+    realm.strip_prefix(DEMO).is_some_and(|run| {
+        run.len() == 16 && run.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
 }
 
 impl fmt::Display for Realm {
@@ -97,9 +111,15 @@ impl TopicPattern {
         wide(&self.realm, &other.realm) && wide(&self.name, &other.name)
     }
 
+    fn includes(&self, realm: &str) -> bool {
+        match self.realm.as_deref() {
+            Some(own) => own == realm,
+            None => !is_of_demo(realm),
+        }
+    }
+
     fn matches(&self, realm: &str, name: &str) -> bool {
-        self.realm.as_deref().is_none_or(|own| own == realm)
-            && self.name.as_deref().is_none_or(|own| own == name)
+        self.includes(realm) && self.name.as_deref().is_none_or(|own| own == name)
     }
 }
 
@@ -165,9 +185,7 @@ impl TopicSet {
 
     /// True when a pattern can match a topic of the realm.
     pub fn includes_realm(&self, realm: &Realm) -> bool {
-        self.0
-            .iter()
-            .any(|pattern| pattern.realm.as_deref().is_none_or(|own| own == realm.as_str()))
+        self.0.iter().any(|pattern| pattern.includes(realm.as_str()))
     }
 
     /// True when a pattern matches the topic.
@@ -177,9 +195,7 @@ impl TopicSet {
 
     /// What to filter the realm's log by; empty when no pattern includes the realm.
     pub fn filters(&self, realm: &Realm) -> Vec<SubjectFilter> {
-        let of_realm = |pattern: &&TopicPattern| {
-            pattern.realm.as_deref().is_none_or(|own| own == realm.as_str())
-        };
+        let of_realm = |pattern: &&TopicPattern| pattern.includes(realm.as_str());
         let mut names: Vec<Option<&str>> =
             self.0.iter().filter(of_realm).map(|pattern| pattern.name.as_deref()).collect();
         if names.contains(&None) {
@@ -264,6 +280,18 @@ mod tests {
         for bad in ["a.b.c", "A.b", ".b", "a.", "a.>", "a b.c"] {
             assert!(TopicSet::parse(&[bad]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_wildcard_leaves_the_realm_of_a_demo_out() {
+        let demo = Realm::of_demo("00ff00ff00ff00ff").unwrap();
+        let (wide, own) = (set(&["*.*"]), set(&[&format!("{demo}.*")]));
+        let topic = format!("{demo}.user").parse().unwrap();
+        assert!(own.includes_realm(&demo) && own.matches(&topic) && own.filters(&demo).len() == 1);
+        assert!(!wide.includes_realm(&demo) && !wide.matches(&topic));
+        assert!(wide.filters(&demo).is_empty());
+        let shop = Realm::new("demo-shop").unwrap();
+        assert!(wide.includes_realm(&shop), "one that a person chose is like any other");
     }
 
     #[test]

@@ -13,7 +13,7 @@ const DEFAULT_ACK_WAIT: Duration = Duration::from_secs(30);
 const MIN_ACK_WAIT: Duration = Duration::from_secs(1);
 
 /// The body of `POST /v1/subscriptions`.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Body {
     name: SubscriptionName,

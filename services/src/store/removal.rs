@@ -2,8 +2,10 @@
 //! removal may be repeated.
 
 use bus::{Error, SubjectFilter};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::Store;
+use crate::limits::BUS_WINDOW;
 use crate::model::{Incarnation, names};
 
 impl Store {
@@ -20,9 +22,8 @@ impl Store {
     pub(crate) async fn remove_journals(&self, of: &Incarnation) -> Result<(), Error> {
         let letters = SubjectFilter::new(names::dead_letters_filter(of))?;
         self.dead_letters.purge(&letters).await?;
-        for key in self.journal.keys(&names::journal_filter(of)).await? {
-            self.journal.delete(&key, None).await?;
-        }
-        Ok(())
+        let keys = self.journal.keys(&names::journal_filter(of)).await?;
+        let delete = |key| async move { self.journal.delete(&key, None).await };
+        stream::iter(keys).map(Ok).try_for_each_concurrent(BUS_WINDOW, delete).await
     }
 }

@@ -113,3 +113,37 @@ async fn a_topology_is_checked_applied_and_refused_with_a_diff() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(told.contains("storage: file -> memory (fixed at creation)"), "{told}");
 }
+
+#[tokio::test]
+async fn what_lockgate_has_on_a_bus_is_shown_edited_and_applied() {
+    let server = NatsServer::start().await.expect("a NATS server");
+    let url = server.url();
+    let lockgate = Lockgate::start(&url).await;
+    let folder = tempfile::tempdir().expect("a directory");
+    let published = lockgate.command(&["publish", "dir.user", "anna", "{}"], folder.path()).await;
+    assert!(published.status.success(), "{}", text(&published.stderr));
+    let run = async |args: &[&str]| {
+        let mut command = command(&[&["topology"], args, &["--bus", &url]].concat());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.output().await.expect("it runs")
+    };
+    let shown = run(&["show"]).await;
+    let shown = text(&shown.stdout);
+    assert!(shown.contains("[streams.events-dir]"), "{shown}");
+    assert!(shown.contains("[buckets.lockgate-subscriptions]"), "{shown}");
+    let edited = folder.path().join("mine.toml");
+    let edit = |from: &str, to: &str| {
+        assert!(shown.contains(from), "{shown}");
+        std::fs::write(&edited, shown.replace(from, to)).expect("the file");
+    };
+    let file = edited.to_string_lossy().into_owned();
+    edit("1GiB", "2GiB");
+    let told = text(&run(&["check", &file]).await.stdout);
+    assert!(
+        told.contains("~ stream events-dir\n    max-bytes: 1073741824 -> 2147483648"),
+        "{told}"
+    );
+    assert!(run(&["apply", &file]).await.status.success());
+    assert_eq!(run(&["check", &file]).await.status.code(), Some(0));
+    assert_eq!(text(&run(&["show"]).await.stdout), shown.replace("1GiB", "2GiB"));
+}

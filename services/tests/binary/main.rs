@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used)]
 
 mod commands;
+mod configuration;
 mod folder;
 mod outage;
 mod shutdown;

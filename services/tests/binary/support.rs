@@ -19,8 +19,14 @@ pub(crate) struct Lockgate {
 impl Lockgate {
     /// Every role on this bus, ready.
     pub(crate) async fn start(bus: &str) -> Self {
+        Self::start_with(bus, &[]).await
+    }
+
+    /// The same with further arguments.
+    pub(crate) async fn start_with(bus: &str, args: &[&str]) -> Self {
         let port = bus::testkit::free_port().expect("a free port");
         let child = command(&["--bus", bus, "--listen", &format!("127.0.0.1:{port}")])
+            .args(args)
             .kill_on_drop(true)
             .spawn()
             .expect("the binary starts");
@@ -82,7 +88,9 @@ impl Lockgate {
 /// The binary with arguments, silent, without this process' settings.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockgate"));
-    for name in ["LOCKGATE_BUS", "LOCKGATE_LISTEN", "LOCKGATE_SERVER", "LOCKGATE_TOKEN"] {
+    for name in
+        ["LOCKGATE_BUS", "LOCKGATE_LISTEN", "LOCKGATE_REALMS", "LOCKGATE_SERVER", "LOCKGATE_TOKEN"]
+    {
         command.env_remove(name);
     }
     command.args(args).env("LOCKGATE_LOG", "error").stdout(Stdio::null()).stderr(Stdio::null());

@@ -6,6 +6,7 @@
 mod events;
 mod guard;
 mod health;
+mod realms;
 mod registration;
 mod server;
 mod support;

@@ -34,6 +34,15 @@ impl World {
 
     pub(crate) async fn with(access: Access, options: StoreOptions, seed: u64) -> Self {
         let bus = Bus::connect("embedded:").await.unwrap();
+        Self::on(bus, access, options, seed).await
+    }
+
+    /// A process that starts with other options on the same bus.
+    pub(crate) async fn reopened(&self, options: StoreOptions) -> Self {
+        Self::on(self.bus.clone(), Access::open(), options, 1).await
+    }
+
+    async fn on(bus: Bus, access: Access, options: StoreOptions, seed: u64) -> Self {
         let faults = Faults::new(seed);
         let platform = Platform::new(faults.wrap(&bus));
         let store = Store::open(platform, options).await.unwrap();

@@ -163,18 +163,25 @@ pub(super) struct BucketRow {
     max_age: Option<Duration>,
     max_bytes: Option<u64>,
     replicas: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
 }
 
 impl BucketRow {
     pub(super) fn new(config: &BucketConfig) -> Self {
-        let BucketConfig { name, max_age, max_bytes, replicas, storage: _ } = config.clone();
-        Self { name: name.to_string(), max_age, max_bytes, replicas }
+        let BucketConfig { name, max_age, max_bytes, replicas, storage: _, placement } =
+            config.clone();
+        let Placement { cluster, tags } = placement;
+        Self { name: name.to_string(), max_age, max_bytes, replicas, cluster, tags }
     }
 
     pub(super) fn config(self) -> Result<BucketConfig> {
-        let Self { name, max_age, max_bytes, replicas } = self;
-        let name = BucketName::new(name)?;
-        Ok(BucketConfig { name, max_age, max_bytes, replicas, storage: Storage::File })
+        let Self { name, max_age, max_bytes, replicas, cluster, tags } = self;
+        let (name, placement) = (BucketName::new(name)?, Placement { cluster, tags });
+        let storage = Storage::File;
+        Ok(BucketConfig { name, max_age, max_bytes, replicas, storage, placement })
     }
 }
 
@@ -224,7 +231,9 @@ mod tests {
         bucket.max_bytes = Some(5);
         let json = serde_json::to_string(&BucketRow::new(&bucket)).unwrap();
         assert_eq!(json, r#"{"name":"b","max_age":null,"max_bytes":5,"replicas":1}"#);
-        let row: BucketRow = serde_json::from_str(&json).unwrap();
-        assert_eq!(row.config().unwrap(), bucket);
+        let read = |json: &str| serde_json::from_str::<BucketRow>(json).unwrap().config().unwrap();
+        assert_eq!(read(&json), bucket);
+        bucket.placement = Placement { cluster: Some("c".into()), tags: vec!["t".into()] };
+        assert_eq!(read(&serde_json::to_string(&BucketRow::new(&bucket)).unwrap()), bucket);
     }
 }

@@ -10,6 +10,7 @@ use super::backend::Life;
 use super::handles::{DiskBucket, DiskConsumer, DiskReader};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
+use crate::creation::Creation;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
 use crate::embedded::Embedded;
 use crate::error::Result;
@@ -36,6 +37,12 @@ impl Driver for Disk {
 
     fn support(&self, capability: Capability) -> Support {
         self.backend.current().seen_through(&self.connection).support(capability)
+    }
+
+    async fn create_stream(&self, config: &StreamConfig) -> Result<Creation<StreamInfo>> {
+        let (life, memory) = self.enter().await?;
+        let creation = memory.create_stream(config).await;
+        life.kept(creation).await
     }
 
     async fn ensure_stream(&self, config: &StreamConfig) -> Result<StreamInfo> {
@@ -205,6 +212,12 @@ impl Driver for Disk {
     ) -> Result<Box<dyn ResponderDriver>> {
         let (_, memory) = self.enter().await?;
         memory.responder(filter, group).await
+    }
+
+    async fn create_bucket(&self, config: &BucketConfig) -> Result<Creation<BucketConfig>> {
+        let (life, memory) = self.enter().await?;
+        let creation = memory.create_bucket(config).await;
+        life.kept(creation).await
     }
 
     async fn ensure_bucket(&self, config: &BucketConfig) -> Result<()> {
