@@ -4,7 +4,9 @@ mod digest;
 mod event;
 mod invalid;
 mod key;
+mod media_type;
 pub(crate) mod names;
+pub(crate) mod strict_json;
 mod subscription;
 mod topic;
 
@@ -12,5 +14,6 @@ pub use digest::RowsDigest;
 pub use event::{CloudEvent, EventFault, FaultKind, LogEvent};
 pub use invalid::Invalid;
 pub use key::Key;
+pub(crate) use media_type::MediaType;
 pub use subscription::{Fence, Incarnation, Manifest, Prefill, Subscription, SubscriptionName};
 pub use topic::{Realm, Topic, TopicSet};

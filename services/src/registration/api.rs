@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::core::{Registered, Registration, RegistrationError};
 use super::request::{Body, Request};
 use super::status::Status;
-use crate::http::{Access, JsonBody, Params, Problem, ProblemKind, bearer, with_deadline};
+use crate::http::{
+    Access, JsonBody, Params, PathName, Problem, ProblemKind, bearer, with_deadline,
+};
 use crate::model::{Invalid, SubscriptionName};
 use crate::store::Kept;
 
@@ -66,7 +68,7 @@ struct WithSecret {
 
 async fn show(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let kept = api.permitted(name, &headers).await?;
@@ -76,7 +78,7 @@ async fn show(
 
 async fn delete(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     // An admin can delete even a record that cannot be read, and so without reading it.
@@ -91,7 +93,7 @@ async fn delete(
 
 async fn prefill_again(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let kept = api.permitted(name, &headers).await?;
