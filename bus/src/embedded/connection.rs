@@ -1,6 +1,7 @@
 //! One program's hold on the backend: closing it closes nobody else's.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::clock::{Clock, Now};
 use crate::door::Door;
@@ -20,7 +21,7 @@ impl Connection {
 
     /// A second hold on the same backend.
     pub(super) fn another(&self) -> Self {
-        Self::new(self.clock)
+        Self::new(self.clock.clone())
     }
 
     /// The time an operation happens at; `Closed` after [`Connection::close`].
@@ -36,6 +37,16 @@ impl Connection {
 
     pub(super) fn now(&self) -> Now {
         self.clock.now()
+    }
+
+    /// See [`Clock::log_time`].
+    pub(super) fn log_time(&self, wall: SystemTime) -> SystemTime {
+        self.clock.log_time(wall)
+    }
+
+    /// See [`Clock::wall_time`].
+    pub(super) fn wall_time(&self, time: SystemTime) -> SystemTime {
+        self.clock.wall_time(time)
     }
 
     pub(super) fn close(&self) {

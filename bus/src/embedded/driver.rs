@@ -53,6 +53,12 @@ impl Embedded {
         Ok(BoundConsumer { connection, cell, name: consumer.clone() })
     }
 
+    /// A consumer as its owner sees it, who knows the machine's clock only.
+    fn shown(&self, mut info: ConsumerInfo) -> ConsumerInfo {
+        info.paused_until = info.paused_until.map(|time| self.connection.wall_time(time));
+        info
+    }
+
     pub(super) fn open_bucket(&self, bucket: &BucketName) -> Result<OpenBucket> {
         self.connection.enter()?;
         let cell = self.names().buckets.get(bucket).cloned().ok_or_else(|| no_bucket(bucket))?;
@@ -119,8 +125,9 @@ impl Driver for Embedded {
         Ok(cell.enter(now)?.purge(filter))
     }
 
-    async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
+    async fn submit(&self, stream: &StreamName, mut message: Message) -> Result<PendingReceipt> {
         let (now, cell) = self.stream(stream)?;
+        message.not_before = message.not_before.map(|wall| self.connection.log_time(wall));
         Ok(PendingReceipt::ready(cell.enter(now)?.publish(message, now)))
     }
 
@@ -173,7 +180,7 @@ impl Driver for Embedded {
         config: &ConsumerConfig,
     ) -> Result<ConsumerInfo> {
         let (now, cell) = self.stream(stream)?;
-        cell.enter(now)?.ensure_consumer(config, now)
+        Ok(self.shown(cell.enter(now)?.ensure_consumer(config, now)?))
     }
 
     async fn consumer_info(
@@ -184,12 +191,13 @@ impl Driver for Embedded {
         let (now, cell) = self.stream(stream)?;
         let mut state = cell.enter(now)?;
         let (cursor, log) = state.cursor(consumer)?;
-        Ok(cursor.info(log, now))
+        Ok(self.shown(cursor.info(log, now)))
     }
 
     async fn consumers(&self, stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
         let (now, cell) = self.stream(stream)?;
-        Ok(cell.enter(now)?.consumers(now))
+        let consumers = cell.enter(now)?.consumers(now);
+        Ok(consumers.into_iter().map(|info| self.shown(info)).collect())
     }
 
     async fn delete_consumer(&self, stream: &StreamName, consumer: &ConsumerName) -> Result<()> {
@@ -214,7 +222,7 @@ impl Driver for Embedded {
     ) -> Result<()> {
         let (now, cell) = self.stream(stream)?;
         let mut state = cell.enter(now)?;
-        state.cursor(consumer)?.0.pause(until);
+        state.cursor(consumer)?.0.pause(until.map(|wall| self.connection.log_time(wall)));
         Ok(())
     }
 

@@ -105,7 +105,7 @@ fn advice(code: Option<Code>, error: &dyn Display) -> String {
             format!("the broker is away ({error}): it is connected to again as soon as it is back")
         }
         Some(code) if kind(code) == ErrorKind::Timeout => {
-            format!("no answer in time ({error}): a write may have happened")
+            format!("no answer in time ({error}); a write may have happened")
         }
         _ => error.to_string(),
     }

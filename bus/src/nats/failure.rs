@@ -97,7 +97,7 @@ impl Failure {
             Self::Away => {
                 String::from("the server is away: it is connected to again as soon as it is back")
             }
-            Self::Lost => String::from("no answer in time: a write may have happened"),
+            Self::Lost => String::from("no answer in time; a write may have happened"),
             Self::Api(code, text) => format!("{text} ({})", code.0),
             Self::TooLarge(text) | Self::Malformed(text) => text,
             Self::Closed => String::from("the bus was closed"),

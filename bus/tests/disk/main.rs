@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails here fails a test")]
 
 mod child;
+mod clock;
 mod failure;
 mod folder;
 mod killed;

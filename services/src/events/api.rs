@@ -2,7 +2,7 @@
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -10,9 +10,9 @@ use bus::Receipt;
 use serde_json::{Value, json};
 
 use super::ingest::{Ingest, not_allowed};
-use crate::http::{Access, Problem, ProblemKind, media_type, read_body, with_deadline};
+use crate::http::{Access, Problem, ProblemKind, content_type, read_body, with_deadline};
 use crate::limits::REQUEST_DEADLINE;
-use crate::model::{CloudEvent, Realm, RealmList};
+use crate::model::{CloudEvent, MediaType, Realm, RealmList};
 
 const STRUCTURED: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
@@ -48,20 +48,21 @@ enum Form {
 
 impl Form {
     fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let media_type = media_type(headers);
-        let form = match media_type.as_str() {
-            STRUCTURED => Self::Structured,
-            BATCH => Self::Batch,
-            other if other.starts_with("application/cloudevents") => {
+        let media_type = content_type(headers)?;
+        let essence = media_type.as_ref().map(MediaType::essence);
+        let form = match essence {
+            Some(STRUCTURED) => Self::Structured,
+            Some(BATCH) => Self::Batch,
+            Some(other) if other.starts_with("application/cloudevents") => {
                 return Err(unsupported(format!("{other:?} is a format that is not read here")));
             }
             _ if headers.keys().any(|name| name.as_str().starts_with("ce-")) => Self::Binary,
-            "" => return Err(unsupported(String::from("the body has no content-type"))),
-            other => {
+            None => return Err(unsupported(String::from("the body has no content-type"))),
+            Some(other) => {
                 return Err(unsupported(format!("the body is {other:?} and has no ce- headers")));
             }
         };
-        if form != Self::Binary && !is_utf8(headers) {
+        if form != Self::Binary && !media_type.is_some_and(|media_type| media_type.is_utf8()) {
             return Err(unsupported(String::from("the body is not in UTF-8, which JSON is")));
         }
         Ok(form)
@@ -76,17 +77,6 @@ impl Form {
                 vec![CloudEvent::from_binary(headers, body)?]
             }
         })
-    }
-}
-
-fn is_utf8(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let lower = value.unwrap_or_default().to_ascii_lowercase();
-    match lower.split_once("charset=") {
-        Some((_, charset)) => {
-            ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.trim_matches('"') == *known)
-        }
-        None => true,
     }
 }
 

@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 
 use super::catalogue::ProblemKind;
+use super::encoding;
 use super::guard::{self, Guard};
 use super::health::Health;
 use super::problem::Problem;
@@ -20,13 +21,15 @@ use crate::limits::MAX_REQUESTS;
 /// The routes of the roles behind `guard`, with `/livez` and `/readyz` beside them (a probe asks
 /// by address, not by name).
 ///
-/// An unknown path or method and a panic are problems; at most 4096 requests are at work at once.
+/// An unknown path or method, a body in an encoding that no route reads and a panic are problems;
+/// at most 4096 requests are at work at once.
 /// A stream counts until its answer begins.
 pub fn app(api: Router, guard: Guard, health: Health) -> Router {
     let at_work = Arc::new(Semaphore::new(MAX_REQUESTS));
     let api = api
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(encoding::check))
         .layer(from_fn(catch_panic))
         .layer(from_fn_with_state(at_work, bound))
         .layer(from_fn_with_state(guard, guard::check));
@@ -39,13 +42,17 @@ pub(crate) fn with_deadline(router: Router, limit: Duration) -> Router {
 }
 
 async fn deadline(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    let reads = request.method().is_safe();
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Problem::new(
-            ProblemKind::Timeout,
-            format!("not done within {} s, and it may yet happen: repeat it", limit.as_secs()),
-        )
-        .into_response(),
+        Err(_) => {
+            let seconds = limit.as_secs();
+            let detail = match reads {
+                true => format!("no answer within {seconds} s: ask again"),
+                false => format!("not done within {seconds} s, and it may yet happen: repeat it"),
+            };
+            Problem::new(ProblemKind::Timeout, detail).into_response()
+        }
     }
 }
 

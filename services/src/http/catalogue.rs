@@ -43,13 +43,17 @@ pub enum ProblemKind {
     BatchTooLarge,
     /// The body's media type is not one this path reads.
     UnsupportedMediaType,
+    /// The body's content coding is not one that is read here.
+    UnsupportedEncoding,
+    /// The body's transfer coding is not one that is read here.
+    UnsupportedTransfer,
     /// The process has as many requests or streams at work as it takes.
     Busy,
     /// The bus is away.
     Unavailable,
     /// Another process serves this now: ask again, and reach it or its successor.
     ServedElsewhere,
-    /// No answer in time: it may have happened.
+    /// No answer in time; a request that changes something may have done so.
     Timeout,
     /// Some events of a batch were stored and some were not.
     PartlyPublished,
@@ -61,7 +65,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::MalformedBody,
         Self::InvalidToken,
         Self::InvalidInput,
@@ -81,6 +85,8 @@ impl ProblemKind {
         Self::EventTooLarge,
         Self::BatchTooLarge,
         Self::UnsupportedMediaType,
+        Self::UnsupportedEncoding,
+        Self::UnsupportedTransfer,
         Self::Busy,
         Self::Unavailable,
         Self::ServedElsewhere,
@@ -137,6 +143,12 @@ impl ProblemKind {
             Self::BatchTooLarge => ("batch-too-large", "too many events", S::PAYLOAD_TOO_LARGE),
             Self::UnsupportedMediaType => {
                 ("unsupported-media-type", "media type not read here", S::UNSUPPORTED_MEDIA_TYPE)
+            }
+            Self::UnsupportedEncoding => {
+                ("unsupported-encoding", "encoding not read here", S::UNSUPPORTED_MEDIA_TYPE)
+            }
+            Self::UnsupportedTransfer => {
+                ("unsupported-transfer", "transfer coding not read here", S::NOT_IMPLEMENTED)
             }
             Self::Busy => ("busy", "too many requests at work", S::SERVICE_UNAVAILABLE),
             Self::Unavailable => ("unavailable", "the bus is away", S::SERVICE_UNAVAILABLE),

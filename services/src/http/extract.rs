@@ -5,14 +5,17 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::catalogue::ProblemKind;
+use super::encoding::Encoding;
 use super::problem::Problem;
 use crate::limits::MAX_BODY_BYTES;
+use crate::model::MediaType;
+use crate::model::strict_json::{self, Flaw, FlawKind};
 
 /// A JSON body of at most 4 MiB under a JSON media type.
 pub(crate) struct JsonBody<T>(pub(crate) T);
@@ -22,11 +25,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let media_type = media_type(&parts.headers);
-        if media_type != "application/json" && !media_type.ends_with("+json") {
+        if !content_type(&parts.headers)?.is_some_and(|it| it.is_json() && it.is_utf8()) {
+            let named = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+            let named = String::from_utf8_lossy(named.unwrap_or_default());
             return Err(Problem::new(
                 ProblemKind::UnsupportedMediaType,
-                format!("the body is {media_type:?}: send it with content-type: application/json"),
+                format!("the body is {named:?}: send it with content-type: application/json"),
             ));
         }
         parse(&read_body(&parts.headers, body).await?).map(Self)
@@ -46,7 +50,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
             let sentence = text.split_once(": ").map_or(text.as_str(), |(_, rest)| rest);
             let problem =
                 Problem::new(ProblemKind::InvalidInput, format!("the query is wrong: {sentence}"));
-            match named_field("", sentence) {
+            match query_field(sentence) {
                 field if field.is_empty() => problem,
                 field => problem.field(field),
             }
@@ -54,29 +58,75 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// The body, of at most 4 MiB.
+/// The parameter that a sentence about a query is about: it stands first, or in backticks.
+fn query_field(sentence: &str) -> String {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    let first = sentence.split_once(": ").map(|(name, _)| name).filter(|name| is_name(name));
+    let of = |kind: &str| sentence.strip_prefix(kind)?.split('`').next();
+    let named =
+        || ["missing field `", "duplicate field `", "unknown field `"].into_iter().find_map(of);
+    first.or_else(named).unwrap_or_default().to_owned()
+}
+
+/// The part of a path that names something. What is not text once its escapes are read is a
+/// problem.
+pub(crate) struct PathName(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let name = axum::extract::Path::<String>::from_request_parts(parts, state).await;
+        name.map(|name| Self(name.0)).map_err(|_| {
+            let path = parts.uri.path();
+            let detail = format!("there is nothing at {path}: its escapes are no UTF-8 text");
+            Problem::new(ProblemKind::NotFound, detail)
+        })
+    }
+}
+
+/// The body, of at most 4 MiB: as it came over the wire, and once inflated where it is compressed.
 pub(crate) async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     let too_large = || {
         let detail = format!("the body is larger than {MAX_BODY_BYTES} bytes: send less at once");
         Problem::new(ProblemKind::BodyTooLarge, detail).with("limit", MAX_BODY_BYTES)
     };
+    let encoding = Encoding::of(headers)?;
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
         return Err(too_large());
     }
-    axum::body::to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
+    let body = axum::body::to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
         if is_length_limit(&error) {
             return too_large();
         }
         let detail = format!("the body ended before it was complete: {error}");
         Problem::new(ProblemKind::MalformedBody, detail)
-    })
+    })?;
+    encoding.decode(body, MAX_BODY_BYTES)?.ok_or_else(too_large)
 }
 
-/// The media type of the body without its parameters, in lower case; empty when there is none.
-pub(crate) fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    value.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+/// The media type of the body; `None` without one. One that stands twice, or that is no media
+/// type, is a problem.
+pub(crate) fn content_type(headers: &HeaderMap) -> Result<Option<MediaType>, Problem> {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (first, second) = (values.next(), values.next());
+    let problem = |what: &str| Err(Problem::new(ProblemKind::UnsupportedMediaType, what));
+    if second.is_some() {
+        return problem("the header content-type stands twice: leave one");
+    }
+    match first.map(|value| value.to_str().map(str::trim)) {
+        None | Some(Ok("")) => Ok(None),
+        Some(value) => match value.ok().and_then(MediaType::parse) {
+            Some(media_type) => Ok(Some(media_type)),
+            None => problem(
+                "the header content-type is no media type: write, for example, \
+                 application/json; charset=utf-8",
+            ),
+        },
+    }
 }
 
 fn is_length_limit(error: &axum::Error) -> bool {
@@ -88,23 +138,31 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if body.is_empty() {
         return Err(Problem::new(ProblemKind::MalformedBody, "the body is empty: send JSON"));
     }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let text = strict_json::check(body).map_err(|flaw| unreadable(&flaw))?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        to_problem(&path, error.inner())
-    })?;
-    json.end().map_err(|error| to_problem(".", &error))?;
-    Ok(parsed)
+        to_problem(if path == "." { "" } else { &path }, error.inner())
+    })
+}
+
+/// A body that not every parser reads: the field at fault is named as other faults name it.
+fn unreadable(flaw: &Flaw) -> Problem {
+    let kind = match flaw.kind {
+        FlawKind::Malformed(_) => ProblemKind::MalformedBody,
+        _ => ProblemKind::InvalidInput,
+    };
+    let problem = Problem::new(kind, format!("the body {flaw}"));
+    match flaw.path.strip_prefix('.').unwrap_or(&flaw.path) {
+        "" => problem,
+        field => problem.field(field),
+    }
 }
 
 fn to_problem(path: &str, error: &serde_json::Error) -> Problem {
-    if !error.is_data() {
-        let detail = format!("the body is not JSON: {error}");
-        return Problem::new(ProblemKind::MalformedBody, detail);
-    }
     let sentence = error.to_string();
     let sentence = sentence.rsplit_once(" at line ").map_or(sentence.as_str(), |(text, _)| text);
-    match named_field(if path == "." { "" } else { path }, sentence) {
+    match named_field(path, sentence) {
         field if field.is_empty() => Problem::new(ProblemKind::InvalidInput, sentence),
         // Our own types begin their sentences with the field.
         field if sentence.starts_with(&field) => {

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use bus::ErrorKind;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -55,7 +56,15 @@ impl Health {
         }
         let result = match timeout(ANSWER_WITHIN, self.0.store.realms.get("readiness")).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the bus is not ready");
+                // The error's own words name buckets, and are those of reads and writes alike.
+                Err(String::from(match error.kind() {
+                    ErrorKind::Unavailable => "the bus is away",
+                    ErrorKind::Timeout => "the bus gave no answer in time",
+                    _ => "the bus refuses to be read: see the log of the server",
+                }))
+            }
             Err(_) => Err(format!("no answer within {} s", ANSWER_WITHIN.as_secs())),
         };
         *last = Some((Instant::now(), result.clone()));

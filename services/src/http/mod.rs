@@ -3,6 +3,7 @@
 mod access;
 mod app;
 mod catalogue;
+mod encoding;
 mod extract;
 mod guard;
 mod health;
@@ -14,7 +15,7 @@ pub use access::{Access, Principal};
 pub use app::app;
 pub(crate) use app::with_deadline;
 pub use catalogue::ProblemKind;
-pub(crate) use extract::{HumanDuration, JsonBody, Params, media_type, read_body};
+pub(crate) use extract::{HumanDuration, JsonBody, Params, PathName, content_type, read_body};
 pub use guard::Guard;
 pub use health::Health;
 pub use problem::Problem;

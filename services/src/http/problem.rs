@@ -113,12 +113,30 @@ impl From<bus::Error> for Problem {
             ErrorKind::Timeout => ProblemKind::Timeout,
             _ => ProblemKind::Internal,
         };
-        if kind == ProblemKind::Internal {
-            let cause = error.source().map(ToString::to_string);
-            tracing::error!(%error, cause, "a request failed");
+        let cause = error.source().map(ToString::to_string);
+        match kind {
+            ProblemKind::Internal => tracing::error!(%error, cause, "a request failed"),
+            _ => tracing::debug!(%error, cause, "the bus refused"),
         }
-        Self::new(kind, error.to_string())
+        match said_to_clients(kind) {
+            Some(detail) => Self::new(kind, detail),
+            None => Self::new(kind, error.to_string()),
+        }
     }
+}
+
+/// What a client is told of a failure whose own words are for operators: they name streams and
+/// buckets that are no client's business, and cannot tell a read from a write. Every request may
+/// be repeated.
+fn said_to_clients(kind: ProblemKind) -> Option<&'static str> {
+    Some(match kind {
+        ProblemKind::Unavailable => "the bus is away: try again in a moment",
+        ProblemKind::Timeout => "the bus gave no answer in time: repeat the request",
+        ProblemKind::NotFound => "what the request needs is not there now: try again in a moment",
+        ProblemKind::Conflict => "someone else was faster: read what stands now, and try again",
+        ProblemKind::Internal => "the request met a fault on our side: see the log of the server",
+        _ => return None,
+    })
 }
 
 impl From<Invalid> for Problem {
@@ -168,7 +186,11 @@ mod tests {
             (ErrorKind::Corrupt, 500),
             (ErrorKind::Backend, 500),
         ] {
-            let response = Problem::from(bus::Error::new(kind, "x")).into_response();
+            let problem =
+                Problem::from(bus::Error::new(kind, "stream KV_x: a write may have been"));
+            let inner = problem.detail().contains("KV_x");
+            assert!(!inner || [422, 409, 413, 507].contains(&status), "{kind:?}: {problem:?}");
+            let response = problem.into_response();
             assert_eq!(response.status(), status, "{kind:?}");
             assert_eq!(response.headers().contains_key("retry-after"), status == 503);
             assert_eq!(response.headers()["content-type"], "application/problem+json");

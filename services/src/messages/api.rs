@@ -4,7 +4,7 @@ mod dead_letters;
 mod events;
 mod queue;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::directory::Followed;
 use super::{Messages, tickets};
-use crate::http::{HumanDuration, Problem, ProblemKind, bearer, with_deadline};
+use crate::http::{HumanDuration, PathName, Problem, ProblemKind, bearer, with_deadline};
 use crate::limits::REQUEST_DEADLINE;
 use crate::model::SubscriptionName;
 
@@ -35,7 +35,7 @@ pub fn router(messages: Messages) -> Router {
 
 async fn issue_ticket(
     State(messages): State<Messages>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let followed = messages.authorised(&name, &headers).await?;

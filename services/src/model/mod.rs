@@ -5,8 +5,10 @@ mod event;
 mod invalid;
 mod key;
 mod mark;
+mod media_type;
 pub(crate) mod names;
 mod realm_list;
+pub(crate) mod strict_json;
 mod subscription;
 mod topic;
 
@@ -16,5 +18,6 @@ pub use invalid::Invalid;
 pub use key::Key;
 pub use mark::{History, Life, Mark};
 pub use realm_list::RealmList;
+pub(crate) use media_type::MediaType;
 pub use subscription::{Fence, Incarnation, Manifest, Prefill, Subscription, SubscriptionName};
 pub use topic::{Realm, Topic, TopicSet};

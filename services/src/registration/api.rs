@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::core::{Registered, Registration, RegistrationError};
 use super::request::{Body, Request};
 use super::status::Status;
-use crate::http::{Access, JsonBody, Params, Problem, ProblemKind, bearer, with_deadline};
+use crate::http::{
+    Access, JsonBody, Params, PathName, Problem, ProblemKind, bearer, with_deadline,
+};
 use crate::model::{Invalid, SubscriptionName};
 use crate::store::Kept;
 
@@ -67,7 +69,7 @@ struct WithSecret {
 
 async fn show(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let kept = api.permitted(name, &headers).await?;
@@ -77,7 +79,7 @@ async fn show(
 
 async fn delete(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     // An admin can delete even a record that cannot be read, and so without reading it.
@@ -92,7 +94,7 @@ async fn delete(
 
 async fn prefill_again(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let kept = api.permitted(name, &headers).await?;

@@ -57,6 +57,8 @@ async fn store(bus: Bus) -> Store {
 async fn register(registration: &Registration, numbers: std::ops::Range<usize>) {
     for number in numbers {
         let request = Request {
+            max_attempts: None,
+            dead_letters: None,
             name: SubscriptionName::new(format!("s-{number}")).unwrap(),
             topics: TopicSet::parse(&["*.*"]).unwrap(),
             prefill: false,

@@ -3,8 +3,11 @@
 // Clippy allows it in test functions only; here the helpers are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod bodies;
+mod encoding;
 mod events;
 mod guard;
+mod head;
 mod health;
 mod realms;
 mod registration;

@@ -8,6 +8,7 @@ use bus::fault::Faults;
 use http_body_util::BodyExt;
 use lockgate::events::{Ingest, router};
 use lockgate::http::{Access, Guard, Health, app};
+use lockgate::messages::{self, Messages, MessagesOptions};
 use lockgate::platform::Platform;
 use lockgate::registration::{self, Registration};
 use lockgate::store::{Store, StoreOptions};
@@ -55,6 +56,23 @@ impl World {
         Self { bus, faults, shutdown, app }
     }
 
+    /// With the messages role too, which works on the bus in the background.
+    pub(crate) async fn whole() -> Self {
+        let bus = Bus::connect("embedded:").await.unwrap();
+        let faults = Faults::new(1);
+        let platform = Platform::new(faults.wrap(&bus));
+        let store = Store::open(platform, StoreOptions::default()).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let health = Health::new(store.clone(), shutdown.clone());
+        let registration = registration::router(Registration::new(store.clone()), Access::open());
+        let options = MessagesOptions::default();
+        let messages = Messages::start(store.clone(), options, shutdown.clone()).await.unwrap();
+        let api = router(Ingest::new(store), Access::open()).merge(registration);
+        let api = api.merge(messages::router(messages));
+        let app = app(api, Guard::new(true, &[], &[]), health);
+        Self { bus, faults, shutdown, app }
+    }
+
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         send(&self.app, request).await
     }
@@ -91,7 +109,8 @@ pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
     let response = app.clone().oneshot(request).await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    Answer { status, headers, json: serde_json::from_slice(&body).unwrap_or_default() }
+    let json = serde_json::from_slice(&body).unwrap_or_default();
+    Answer { status, headers, json, bytes: body.len() }
 }
 
 #[derive(Debug)]
@@ -99,6 +118,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) json: Value,
+    /// Of the body.
+    pub(crate) bytes: usize,
 }
 
 impl Answer {

@@ -49,13 +49,18 @@ pub(super) struct Life {
 }
 
 impl Backend {
-    /// Opens the folder, or shares what this process has open there.
-    pub(super) async fn open(path: PathBuf, policy: SyncPolicy) -> Result<Arc<Self>> {
+    /// Opens the folder at the time `base` of the machine, or shares what this process has open
+    /// there.
+    pub(super) async fn open(
+        path: PathBuf,
+        policy: SyncPolicy,
+        base: SystemTime,
+    ) -> Result<Arc<Self>> {
         let name = path.display().to_string();
-        blocking(&name, move || Self::open_now(&path, policy)).await
+        blocking(&name, move || Self::open_now(&path, policy, base)).await
     }
 
-    fn open_now(path: &Path, policy: SyncPolicy) -> Result<Arc<Self>> {
+    fn open_now(path: &Path, policy: SyncPolicy, base: SystemTime) -> Result<Arc<Self>> {
         let made = std::fs::create_dir_all(path).and_then(|()| path.canonicalize());
         let path = made.map_err(|source| {
             let what = format!("{} is no folder that can be used: mind its rights", path.display());
@@ -76,7 +81,7 @@ impl Backend {
                     std::thread::sleep(PAUSE);
                 }
                 Some(None) | None => {
-                    let backend = Arc::new(Self::start(&path, policy)?);
+                    let backend = Arc::new(Self::start(&path, policy, base)?);
                     open.insert(path, Arc::downgrade(&backend));
                     return Ok(backend);
                 }
@@ -97,9 +102,9 @@ impl Backend {
         ))
     }
 
-    fn start(path: &Path, policy: SyncPolicy) -> Result<Self> {
-        let clock = Clock::starting_at(SystemTime::now());
-        let life = Life::begin(path, policy, clock, None)?;
+    fn start(path: &Path, policy: SyncPolicy, base: SystemTime) -> Result<Self> {
+        let clock = Clock::starting_at(base);
+        let life = Life::begin(path, policy, &clock, None)?;
         Ok(Self {
             path: path.to_owned(),
             policy,
@@ -110,7 +115,7 @@ impl Backend {
     }
 
     pub(super) fn clock(&self) -> Clock {
-        self.clock
+        self.clock.clone()
     }
 
     /// The backend as it is now; perhaps one that has failed.
@@ -157,7 +162,7 @@ impl Backend {
     fn open_anew_now(&self) -> Result<()> {
         let before = self.current();
         before.committer.stop(Stop::Now, "it is being opened anew");
-        let life = Life::begin(&self.path, self.policy, self.clock, Some(&before))?;
+        let life = Life::begin(&self.path, self.policy, &self.clock, Some(&before))?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(life);
         Ok(())
     }
@@ -175,12 +180,18 @@ impl Drop for Backend {
 
 impl Life {
     /// Opens the folder; what is in memory only is taken over from `before`.
-    fn begin(path: &Path, policy: SyncPolicy, clock: Clock, before: Option<&Self>) -> Result<Self> {
+    fn begin(
+        path: &Path,
+        policy: SyncPolicy,
+        clock: &Clock,
+        before: Option<&Self>,
+    ) -> Result<Self> {
         let memory = before.map(Self::end).unwrap_or_default();
         let tables = open_tables(path)?;
+        clock.go_on_from(tables.clock(path)?);
         let inventory = Recovery { path, tables: &tables }.inventory()?;
         let next = inventory.highest + 1;
-        let shared = Arc::new(Shared::new(path.to_owned(), policy, tables, next));
+        let shared = Arc::new(Shared::new(path.to_owned(), policy, clock.clone(), tables, next));
         let mut names = {
             let tables = shared.tables.read().unwrap_or_else(PoisonError::into_inner);
             match tables.as_ref() {

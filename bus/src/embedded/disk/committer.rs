@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fjall::Slice;
 
 use super::SyncPolicy;
-use super::keys::{Meta, Table};
+use super::keys::{CLOCK_KEY, Meta, Table};
 use super::queue::{Shared, Stop, Work};
 use super::tables::{Tables, Write, failed};
 use crate::error::{Error, ErrorKind, Result};
@@ -116,7 +116,10 @@ impl Turns {
         let Some(tables) = tables.as_ref() else { return Ok(()) };
         let ends = work.stop.is_some();
         if !work.writes.is_empty() {
-            tables.write(self.last_of_each(work.writes))?;
+            // Read after all of it happened: nothing on disk is later than what is said there.
+            let time = Some(Slice::from(shared.clock.latest().to_be_bytes()));
+            let clock = Write { table: Table::Meta, key: Slice::from(CLOCK_KEY), value: time };
+            tables.write(self.last_of_each(work.writes).chain([clock]))?;
         }
         shared.set_written(work.ticket);
         let is_due = match shared.policy {

@@ -3,6 +3,7 @@
 //! | Table | Key | Value |
 //! |---|---|---|
 //! | `meta` | `version` | the version of this format, 4 bytes |
+//! | | `clock` | the last time that anything was written, nanoseconds since 1970 |
 //! | | `s` stream | its declaration, JSON |
 //! | | `q` stream | the last sequence that was given |
 //! | | `c` stream consumer | a consumer's declaration, JSON |
@@ -31,6 +32,8 @@ use super::bytes::{Input, nanos};
 /// The version of the format, and of nothing else.
 pub(super) const VERSION: u32 = 1;
 pub(super) const VERSION_KEY: &[u8] = b"version";
+/// Shorter than the key of anything that has a number, as that of the version is.
+pub(super) const CLOCK_KEY: &[u8] = b"clock";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Table {

@@ -6,6 +6,8 @@
 //! crash of the process at any point, `kill -9` too, undoes nothing that anyone was told: receipts,
 //! deliveries, attempts, settlements, values and revisions stand, and no sequence or revision that
 //! was seen is given to anything else. Leases and delays end by the wall clock, as they would have.
+//! A wall clock that was set back makes none of them longer: the backend's time goes on from the
+//! last that is on disk, so that times in a log never run backwards.
 //!
 //! What survives the loss of power, or a crash of the whole machine, is the [`SyncPolicy`]:
 //!
@@ -50,6 +52,7 @@ mod tables;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use backend::Backend;
 
@@ -116,7 +119,17 @@ impl Disk {
     /// used, [`crate::ErrorKind::Mismatch`] when this process has it open with another policy, and
     /// [`crate::ErrorKind::Corrupt`] when what is there cannot be read.
     pub async fn open(path: impl Into<PathBuf>, policy: SyncPolicy) -> Result<Self> {
-        let backend = Backend::open(path.into(), policy).await?;
+        Self::open_at(path, policy, SystemTime::now()).await
+    }
+
+    /// The same on a machine whose wall clock shows `time`, from where it goes on as tokio's clock
+    /// does. For tests of what a clock that was set back does.
+    pub async fn open_at(
+        path: impl Into<PathBuf>,
+        policy: SyncPolicy,
+        time: SystemTime,
+    ) -> Result<Self> {
+        let backend = Backend::open(path.into(), policy, time).await?;
         let connection = Connection::new(backend.clock());
         Ok(Self { backend, connection })
     }

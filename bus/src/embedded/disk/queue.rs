@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::SyncPolicy;
 use super::tables::{Tables, Write};
+use crate::embedded::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Steps wait while this many bytes are on their way to the disk.
@@ -23,6 +24,7 @@ const MAX_QUEUED_BYTES: usize = 16 << 20;
 pub(super) struct Shared {
     pub(super) path: PathBuf,
     pub(super) policy: SyncPolicy,
+    pub(super) clock: Clock,
     /// Taken away when the backend is closed.
     pub(super) tables: RwLock<Option<Tables>>,
     /// The next number of a stream, consumer or bucket.
@@ -73,10 +75,17 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(path: PathBuf, policy: SyncPolicy, tables: Tables, next: u64) -> Self {
+    pub(super) fn new(
+        path: PathBuf,
+        policy: SyncPolicy,
+        clock: Clock,
+        tables: Tables,
+        next: u64,
+    ) -> Self {
         Self {
             path,
             policy,
+            clock,
             tables: RwLock::new(Some(tables)),
             next_number: AtomicU64::new(next),
             queue: Mutex::default(),

@@ -64,7 +64,7 @@ impl Recovery<'_> {
     fn take_meta(&self, found: &mut Inventory, key: &[u8], value: &[u8]) -> Result<Option<()>> {
         let mut parts = Input::new(key);
         let (Some(tag), Some(number)) = (parts.u8(), parts.u64()) else {
-            // The version, which was checked before.
+            // The version and the clock, which were read before.
             return Ok(Some(()));
         };
         let number_in = |value: &[u8]| Input::new(value).u64();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
-use super::keys::{Table, VERSION, VERSION_KEY};
+use super::keys::{CLOCK_KEY, Table, VERSION, VERSION_KEY};
 use crate::error::{Error, ErrorKind, Result};
 
 /// So much of a table is in memory at most before it is written out in order.
@@ -86,6 +86,14 @@ impl Tables {
         let tables = Self { database, keyspaces, _lock: lock };
         tables.check_version(path)?;
         Ok(tables)
+    }
+
+    /// The last time that anything was written, in nanoseconds since 1970; 0 when nothing was, or
+    /// when a program wrote it that did not say.
+    pub(super) fn clock(&self, path: &Path) -> Result<u64> {
+        let row = self.get(Table::Meta, CLOCK_KEY).map_err(|error| failed(path, error))?;
+        let time = row.map_or(Some(0), |row| Some(u64::from_be_bytes(row[..].try_into().ok()?)));
+        time.ok_or_else(|| corrupt(path, Table::Meta, CLOCK_KEY))
     }
 
     fn check_version(&self, path: &Path) -> Result<()> {

@@ -1,14 +1,14 @@
 //! `/v1/subscriptions/{name}/dead-letters`: what queue mode gave up.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::http::{JsonBody, Problem, ProblemKind};
+use crate::http::{JsonBody, Params, PathName, Problem, ProblemKind};
 use crate::limits::{MAX_PULL_MESSAGES, MAX_SETTLEMENTS};
 use crate::messages::Messages;
 use crate::messages::queue::{Letter, Moved};
@@ -38,8 +38,8 @@ struct Listed {
 
 pub(super) async fn list(
     State(messages): State<Messages>,
-    Path(name): Path<String>,
-    Query(page): Query<Page>,
+    PathName(name): PathName,
+    Params(page): Params<Page>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let max = page.page_size.unwrap_or(DEFAULT_PAGE);
@@ -104,7 +104,7 @@ impl Chosen {
 
 pub(super) async fn redrive(
     State(messages): State<Messages>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
     JsonBody(chosen): JsonBody<Chosen>,
 ) -> Result<Response, Problem> {
@@ -116,7 +116,7 @@ pub(super) async fn redrive(
 
 pub(super) async fn discard(
     State(messages): State<Messages>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
     JsonBody(chosen): JsonBody<Chosen>,
 ) -> Result<Response, Problem> {

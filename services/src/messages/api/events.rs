@@ -4,14 +4,14 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
 
 use super::secret_needed;
-use crate::http::{Params, Problem, ProblemKind};
+use crate::http::{Params, PathName, Problem, ProblemKind};
 use crate::limits::MAX_STREAMS;
 use crate::messages::Messages;
 use crate::messages::stream::{Connection, Opening};
@@ -36,7 +36,7 @@ pub(super) struct Query {
 
 pub(super) async fn events(
     State(messages): State<Messages>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     Params(query): Params<Query>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::http::{HumanDuration, JsonBody, Problem, ProblemKind};
+use crate::http::{HumanDuration, JsonBody, PathName, Problem, ProblemKind};
 use crate::limits::{
     MAX_NACK_DELAY, MAX_PULL_BYTES, MAX_PULL_MESSAGES, MAX_PULL_WAIT, MAX_SETTLEMENTS,
 };
@@ -36,7 +36,7 @@ pub(super) struct PullBody {
 
 pub(super) async fn pull(
     State(messages): State<Messages>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
     JsonBody(body): JsonBody<PullBody>,
 ) -> Result<Response, Problem> {
@@ -135,7 +135,7 @@ struct Nack {
 
 pub(super) async fn acks(
     State(messages): State<Messages>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
     JsonBody(body): JsonBody<AcksBody>,
 ) -> Result<Response, Problem> {

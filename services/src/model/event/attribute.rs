@@ -1,5 +1,7 @@
 //! Names and values of CloudEvents attributes, and how a header carries a value.
 
+use super::CONTENT_TYPE;
+
 /// The specification recommends 20; a longer name is unusual, not wrong.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -33,10 +35,10 @@ pub(super) fn to_header(value: &str) -> String {
     header
 }
 
-/// The bytes of the attribute `name` read from its header. The media type is the one attribute
-/// that its header carries as it is.
+/// The bytes of the attribute that the header `name` (in lower case) carries. The media type is the
+/// one attribute that a header of its own carries as it is.
 pub(super) fn read(name: &str, header: &[u8]) -> Vec<u8> {
-    if name == "datacontenttype" {
+    if name == CONTENT_TYPE {
         return header.trim_ascii().to_vec();
     }
     from_header(header)

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 
 use bus::Message;
 use bytes::Bytes;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::fault::EventFault;
-use super::{CONTENT_TYPE, PREFIX, attribute, content};
+use super::{CONTENT_TYPE, PREFIX, attribute, timestamp};
 use crate::limits::{MAX_ATTRIBUTES_BYTES, MAX_EVENT_BYTES, MAX_ID_BYTES};
-use crate::model::{Key, Topic, names};
+use crate::model::{Key, MediaType, Topic, names};
 
 /// The only version of the specification there is an encoding for.
 const VERSION: &str = "1.0";
@@ -160,14 +158,14 @@ fn check_present(
 /// The attributes that have a form of their own.
 fn check_forms(attributes: &BTreeMap<String, String>) -> Result<(), EventFault> {
     if let Some(time) = attributes.get("time")
-        && OffsetDateTime::parse(time, &Rfc3339).is_err()
+        && !timestamp::is_rfc3339(time)
     {
         let example = "2026-01-31T12:00:00Z";
         let problem = format!("is {time:?}: write an RFC 3339 time, for example {example}");
         return Err(EventFault::invalid("time", problem));
     }
     if let Some(media_type) = attributes.get("datacontenttype")
-        && !content::is_media_type(media_type)
+        && MediaType::parse(media_type).is_none()
     {
         let problem = format!("is {media_type:?}: write a media type, for example text/plain");
         return Err(EventFault::invalid("datacontenttype", problem));

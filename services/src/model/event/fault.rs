@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::model::strict_json::Flaw;
+
 /// What sort of fault an event has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
@@ -24,12 +26,17 @@ pub struct EventFault {
 }
 
 impl EventFault {
-    pub(super) fn malformed(problem: impl Into<String>) -> Self {
-        Self { kind: FaultKind::Malformed, field: None, problem: problem.into() }
+    pub(super) fn malformed(field: Option<String>, problem: impl Into<String>) -> Self {
+        Self { kind: FaultKind::Malformed, field, problem: problem.into() }
     }
 
     pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { kind: FaultKind::Invalid, field: Some(field.into()), problem: problem.into() }
+    }
+
+    /// The data are not JSON that every parser reads; `way` says how they can be sent as bytes.
+    pub(super) fn unreadable(flaw: &Flaw, way: &str) -> Self {
+        Self::invalid("data", format!("{flaw}; {way}"))
     }
 
     pub(super) fn too_large(problem: impl Into<String>) -> Self {

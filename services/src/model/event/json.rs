@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
+use crate::model::strict_json;
 
 /// A JSON object under construction.
 pub(super) struct Object(String);
@@ -38,10 +38,10 @@ impl Object {
     }
 }
 
-/// The bytes as JSON on one line, if they are JSON. JSON allows a line break between tokens only,
-/// where a space means the same.
+/// The bytes as JSON on one line, if they are JSON that every parser reads. JSON allows a line
+/// break between tokens only, where a space means the same.
 pub(super) fn one_line(bytes: &[u8]) -> Option<Cow<'_, str>> {
-    let json = serde_json::from_slice::<&RawValue>(bytes).ok()?.get();
+    let json = strict_json::check(bytes).ok()?;
     if json.contains(['\n', '\r']) {
         return Some(Cow::Owned(json.replace(['\n', '\r'], " ")));
     }
@@ -78,7 +78,7 @@ mod tests {
             one_line(b" {\n\"b\": 1.00,\r\n\"a\":\"\\n\"}\n").unwrap(),
             r#"{ "b": 1.00,  "a":"\n"}"#
         );
-        for bad in [&b""[..], b"{", b"a", b"1 2", b"\"\xff\""] {
+        for bad in [&b""[..], b"{", b"a", b"1 2", b"\"\xff\"", b"1e999", b"[\"\\ud800\"]"] {
             assert_eq!(one_line(bad), None);
         }
         assert_eq!(Object::with_capacity(0).finish(), "{}");

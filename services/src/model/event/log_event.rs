@@ -1,7 +1,5 @@
 //! An event as a log or a prefill queue holds it, whoever published it.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bus::{Headers, Message, StoredMessage, Subject};
@@ -10,9 +8,9 @@ use data_encoding::BASE64;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::content::Content;
-use super::json::{self, Object};
-use super::{CONTENT_TYPE, PREFIX, attribute};
+use super::in_log::{self, Shown, Told};
+use super::json::Object;
+use super::timestamp;
 use crate::model::{Incarnation, Key, Topic, names};
 
 /// On a prefill row: the sequence of the event in its log.
@@ -85,24 +83,20 @@ impl LogEvent {
         Ok(message.key(self.key.as_str()))
     }
 
-    /// True when the event deletes its key.
+    /// True when the event deletes its key: a message without a payload, or an event in the JSON
+    /// format without data.
     pub fn is_tombstone(&self) -> bool {
-        self.payload.is_none()
+        in_log::is_tombstone(&self.headers, self.payload.as_deref())
     }
 
-    /// The data; `None` for a tombstone.
-    pub fn data(&self) -> Option<&Bytes> {
-        self.payload.as_ref()
-    }
-
-    /// The event in the CloudEvents JSON format, on one line. It always works: what a foreign
-    /// publisher left out or got wrong is filled from the log, and data that is neither JSON nor
-    /// text is written in base64.
+    /// The event in the CloudEvents JSON format, on one line, in JSON that every parser reads. It
+    /// always works: what a foreign publisher left out or got wrong is filled from the log, and
+    /// data that is neither text nor JSON that every parser reads is written in base64.
     ///
     /// Always present: `subject` (unless the key is empty), `time`, and the extensions `topic`
     /// (`realm.topic`) and `logsequence` (decimal text). The same event gives the same bytes.
     pub fn to_json(&self) -> Bytes {
-        let mut given = self.attributes();
+        let Told { attributes: mut given, data } = self.told();
         let mut object = Object::with_capacity(512 + self.payload.as_ref().map_or(0, Bytes::len));
         object.text("specversion", "1.0");
         let filled = given.remove("id").unwrap_or_else(|| self.own_id());
@@ -114,9 +108,9 @@ impl LogEvent {
         if !self.key.as_str().is_empty() {
             object.text("subject", self.key.as_str());
         }
-        let filled = given.remove("time").filter(|time| is_time(time));
+        let filled = given.remove("time").filter(|time| timestamp::is_rfc3339(time));
         object.text("time", &filled.unwrap_or_else(|| self.log_time()));
-        let (media_type, data) = self.represented(given.remove("datacontenttype"));
+        let (media_type, data) = data.shown(given.remove("datacontenttype"));
         if let Some(media_type) = media_type {
             object.text("datacontenttype", &media_type);
         }
@@ -126,56 +120,16 @@ impl LogEvent {
             object.text(name, value);
         }
         match data {
-            Data::None => {}
-            Data::Json(json) => object.json("data", &json),
-            Data::Text(text) => object.text("data", text),
-            Data::Binary(bytes) => object.text("data_base64", &BASE64.encode(bytes)),
+            Shown::None => {}
+            Shown::Json(json) => object.json("data", &json),
+            Shown::Text(text) => object.text("data", &text),
+            Shown::Binary(bytes) => object.text("data_base64", &BASE64.encode(&bytes)),
         }
         Bytes::from(object.finish())
     }
 
-    /// Every usable attribute that came with the message; of a repeated one, the first.
-    fn attributes(&self) -> BTreeMap<String, String> {
-        let mut attributes = BTreeMap::new();
-        for (header, value) in self.headers.iter() {
-            let header = header.to_ascii_lowercase();
-            let name = match header.strip_prefix(PREFIX) {
-                // Said by the message itself, or meaningless in this format.
-                Some("specversion" | "subject" | "topic" | "logsequence" | "data") => continue,
-                Some(name) if attribute::is_name(name) => name,
-                None if header == CONTENT_TYPE => "datacontenttype",
-                _ => continue,
-            };
-            let text = String::from_utf8_lossy(&attribute::read(name, value)).into_owned();
-            let needed = ["id", "source", "type", "time", "datacontenttype", "dataschema"];
-            if !(text.is_empty() && needed.contains(&name)) {
-                attributes.entry(name.to_owned()).or_insert(text);
-            }
-        }
-        attributes
-    }
-
-    /// How the data is written, and the media type to say with it.
-    fn represented(&self, declared: Option<String>) -> (Option<String>, Data<'_>) {
-        let Some(payload) = self.payload.as_deref() else {
-            return (declared, Data::None);
-        };
-        let text = || std::str::from_utf8(payload).map(Data::Text);
-        let json = || json::one_line(payload).map(Data::Json);
-        let Some(declared) = declared else {
-            let guess = |media_type: &str, data| (Some(media_type.to_owned()), data);
-            return match (json(), text()) {
-                (Some(json), _) => guess("application/json", json),
-                (None, Ok(text)) => guess("text/plain", text),
-                (None, Err(_)) => guess("application/octet-stream", Data::Binary(payload)),
-            };
-        };
-        let data = match Content::of(&declared) {
-            Content::Json => json(),
-            Content::Text => text().ok(),
-            Content::Binary => None,
-        };
-        (Some(declared), data.unwrap_or(Data::Binary(payload)))
+    fn told(&self) -> Told<'_> {
+        Told::read(&self.headers, self.payload.as_deref())
     }
 
     fn own_id(&self) -> String {
@@ -192,17 +146,6 @@ impl LogEvent {
         let text = time.ok().and_then(|time| time.format(&Rfc3339).ok());
         text.unwrap_or_else(|| String::from("1970-01-01T00:00:00Z"))
     }
-}
-
-enum Data<'a> {
-    None,
-    Json(Cow<'a, str>),
-    Text(&'a str),
-    Binary(&'a [u8]),
-}
-
-fn is_time(text: &str) -> bool {
-    OffsetDateTime::parse(text, &Rfc3339).is_ok()
 }
 
 fn millis(time: SystemTime) -> u64 {

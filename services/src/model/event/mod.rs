@@ -3,12 +3,16 @@
 mod attribute;
 mod binary;
 mod cloud_event;
-mod content;
 mod fault;
+mod in_log;
 mod json;
 mod log_event;
+mod members;
 mod structured;
+mod timestamp;
 
+#[cfg(test)]
+mod foreign_tests;
 #[cfg(test)]
 mod tests;
 
