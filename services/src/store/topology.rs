@@ -185,7 +185,7 @@ mod tests {
         let differs = bus.compare_topology(&declared).await.unwrap();
         let differs: Vec<_> = differs.iter().map(ToString::to_string).collect();
         assert_eq!(differs, Vec::<String>::new());
-        assert_eq!((declared.streams.len(), declared.buckets.len()), (2, names::BUCKETS.len()));
+        assert_eq!((declared.streams.len(), declared.buckets.len()), (3, names::BUCKETS.len()));
 
         // And the other way round: what the file makes is what the program expects.
         let bus = Bus::connect("embedded:").await.unwrap();
@@ -203,7 +203,7 @@ mod tests {
         store.ensure_realm(&realm).await.unwrap();
         let mut shown = Topology::parse(&existing_topology(&bus).await.unwrap().to_toml().unwrap());
         let shown = shown.as_mut().unwrap();
-        assert_eq!((shown.streams.len(), shown.buckets.len()), (3, names::BUCKETS.len()));
+        assert_eq!((shown.streams.len(), shown.buckets.len()), (4, names::BUCKETS.len()));
         assert_eq!(bus.compare_topology(shown).await.unwrap(), []);
         assert!(shown.streams.iter().any(|config| config.name.as_str() == "events-people"));
         assert_eq!(store.drift().await.unwrap(), []);

@@ -146,10 +146,20 @@ fn check_live(
 /// What a consumer in queue mode saw, in order.
 #[derive(Debug, Clone)]
 pub(crate) enum QueueStep {
+    /// One of the events of an answer.
     Delivered {
+        /// The same for all events of one answer.
+        answer: u64,
+        attempt: u64,
         prefill: bool,
         realm: Realm,
         event: Event,
+    },
+    /// The client has asked for this delivery to be settled and does not know yet what came of it.
+    Acking {
+        prefill: bool,
+        realm: Realm,
+        sequence: u64,
     },
     /// The server has said that this delivery is done.
     Acked {
@@ -163,31 +173,20 @@ pub(crate) enum QueueStep {
 pub(crate) fn check_queue(steps: &[QueueStep], truth: &Truth, fence: &Fence) -> Vec<Violation> {
     let mut found = Vec::new();
     let state_at_fence = truth.state_at(fence);
-    let mut newest: BTreeMap<(Realm, String), u64> = BTreeMap::new();
-    let mut acked = BTreeSet::new();
     let (mut rows, mut live, mut state) = (State::new(), BTreeSet::new(), State::new());
+    let mut runs = Runs::default();
     for step in steps {
-        let (prefill, realm, event) = match step {
-            QueueStep::Delivered { prefill, realm, event } => (*prefill, realm, event),
-            QueueStep::Acked { prefill, realm, sequence } => {
-                acked.insert((*prefill, realm.clone(), *sequence));
-                continue;
-            }
+        let QueueStep::Delivered { prefill, realm, event, .. } = step else {
+            runs.take(step, truth, fence, &mut found);
+            continue;
         };
-        let place = (realm.clone(), event.place.clone());
-        let what = format!("{realm} {} ({})", event.sequence, event.place);
-        if acked.contains(&(prefill, realm.clone(), event.sequence)) {
-            found.push(Violation("I4", format!("{what} came again after its ack")));
+        runs.take(step, truth, fence, &mut found);
+        if *prefill && !live.is_empty() {
+            let what = format!("row {realm} {} came after a live event", event.sequence);
+            found.push(Violation("I5", what));
         }
-        if newest.get(&place).is_some_and(|newest| *newest > event.sequence) {
-            found.push(Violation("I3", format!("{what} came after {}", newest[&place])));
-        }
-        newest.insert(place.clone(), event.sequence);
-        if prefill && !live.is_empty() {
-            found.push(Violation("I5", format!("row {what} came after a live event")));
-        }
-        if prefill {
-            rows.insert(place, (event.sequence, event.body.clone()));
+        if *prefill {
+            rows.insert((realm.clone(), event.place.clone()), (event.sequence, event.body.clone()));
         } else {
             live.insert((realm.clone(), event.sequence));
         }
@@ -209,4 +208,148 @@ pub(crate) fn check_queue(steps: &[QueueStep], truth: &Truth, fence: &Fence) -> 
         found.push(Violation("I1", format!("built {state:?}, the source is {:?}", truth.state())));
     }
     found
+}
+
+type Place = (bool, Realm, String);
+type Id = (bool, Realm, u64);
+
+/// The rule of queue mode (I3 and I4): what an answer holds of a key is a run. It begins at the
+/// first event of the key that is not settled and holds those that follow, without a gap. What the
+/// server has said to be settled never comes again; of what was asked to be settled without an
+/// answer, nobody knows. A redelivery raises the attempt.
+#[derive(Default)]
+struct Runs {
+    answer: Option<u64>,
+    /// The last of each key in the present answer.
+    last: BTreeMap<Place, u64>,
+    attempts: BTreeMap<Id, u64>,
+    asked: BTreeSet<Id>,
+    acked: BTreeSet<Id>,
+}
+
+impl Runs {
+    fn take(
+        &mut self,
+        step: &QueueStep,
+        truth: &Truth,
+        fence: &Fence,
+        found: &mut Vec<Violation>,
+    ) {
+        match step {
+            QueueStep::Acking { prefill, realm, sequence } => {
+                self.asked.insert((*prefill, realm.clone(), *sequence));
+            }
+            QueueStep::Acked { prefill, realm, sequence } => {
+                self.acked.insert((*prefill, realm.clone(), *sequence));
+            }
+            QueueStep::Delivered { answer, attempt, prefill, realm, event } => {
+                if self.answer != Some(*answer) {
+                    self.answer = Some(*answer);
+                    self.last.clear();
+                }
+                let id = (*prefill, realm.clone(), event.sequence);
+                let row = if *prefill { "row " } else { "" };
+                let what = format!("{row}{realm} {} ({})", event.sequence, event.place);
+                if self.acked.contains(&id) {
+                    found.push(Violation("I4", format!("{what} came again after its ack")));
+                }
+                let before = self.attempts.insert(id, *attempt);
+                if before.is_some_and(|before| before >= *attempt) {
+                    found.push(Violation("I4", format!("{what}: attempt {attempt} after {before:?}")));
+                }
+                if !prefill {
+                    let after = fence.get(realm).copied().unwrap_or(0);
+                    let of_key: Vec<u64> = truth
+                        .after(realm, after)
+                        .filter(|other| other.place == event.place)
+                        .map(|other| other.sequence)
+                        .collect();
+                    self.in_order(&of_key, realm, event, &what, found);
+                }
+            }
+        }
+    }
+
+    fn in_order(
+        &mut self,
+        of_key: &[u64],
+        realm: &Realm,
+        event: &Event,
+        what: &str,
+        found: &mut Vec<Violation>,
+    ) {
+        let place = (false, realm.clone(), event.place.clone());
+        let may_be_settled = |sequence: &u64| {
+            let id = (false, realm.clone(), *sequence);
+            self.acked.contains(&id) || self.asked.contains(&id)
+        };
+        let skipped: Vec<u64> = match self.last.get(&place) {
+            // Within a run nothing is left out.
+            Some(last) => {
+                of_key.iter().filter(|s| *s > last && **s < event.sequence).copied().collect()
+            }
+            None => {
+                let before = of_key.iter().take_while(|sequence| **sequence < event.sequence);
+                before.filter(|sequence| !may_be_settled(sequence)).copied().collect()
+            }
+        };
+        if !skipped.is_empty() || self.last.get(&place).is_some_and(|last| *last >= event.sequence)
+        {
+            found.push(Violation("I3", format!("{what} came while {skipped:?} were to come first")));
+        }
+        let is_acked = |sequence: &&u64| self.acked.contains(&(false, realm.clone(), **sequence));
+        if let Some(newer) = of_key.iter().filter(|s| **s > event.sequence).find(is_acked) {
+            found.push(Violation("I3", format!("{what} came after {newer} was settled")));
+        }
+        self.last.insert(place, event.sequence);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn realm() -> Realm {
+        Realm::new("dir").expect("a realm")
+    }
+
+    fn event(sequence: u64) -> Event {
+        let (place, body) = (String::from("user a"), sequence.to_string());
+        Event { sequence, place, deleted: false, body }
+    }
+
+    fn delivered(answer: u64, sequence: u64, attempt: u64) -> QueueStep {
+        let (realm, event) = (realm(), event(sequence));
+        QueueStep::Delivered { answer, attempt, prefill: false, realm, event }
+    }
+
+    fn acked(sequence: u64) -> QueueStep {
+        QueueStep::Acked { prefill: false, realm: realm(), sequence }
+    }
+
+    /// Which invariants three events of one key break when they come like this.
+    fn broken(steps: &[QueueStep]) -> Vec<&'static str> {
+        let truth = Truth { logs: [(realm(), (1..=3).map(event).collect())].into() };
+        check_queue(steps, &truth, &Fence::new()).into_iter().map(|found| found.0).collect()
+    }
+
+    #[test]
+    fn the_checker_knows_a_run_from_an_overtaking() {
+        let (a, b, c) = (delivered(1, 1, 1), delivered(1, 2, 1), delivered(1, 3, 1));
+        assert_eq!(broken(&[a.clone(), b.clone(), c.clone()]), [""; 0]);
+        let again = [a.clone(), b.clone(), acked(1), delivered(2, 2, 2), delivered(2, 3, 1)];
+        assert_eq!(broken(&again), [""; 0], "back to the first that was not acked");
+        let further_back = [a.clone(), b.clone(), acked(1), delivered(2, 1, 2), c.clone()];
+        assert!(broken(&further_back).contains(&"I4"), "further back than that");
+        let overtaken = [a.clone(), delivered(2, 2, 1), acked(1), delivered(3, 3, 1)];
+        assert!(broken(&overtaken).contains(&"I3"), "1 is out");
+        let gap = [a.clone(), c.clone(), acked(1), delivered(2, 2, 1), delivered(3, 3, 2)];
+        assert!(broken(&gap).contains(&"I3"), "2 is left out");
+        let same_attempt =
+            [a.clone(), delivered(2, 1, 1), delivered(2, 2, 1), delivered(2, 3, 1)];
+        assert_eq!(broken(&same_attempt), ["I4"]);
+        let unknown = QueueStep::Acking { prefill: false, realm: realm(), sequence: 1 };
+        let lost_answer = [a, unknown, delivered(2, 2, 1), delivered(2, 3, 1)];
+        assert_eq!(broken(&lost_answer), [""; 0]);
+    }
 }

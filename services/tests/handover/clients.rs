@@ -1,6 +1,5 @@
 //! The outside world: a publisher and two kinds of consumer, which never give up.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -206,8 +205,9 @@ fn take_frame(frame: &str, last_id: &mut Option<String>, seen: &Seen<Step>) -> u
     1
 }
 
-/// Reads a subscription as a queue until `stop`: acks most, nacks some, extends some, leaves some
-/// to their leases.
+/// Reads a subscription as a queue until `stop`: acks most, works on some for longer than a lease,
+/// nacks some for longer than one, leaves some to their leases, and takes whole runs or one event
+/// of a key at a time.
 pub(crate) async fn read_queue(
     wire: Arc<dyn Wire>,
     name: String,
@@ -216,63 +216,120 @@ pub(crate) async fn read_queue(
     seen: Seen<QueueStep>,
     stop: CancellationToken,
 ) {
-    let dice = Dice::new(seed);
+    let reader = QueueReader { wire, name, secret, dice: Dice::new(seed), seen };
+    let mut answers = 0;
     while !stop.is_cancelled() {
-        let path = format!("/v1/subscriptions/{name}/pull");
-        let pull = json!({"max": 1 + dice.roll(8), "wait": "2s"});
-        let request = request("POST", &path, Some(&secret), &pull);
-        let answer = call(wire.as_ref(), Role::Messages, request);
-        let Ok(Some((200, body))) = tokio::time::timeout(PATIENCE, answer).await else {
+        answers += 1;
+        let out = reader.pull(answers).await;
+        if out.is_empty() {
             tokio::time::sleep(PAUSE).await;
-            continue;
+        } else {
+            reader.settle(&out).await;
+        }
+    }
+}
+
+/// A delivery that the client has.
+struct Out {
+    ack: String,
+    prefill: bool,
+    realm: Realm,
+    sequence: u64,
+}
+
+struct QueueReader {
+    wire: Arc<dyn Wire>,
+    name: String,
+    secret: String,
+    dice: Dice,
+    seen: Seen<QueueStep>,
+}
+
+impl QueueReader {
+    async fn pull(&self, answer: u64) -> Vec<Out> {
+        let path = format!("/v1/subscriptions/{}/pull", self.name);
+        let mut pull = json!({"max": 1 + self.dice.roll(8), "wait": "2s"});
+        if self.dice.roll(3) == 0 {
+            pull["max_per_key"] = json!(1 + self.dice.roll(2));
+        }
+        let request = request("POST", &path, Some(&self.secret), &pull);
+        let answered = call(self.wire.as_ref(), Role::Messages, request);
+        let Ok(Some((200, body))) = tokio::time::timeout(PATIENCE, answered).await else {
+            return Vec::new();
         };
         let messages = body["messages"].as_array().cloned().unwrap_or_default();
-        if messages.is_empty() {
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        }
-        let mut out = BTreeMap::new();
+        let mut seen = self.seen.lock().expect("seen");
+        let mut out = Vec::new();
         for message in &messages {
             let (realm, event) = Event::from_json(&message["event"]);
             let prefill = message["phase"] == "prefill";
             let ack = message["ack"].as_str().expect("an ack id").to_owned();
-            out.insert(ack, (prefill, realm.clone(), event.sequence));
-            seen.lock().expect("seen").push(QueueStep::Delivered { prefill, realm, event });
+            let attempt = message["attempt"].as_u64().expect("an attempt");
+            let sequence = event.sequence;
+            out.push(Out { ack, prefill, realm: realm.clone(), sequence });
+            seen.push(QueueStep::Delivered { answer, attempt, prefill, realm, event });
         }
-        settle(wire.as_ref(), &name, &secret, &dice, out, &seen).await;
+        out
     }
-}
 
-async fn settle(
-    wire: &dyn Wire,
-    name: &str,
-    secret: &str,
-    dice: &Dice,
-    out: BTreeMap<String, (bool, Realm, u64)>,
-    seen: &Seen<QueueStep>,
-) {
-    let (mut ack, mut nack, mut extend) = (Vec::new(), Vec::new(), Vec::new());
-    for id in out.keys() {
-        match dice.roll(12) {
-            0 => {}
-            1 => nack.push(json!({"id": id, "delay": "1s"})),
-            2 => extend.push(id),
-            _ => ack.push(id),
+    async fn settle(&self, out: &[Out]) {
+        if self.dice.roll(12) == 0 {
+            self.work_for_long(out).await;
+        }
+        let (mut ack, mut nack, mut extend) = (Vec::new(), Vec::new(), Vec::new());
+        for Out { ack: id, .. } in out {
+            match self.dice.roll(12) {
+                0 => {}
+                1 => {
+                    let delay = ["1s", "8s", "70s"][self.dice.roll(3) as usize];
+                    nack.push(json!({"id": id, "delay": delay}));
+                }
+                2 => extend.push(id.clone()),
+                _ => ack.push(id.clone()),
+            }
+        }
+        let asked = |id: &String| ack.contains(id);
+        self.note(out, asked, |prefill, realm, sequence| {
+            QueueStep::Acking { prefill, realm, sequence }
+        });
+        let body = json!({"ack": ack, "nack": nack, "extend": extend});
+        let done = self.acks(&body).await;
+        self.note(out, |id| asked(id) && done.contains(id), |prefill, realm, sequence| {
+            QueueStep::Acked { prefill, realm, sequence }
+        });
+    }
+
+    /// Extends for longer than the lease was given for: nothing of it may come meanwhile.
+    async fn work_for_long(&self, out: &[Out]) {
+        let ids: Vec<&String> = out.iter().map(|out| &out.ack).collect();
+        for _ in 0..3 {
+            self.acks(&json!({ "extend": ids })).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
         }
     }
-    let body = json!({"ack": ack, "nack": nack, "extend": extend});
-    let path = format!("/v1/subscriptions/{name}/acks");
-    let answer = call(wire, Role::Messages, request("POST", &path, Some(secret), &body));
-    let Ok(Some((_, answer))) = tokio::time::timeout(PATIENCE, answer).await else { return };
-    for result in answer["results"].as_array().into_iter().flatten() {
-        let id = result["id"].as_str().unwrap_or_default();
-        let was_ack = ack.iter().any(|acked| acked.as_str() == id);
-        if was_ack
-            && result["status"] == "done"
-            && let Some((prefill, realm, sequence)) = out.get(id)
-        {
-            let (prefill, realm, sequence) = (*prefill, realm.clone(), *sequence);
-            seen.lock().expect("seen").push(QueueStep::Acked { prefill, realm, sequence });
+
+    /// The ids of which the server says that they are done.
+    async fn acks(&self, body: &Value) -> Vec<String> {
+        let path = format!("/v1/subscriptions/{}/acks", self.name);
+        let request = request("POST", &path, Some(&self.secret), body);
+        let answered = call(self.wire.as_ref(), Role::Messages, request);
+        let Ok(Some((_, answer))) = tokio::time::timeout(PATIENCE, answered).await else {
+            return Vec::new();
+        };
+        let results = answer["results"].as_array().cloned().unwrap_or_default();
+        let done = results.iter().filter(|result| result["status"] == "done");
+        done.filter_map(|result| result["id"].as_str().map(str::to_owned)).collect()
+    }
+
+    fn note(
+        &self,
+        out: &[Out],
+        which: impl Fn(&String) -> bool,
+        step: impl Fn(bool, Realm, u64) -> QueueStep,
+    ) {
+        let mut seen = self.seen.lock().expect("seen");
+        for Out { prefill, realm, sequence, .. } in out.iter().filter(|out| which(&out.ack)) {
+            seen.push(step(*prefill, realm.clone(), *sequence));
         }
     }
 }

@@ -114,7 +114,10 @@ async fn story(plan: Plan) -> Outcome {
     }
     let trace = world.trace();
     if let Some(file) = std::env::var_os("LOCKGATE_TRACE") {
-        std::fs::write(file, trace.join("\n")).expect("the trace file is written");
+        let seen: Vec<String> =
+            queue.lock().expect("seen").iter().map(|step| format!("{step:?}")).collect();
+        let text = [trace.join("\n"), seen.join("\n")].join("\n\n");
+        std::fs::write(file, text).expect("the trace file is written");
     }
     let mut hasher = DefaultHasher::new();
     trace.hash(&mut hasher);
@@ -156,7 +159,7 @@ fn the_same_seed_replays_to_the_same_trace() {
 }
 
 /// LOCKGATE_SEED replays one seed of the storm, LOCKGATE_TRACE names a file for what every role
-/// did in it, LOCKGATE_SEEDS changes how many are played.
+/// did in it and what the queue's client saw, LOCKGATE_SEEDS changes how many are played.
 #[test]
 fn replay_or_random_storms() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

@@ -1,6 +1,7 @@
 //! A whole Lockgate in one thread, its time virtual and its chances drawn from a seed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -43,16 +44,21 @@ impl Plan {
     }
 }
 
-/// Five roles on one embedded bus, each a process of its own as far as faults are concerned.
+/// Five roles on one embedded bus, each a process of its own as far as faults are concerned, and the
+/// messages role twice.
 pub(crate) struct World {
     pub(crate) bus: Bus,
     clock: Clock,
     plan: Plan,
     calm: CancellationToken,
-    alive: Mutex<BTreeMap<Role, Alive>>,
-    operations: Mutex<BTreeMap<Role, u64>>,
+    alive: Mutex<BTreeMap<Process, Alive>>,
+    operations: Mutex<BTreeMap<Process, u64>>,
     trace: Mutex<Vec<String>>,
+    requests: AtomicU64,
 }
+
+/// A role, and which of its replicas.
+type Process = (Role, u64);
 
 #[derive(Clone)]
 struct Alive {
@@ -73,11 +79,13 @@ impl World {
             alive: Mutex::default(),
             operations: Mutex::default(),
             trace: Mutex::default(),
+            requests: AtomicU64::new(plan.seed),
         });
         let mut keepers = JoinSet::new();
         for role in Role::ALL {
-            keepers.spawn(world.clone().keep(role, stop.clone()));
+            keepers.spawn(world.clone().keep((role, 0), stop.clone()));
         }
+        keepers.spawn(world.clone().keep((Role::Messages, 1), stop.clone()));
         (world, keepers)
     }
 
@@ -89,37 +97,40 @@ impl World {
         }
     }
 
-    /// How many operations each role's lives have begun so far.
+    /// How many operations the lives of each role's first replica have begun so far.
     pub(crate) fn operations(&self) -> BTreeMap<Role, u64> {
         let mut operations = self.operations.lock().expect("operations").clone();
-        for (role, alive) in self.alive.lock().expect("alive").iter() {
-            *operations.entry(*role).or_default() += alive.faults.operations();
+        for (process, alive) in self.alive.lock().expect("alive").iter() {
+            *operations.entry(*process).or_default() += alive.faults.operations();
         }
-        operations
+        let first = operations.into_iter().filter(|((_, replica), _)| *replica == 0);
+        first.map(|((role, _), operations)| (role, operations)).collect()
     }
 
     /// Everything every role did, for two runs to be compared by.
     pub(crate) fn trace(&self) -> Vec<String> {
         let mut trace = self.trace.lock().expect("trace").clone();
-        for (role, alive) in self.alive.lock().expect("alive").iter() {
-            trace.extend(alive.faults.trace().into_iter().map(|line| format!("{role} {line}")));
+        for ((role, replica), alive) in self.alive.lock().expect("alive").iter() {
+            let lines = alive.faults.trace().into_iter();
+            trace.extend(lines.map(|line| format!("{role} {replica} {line}")));
         }
         trace
     }
 
-    /// Lives a role's lives, one after the other.
-    async fn keep(self: Arc<Self>, role: Role, stop: CancellationToken) {
+    /// Lives a process' lives, one after the other.
+    async fn keep(self: Arc<Self>, process: Process, stop: CancellationToken) {
+        let (role, replica) = process;
         for life in 0u64.. {
-            let faults = self.faults(role, life);
+            let faults = self.faults(process, life);
             let crashed = faults.crashed();
             let lived = tokio::select! { biased;
                 () = crashed.cancelled() => false,
-                () = self.live(role, life, &faults, &stop) => true,
+                () = self.live(process, life, &faults, &stop) => true,
             };
-            self.alive.lock().expect("alive").remove(&role);
-            *self.operations.lock().expect("operations").entry(role).or_default() +=
+            self.alive.lock().expect("alive").remove(&process);
+            *self.operations.lock().expect("operations").entry(process).or_default() +=
                 faults.operations();
-            let lines = faults.trace().into_iter().map(|line| format!("{role} {life} {line}"));
+            let lines = faults.trace().into_iter().map(|line| format!("{role} {replica} {life} {line}"));
             self.trace.lock().expect("trace").extend(lines);
             if lived && stop.is_cancelled() {
                 return;
@@ -129,34 +140,35 @@ impl World {
     }
 
     /// One life: open the store, start the role, serve until told to stop.
-    async fn live(&self, role: Role, life: u64, faults: &Faults, stop: &CancellationToken) {
+    async fn live(&self, process: Process, life: u64, faults: &Faults, stop: &CancellationToken) {
+        let (role, _) = process;
         let platform = Platform {
             bus: faults.wrap(&self.bus),
             clock: self.clock,
-            entropy: Entropy::seeded(self.mix(role, life)),
+            entropy: Entropy::seeded(self.mix(process, life)),
         };
         let Ok(store) = Store::open(platform, StoreOptions::default()).await else { return };
         let Ok(roles) = Roles::start(&store, &[role], &Access::open(), stop).await else { return };
         let alive = Alive { router: roles.router(), faults: faults.clone() };
-        self.alive.lock().expect("alive").insert(role, alive);
+        self.alive.lock().expect("alive").insert(process, alive);
         if let Err(error) = roles.join().await {
             // It ends as its process would, and is started again.
             assert!(error.is_retryable(), "{role} ended: {error:?}");
         }
     }
 
-    fn faults(&self, role: Role, life: u64) -> Faults {
+    fn faults(&self, process: Process, life: u64) -> Faults {
         let calm = self.calm.is_cancelled();
         let rates = if calm { FaultRates::NONE } else { self.plan.rates };
-        let faults = Faults::new(self.mix(role, life)).with_rates(rates);
+        let faults = Faults::new(self.mix(process, life)).with_rates(rates);
         faults.record(20_000);
         match self.plan.crash {
-            Some((crashing, operation, side)) if crashing == role && life == 0 => {
+            Some((crashing, operation, side)) if (crashing, 0) == process && life == 0 => {
                 faults.crash_at(operation, side);
             }
             _ if calm => {}
             _ => {
-                let dice = super::clients::Dice::new(self.mix(role, life) ^ 1);
+                let dice = super::clients::Dice::new(self.mix(process, life) ^ 1);
                 if dice.roll(1000) < self.plan.crash_again {
                     let side = if dice.roll(2) == 0 { CrashSide::Before } else { CrashSide::After };
                     faults.crash_at(1 + dice.roll(120), side);
@@ -166,15 +178,21 @@ impl World {
         faults
     }
 
-    fn mix(&self, role: Role, life: u64) -> u64 {
-        self.plan.seed.wrapping_mul(1009).wrapping_add(life * 31 + role as u64 * 7 + 1)
+    fn mix(&self, (role, replica): Process, life: u64) -> u64 {
+        let process = role as u64 * 7 + replica * 1_000_003;
+        self.plan.seed.wrapping_mul(1009).wrapping_add(life * 31 + process + 1)
     }
 }
 
 #[async_trait]
 impl Wire for World {
     async fn send(&self, role: Role, request: Request<Bytes>) -> Option<Response<Body>> {
-        let alive = self.alive.lock().expect("alive").get(&role).cloned()?;
+        // A client stays with a replica for a few requests, as one behind a proxy does.
+        let replica = match role {
+            Role::Messages => self.requests.fetch_add(1, Ordering::Relaxed) / 3 % 2,
+            _ => 0,
+        };
+        let alive = self.alive.lock().expect("alive").get(&(role, replica)).cloned()?;
         let crashed = alive.faults.crashed();
         let response = tokio::select! { biased;
             () = crashed.cancelled() => return None,

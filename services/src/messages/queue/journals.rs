@@ -114,7 +114,9 @@ impl LaneJournal {
         let mut last_error = None;
         for _ in 0..TRIES {
             // Taken out: after a write of unknown outcome it must be read anew.
-            let (stands, revision) = match seen.take() {
+            let known = seen.take();
+            let is_fresh = known.is_none();
+            let (stands, revision) = match known {
                 Some(known) => known,
                 None => self.get().await?,
             };
@@ -127,6 +129,10 @@ impl LaneJournal {
             }
             let mut journal = Journal::clone(&stands);
             let value = change(&mut journal);
+            if journal == *stands && !is_fresh {
+                // No write says that it is still so: what is remembered may be outdated.
+                continue;
+            }
             if journal == *stands {
                 self.is_latest(&stands);
                 *seen = Some((stands.clone(), revision));

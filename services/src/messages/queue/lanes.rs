@@ -361,7 +361,8 @@ impl OpenLane {
         let stands = journal.read().await?;
         let bodies = Bodies::open(&feeds.store, lane).await?;
         let max_attempts = subscription.max_attempts;
-        let table = Table::new(stands, subscription.ack_wait, max_attempts, now);
+        let owner = u64::from_le_bytes(feeds.store.platform.entropy.bytes()?);
+        let table = Table::new(owner, stands, subscription.ack_wait, max_attempts, now);
         let (source, recovery) = (None, None);
         let (is_reading, has_more, is_recovering, ended) = (false, false, false, false);
         let try_at = now;

@@ -74,6 +74,8 @@ pub(super) struct Recovery {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Table {
+    /// This session, in the journal.
+    owner: u64,
     journal: Arc<Journal>,
     ack_wait: Duration,
     max_attempts: Option<u32>,
@@ -93,6 +95,7 @@ pub(super) struct Table {
 impl Table {
     /// Begins at a journal. What is out counts as leased anew, at most for its full length.
     pub(super) fn new(
+        owner: u64,
         journal: Arc<Journal>,
         ack_wait: Duration,
         max_attempts: Option<u32>,
@@ -102,6 +105,7 @@ impl Table {
         let recovery =
             first_behind.map(|first| Recovery { after: first - 1, up_to: journal.head });
         let mut table = Self {
+            owner,
             journal: Arc::new(Journal::starting_at(journal.head, journal.stamp)),
             ack_wait,
             max_attempts,
@@ -118,7 +122,7 @@ impl Table {
         for key in journal.behind.keys() {
             table.lines.entry(*key).or_default().is_recovering = true;
         }
-        table.sync(journal, now);
+        table.take_over(journal, now);
         table
     }
 
@@ -128,7 +132,7 @@ impl Table {
         if Arc::ptr_eq(&journal, &self.journal) {
             return true;
         }
-        if journal.head != self.journal.head {
+        if journal.owner != self.journal.owner && journal.owner != self.owner {
             return false;
         }
         self.take_over(journal, now);
@@ -185,10 +189,12 @@ impl Table {
 
     /// Takes in a part of what is recovered. `up_to` is how far that has come.
     pub(super) fn recovered(&mut self, events: Vec<Arrived>, up_to: u64, now: Instant) {
+        let Some(last) = self.recovery.as_ref().map(|recovery| recovery.up_to) else { return };
         for event in events {
             let first = self.journal.behind.get(&event.key).map(|behind| behind.first);
+            // A page may go on behind what is recovered: that was read, and perhaps handed out.
             let is_behind = first.is_some_and(|first| first <= event.sequence)
-                && event.sequence <= self.journal.head
+                && event.sequence <= last
                 && !self.journal.open.contains_key(&event.sequence);
             if is_behind {
                 self.add(event, now);
@@ -361,7 +367,7 @@ impl Table {
             line.behind(head, selected.get(key).unwrap_or(&none)).map(|behind| (*key, behind))
         };
         let behind = self.lines.iter().filter_map(left).collect();
-        Taken { before, head, stamp, behind }
+        Taken { owner: self.owner, after: self.journal.owner, head, stamp, behind }
     }
 
     /// Looks anew whether a key may go.

@@ -19,8 +19,9 @@ pub(crate) struct Group {
 /// What a batch left behind, for the journal to say.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Taken {
-    /// The head that the owner took it at, and the one after it.
-    pub(crate) before: u64,
+    /// The session that hands out, and who did last when it read the journal.
+    pub(crate) owner: u64,
+    pub(crate) after: u64,
     pub(crate) head: u64,
     pub(crate) stamp: Stamp,
     /// What keys have left at or below the new head.
@@ -40,9 +41,10 @@ impl Journal {
         groups: &[Group],
         taken: &Taken,
     ) -> Result<BTreeSet<KeyHash>, Superseded> {
-        if self.head != taken.before {
+        if self.owner != taken.owner && self.owner != taken.after {
             return Err(Superseded);
         }
+        self.owner = taken.owner;
         let of_key = self.by_key();
         let none = BTreeSet::new();
         let mut went = BTreeSet::new();

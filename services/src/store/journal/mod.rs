@@ -49,6 +49,9 @@ impl KeyHash {
 pub(crate) struct Journal {
     /// Tells the writes of a lane apart, so that who got no answer finds out whether it wrote.
     pub(crate) write: u64,
+    /// Which session handed out last. One that does not find itself here must read everything
+    /// anew: what it has read may have been handed out by another meanwhile.
+    pub(crate) owner: u64,
     /// The highest sequence that was ever handed out, or passed over.
     pub(crate) head: u64,
     /// What is known of the event at `head`, to recognise the history that it belongs to.
