@@ -19,5 +19,7 @@ pub use key::Key;
 pub use mark::{History, Life, Mark};
 pub use realm_list::RealmList;
 pub(crate) use media_type::MediaType;
-pub use subscription::{Fence, Incarnation, Manifest, Prefill, Subscription, SubscriptionName};
+pub use subscription::{
+    Fence, Incarnation, Manifest, Marks, Prefill, Subscription, SubscriptionName,
+};
 pub use topic::{Realm, Topic, TopicSet};
