@@ -112,5 +112,5 @@ impl Histories {
 async fn report(store: &Store, of: &Incarnation, realm: &Realm, why: &str) -> Result<(), Error> {
     tracing::warn!(incarnation = %of, %realm, why, "the log's history has changed");
     let (of, realm, why) = (of.clone(), realm.clone(), why.to_owned());
-    send_report(store, &Report::HistoryChanged { of, realm, why }).await
+    send_report(store, &Report::HistoryChanged { of, realm, why, mark: None }).await
 }

@@ -5,7 +5,7 @@ use bus::{Error, ErrorKind};
 
 use super::queues::{capture_marks, fence_of, remove_incarnation, resume_marks};
 use super::request::Request;
-use crate::model::{Incarnation, Marks, Prefill, Subscription, SubscriptionName};
+use crate::model::{Incarnation, Mark, Marks, Prefill, Realm, Subscription, SubscriptionName};
 use crate::store::{Kept, Store, new_secret};
 use crate::work::request_prefill;
 
@@ -122,12 +122,18 @@ impl Registration {
     }
 
     /// Starts over because a log is not what it was: with the state as it is now, or, where no
-    /// prefill was asked for, with what came after the fence.
-    pub(super) async fn history_changed(&self, kept: Kept) -> Result<Kept, RegistrationError> {
+    /// prefill was asked for, with what came after the fence, or after what its consumer has `read`
+    /// of the realm, where that is known.
+    pub(super) async fn history_changed(
+        &self,
+        kept: Kept,
+        realm: &Realm,
+        read: Option<&Mark>,
+    ) -> Result<Kept, RegistrationError> {
         if kept.subscription.wants_prefill() {
             return self.prefill_again(kept).await;
         }
-        let marks = resume_marks(&self.store, &kept.subscription).await?;
+        let marks = resume_marks(&self.store, &kept.subscription, realm, read).await?;
         self.renew(kept, marks).await
     }
 

@@ -33,11 +33,28 @@ async fn look(store: &Store, realm: Realm) -> Result<Option<(Realm, Mark)>, Erro
 /// The places at which a subscription without prefill goes on after a log was changed under it.
 /// Nothing can rebuild what it would miss, so it rather gets events again: the logs that are what
 /// they were it reads on from the fence, the others behind everything that they took before it.
-pub(super) async fn resume_marks(store: &Store, old: &Subscription) -> Result<Marks, Error> {
+/// Where it is known up to where one realm was `read`, that counts in the fence's place.
+pub(super) async fn resume_marks(
+    store: &Store,
+    old: &Subscription,
+    realm: &Realm,
+    read: Option<&Mark>,
+) -> Result<Marks, Error> {
     let mut marks = old.fence_marks();
+    if let (Some(fence), Some(read)) = (marks.get_mut(realm), read)
+        && let History::Changed { .. } = store.check_mark(realm, read).await?
+    {
+        *fence = *read;
+    }
     for (realm, mark) in &mut marks {
-        if let History::Changed { .. } = store.check_mark(realm, mark).await? {
-            *mark = store.resume_mark(realm, mark, old.created_ms).await?;
+        match store.check_mark(realm, mark).await? {
+            History::Same => {}
+            History::Changed { .. } => {
+                *mark = store.resume_mark(realm, mark, old.created_ms).await?;
+            }
+            History::Purged { first_sequence } => {
+                *mark = Mark::bare(first_sequence - 1).in_life(store.life(realm).await?);
+            }
         }
     }
     Ok(marks)

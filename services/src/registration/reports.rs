@@ -44,9 +44,9 @@ impl Registration {
         if kept.subscription.incarnation != *report.of() {
             return Ok(());
         }
-        if let Report::HistoryChanged { .. } = report {
+        if let Report::HistoryChanged { realm, mark, .. } = report {
             tracing::warn!(incarnation = %report.of(), "{}, beginning again", report.news());
-            self.history_changed(kept).await?;
+            self.history_changed(kept, realm, mark.as_ref()).await?;
             return Ok(());
         }
         let Some(mut changed) = changed_by(report, &kept) else { return Ok(()) };

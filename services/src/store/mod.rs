@@ -54,7 +54,10 @@ impl Store {
             signer,
             prefill: bus.create_stream_if_missing(&options.prefill_stream()?).await?.handle,
             tasks: bus.create_stream_if_missing(&options.tasks_stream()?).await?.handle,
-            dead_letters: bus.create_stream_if_missing(&options.dead_letters_stream()?).await?.handle,
+            dead_letters: bus
+                .create_stream_if_missing(&options.dead_letters_stream()?)
+                .await?
+                .handle,
             subscriptions: options.bucket(bus, names::SUBSCRIPTIONS_BUCKET).await?,
             realms: options.bucket(bus, names::REALMS_BUCKET).await?,
             cursors: options.bucket(bus, names::CURSORS_BUCKET).await?,

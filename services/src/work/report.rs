@@ -4,7 +4,7 @@
 use bus::{Error, Message};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Incarnation, Manifest, Realm, names};
+use crate::model::{Incarnation, Manifest, Mark, Realm, names};
 use crate::store::Store;
 
 /// A report. Keep stable.
@@ -43,6 +43,9 @@ pub(crate) enum Report {
         /// What was found.
         #[serde(default)]
         why: String,
+        /// Up to where its consumer has read, if whoever reports it knows.
+        #[serde(default)]
+        mark: Option<Mark>,
     },
 }
 

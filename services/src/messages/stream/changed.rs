@@ -62,7 +62,8 @@ impl Connection {
     fn begin_again(&mut self, realm: Realm, reason: &str) -> Next {
         self.control("expired", &json!({ "reason": reason }));
         let (of, why) = (self.kept.subscription.incarnation.clone(), reason.to_owned());
-        self.stage = Stage::Lost(Some(Box::new(Report::HistoryChanged { of, realm, why })));
+        self.stage =
+            Stage::Lost(Some(Box::new(Report::HistoryChanged { of, realm, why, mark: None })));
         Next::More
     }
 
