@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::consumers::{CreateRequest, deliver_policy, set_filters};
 use super::convert::parse_ack_subject;
+use super::direct;
 use super::link::Link;
 use super::puller::{Puller, Trouble};
 use super::schedule;
@@ -38,6 +39,9 @@ pub(super) struct Feed {
     resume_at: Option<u64>,
     /// Tells the stream from a later one of the same name.
     created: DateTime,
+    /// What was handed out last, and when the stream took it: tells the stream from one that was
+    /// put back from a backup and has other messages at the same sequences.
+    last: Option<(u64, SystemTime)>,
     /// The last sequence of the stream when the feed was opened.
     opened_at: u64,
     in_step: bool,
@@ -88,6 +92,7 @@ impl Feed {
             start: deliver_policy(start)?,
             resume_at: None,
             created: info.created,
+            last: None,
             opened_at: info.state.last_sequence,
             in_step: false,
             replicated: info.config.num_replicas > 1,
@@ -173,6 +178,7 @@ impl Feed {
         // Under constant publishing there is always something pending, but the mark is passed.
         self.in_step |= ack.pending == 0 || sequence >= self.opened_at;
         self.resume_at = Some(sequence + 1);
+        self.last = Some((sequence, timestamp));
         self.failures = 0;
         Some(Item { message, sequence, timestamp })
     }
@@ -211,13 +217,22 @@ impl Feed {
         let info = streams::raw_info(&self.link, &self.stream).await?;
         let last = info.state.last_sequence;
         let behind = self.resume_at.is_some_and(|next| next > last + 1);
-        if info.created == self.created && !behind {
+        if info.created == self.created && !behind && self.holds_last().await? {
             return Ok(());
         }
         Err(Error::not_found(format!(
             "stream {} was made anew or lost its end (sequence {last}): open it again",
             self.stream
         )))
+    }
+
+    /// False when the stream has another message where the last one was handed out; true when it
+    /// has none any more.
+    async fn holds_last(&self) -> Result<bool> {
+        let Some((sequence, timestamp)) = self.last else { return Ok(true) };
+        let query = serde_json::json!({ "seq": sequence });
+        let held = direct::get_from_leader(&self.link, &self.stream, &query).await?;
+        Ok(held.is_none_or(|held| held.timestamp == timestamp))
     }
 
     async fn create(&mut self) -> Result<()> {

@@ -109,6 +109,11 @@ impl NatsServer {
         self.wait_ready(&ports).await
     }
 
+    /// The folder of its store: to be copied and put back while the server is down.
+    pub fn store(&self) -> PathBuf {
+        self.process.folder().join("store")
+    }
+
     /// What the server wrote, at most its last lines.
     pub fn log(&self) -> String {
         self.process.log()
@@ -119,7 +124,7 @@ impl NatsServer {
         format!(
             "host: 127.0.0.1\nport: {port}\nports_file_dir: {ports:?}\n\
              jetstream {{ store_dir: {store:?}, max_mem: 1GB, max_file: 10GB }}\n{extra}\n",
-            store = self.process.folder().join("store"),
+            store = self.store(),
             extra = self.extra,
         )
     }

@@ -7,6 +7,7 @@ mod consume;
 mod create;
 mod extras;
 mod publish;
+mod restored;
 mod state;
 mod values;
 

@@ -136,7 +136,9 @@ impl Follower {
             "prefill-end" => return self.prefill_end(control).await.map(|()| Next::GoOn),
             "progress" => self.progress(&control)?,
             "expired" if !self.screen.is_json() => {
-                self.screen.note("history expired before it was read: the state is sent anew");
+                let reason =
+                    control.reason.as_deref().unwrap_or("the position is no good any more");
+                self.screen.note(&format!("expired: {}", printable(reason)));
             }
             _ => {}
         }

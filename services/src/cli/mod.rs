@@ -9,6 +9,7 @@ mod logging;
 mod new_event;
 mod publish;
 mod pull;
+mod realms;
 mod screen;
 mod serve;
 mod server;
@@ -70,6 +71,7 @@ enum Command {
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Subscriptions(subscriptions::Subscriptions),
+    Realms(realms::Realms),
     Topology(topology::Topology),
 }
 
@@ -117,6 +119,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Publish(publish) => publish.run().await,
         Command::Subscribe(subscribe) => until_asked(|stop| subscribe.run(stop)).await,
         Command::Subscriptions(subscriptions) => subscriptions.run().await,
+        Command::Realms(realms) => realms.run().await,
         Command::Topology(topology) => topology.run().await,
     }
 }

@@ -12,10 +12,10 @@ use super::error::Result;
 use super::event_stream::EventStream;
 use super::transport::{http, json, parse_server, required_json, send};
 use super::wire::{
-    NewSubscription, PublishAnswer, Published, Pulled, Settled, SubscriptionPage,
-    SubscriptionStatus,
+    NewSubscription, PublishAnswer, Published, Pulled, RealmStatus, Realms, Settled,
+    SubscriptionPage, SubscriptionStatus,
 };
-use crate::model::SubscriptionName;
+use crate::model::{Realm, SubscriptionName};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the server may need beyond the wait that a pull asked for.
@@ -95,6 +95,22 @@ impl Client {
         let bearer = self.token.as_deref().or(secret);
         let request = self.request(Method::DELETE, &format!("v1/subscriptions/{name}"), bearer);
         send(request, REQUEST_TIMEOUT).await.map(drop)
+    }
+
+    /// Every realm, sorted by name.
+    pub async fn realms(&self) -> Result<Vec<RealmStatus>> {
+        let request = self.request(Method::GET, "v1/realms", None);
+        let answer: Realms =
+            required_json(send(request, REQUEST_TIMEOUT).await?, REQUEST_TIMEOUT).await?;
+        Ok(answer.realms)
+    }
+
+    /// Says that what a realm's log holds is the whole state, although its beginning was removed,
+    /// and returns the realm as it is then.
+    pub async fn accept_history(&self, realm: &Realm) -> Result<RealmStatus> {
+        let path = format!("v1/realms/{realm}/accept-history");
+        let request = self.request(Method::POST, &path, None);
+        required_json(send(request, REQUEST_TIMEOUT).await?, REQUEST_TIMEOUT).await
     }
 
     /// The consuming side of a subscription, under its secret.

@@ -87,6 +87,37 @@ pub struct PrefillStatus {
     pub reason: Option<String>,
 }
 
+/// A realm as the server shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RealmStatus {
+    /// The name.
+    pub name: String,
+    /// Whether prefills can read the state: `whole`, `accepted`, `incomplete`, or `missing` where
+    /// there is no log.
+    pub history: String,
+    /// Events held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<u64>,
+    /// Bytes held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Where the log begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_sequence: Option<u64>,
+    /// Where it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sequence: Option<u64>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// The answer to the question for all realms.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Realms {
+    pub(super) realms: Vec<RealmStatus>,
+}
+
 /// One page of subscriptions.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct SubscriptionPage {

@@ -128,6 +128,11 @@ impl Known {
         }
     }
 
+    /// Every record.
+    pub(super) fn subscriptions(&self) -> impl Iterator<Item = &Subscription> {
+        self.records.values().map(|record| &record.subscription)
+    }
+
     /// When something is to be looked at next.
     pub(super) fn next_at(&self) -> Option<Instant> {
         self.agenda.next_at()
@@ -234,6 +239,7 @@ mod tests {
             topics: TopicSet::parse(&["*.*"]).unwrap(),
             prefill,
             fence: fence.iter().map(|(name, at)| (realm(name), *at)).collect::<Fence>(),
+            marks: BTreeMap::new(),
             ack_wait: Duration::from_secs(30),
             max_attempts: None,
             dead_letters: None,

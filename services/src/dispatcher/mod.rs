@@ -5,6 +5,7 @@
 //! everything now and then.
 
 mod agenda;
+mod history;
 mod known;
 mod mend;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use bus::{Error, KvChange, Watch};
 use futures_util::{FutureExt, StreamExt, stream};
+use history::Histories;
 use known::{Key, Known};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -58,10 +60,14 @@ async fn round(store: &Store) -> Result<(), Error> {
     while !known.realm(next(&mut realms).await?, Instant::now()) {}
     while !known.subscription(next(&mut subscriptions).await?, Instant::now()) {}
     known.sweep(lives, Instant::now());
+    let (mut histories, mut look_at) = (Histories::default(), Instant::now());
     loop {
+        if Instant::now() >= look_at {
+            look_at = histories.look(store, known.subscriptions()).await;
+        }
         let batch = known.due(Instant::now(), BATCH);
         if batch.is_empty() {
-            let wake = known.next_at().map_or(ends, |at| at.min(ends));
+            let wake = known.next_at().map_or(ends, |at| at.min(ends)).min(look_at);
             tokio::select! { biased;
                 change = next(&mut subscriptions) => {
                     known.subscription(change?, Instant::now());

@@ -11,6 +11,8 @@ use crate::limits::{BUS_WINDOW, MAX_REALMS, PUBLISH_WINDOW};
 use crate::model::{CloudEvent, Key, Realm, RealmList};
 use crate::store::Store;
 
+use super::duplicate::store_once;
+
 /// Publishes events to the logs of their realms. Cheap to clone; many tasks may publish at once.
 #[derive(Clone)]
 pub struct Ingest(Arc<Inner>);
@@ -105,11 +107,11 @@ impl Ingest {
     async fn publish_one(&self, event: &CloudEvent) -> Result<Receipt, Error> {
         let realm = &event.topic().realm;
         let log = self.log(realm).await?;
-        match log.publish(event.to_message()?).await {
+        match store_once(&log, event).await {
             // Deleted since we saw it.
             Err(error) if error.is_not_found() => {
                 self.logs().remove(realm);
-                self.log(realm).await?.publish(event.to_message()?).await
+                store_once(&self.log(realm).await?, event).await
             }
             result => result,
         }

@@ -1,8 +1,6 @@
 //! Where a stream-mode client stands, which the client itself keeps.
 
-use std::collections::BTreeMap;
-
-use crate::model::{Realm, Subscription};
+use crate::model::{Mark, Marks, Realm, Subscription};
 
 /// Everything up to here has been sent. Only ever grows within a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +21,8 @@ pub(super) enum Phase {
         /// 0 before the first row.
         sequence: u64,
     },
-    /// The prefill is behind; for each realm the last log sequence that was looked at.
-    Live(BTreeMap<Realm, u64>),
+    /// The prefill is behind; for each realm the last place in its log that was looked at.
+    Live(Marks),
 }
 
 impl Position {
@@ -40,11 +38,11 @@ impl Position {
     /// Right after the prefill.
     pub(super) fn fence(subscription: &Subscription) -> Self {
         let generation = subscription.incarnation.generation;
-        Self { generation, phase: Phase::Live(subscription.fence.clone()) }
+        Self { generation, phase: Phase::Live(subscription.fence_marks()) }
     }
 
-    /// The last sequence of a realm that was looked at; `None` before the live part.
-    pub(super) fn of(&self, realm: &Realm) -> Option<u64> {
+    /// The last place of a realm that was looked at; `None` before the live part.
+    pub(super) fn of(&self, realm: &Realm) -> Option<Mark> {
         match &self.phase {
             Phase::Start | Phase::Prefill { .. } => None,
             Phase::Live(realms) => realms.get(realm).copied(),
@@ -52,12 +50,31 @@ impl Position {
     }
 
     /// Moves on in a realm.
-    pub(super) fn advance(&mut self, realm: &Realm, sequence: u64) {
+    pub(super) fn advance(&mut self, realm: &Realm, to: Mark) {
         if let Phase::Live(realms) = &mut self.phase {
             match realms.get_mut(realm) {
-                Some(at) => *at = sequence.max(*at),
-                None => drop(realms.insert(realm.clone(), sequence)),
+                Some(at) if at.sequence >= to.sequence => {}
+                Some(at) => *at = to,
+                None => drop(realms.insert(realm.clone(), to)),
             }
+        }
+    }
+
+    /// Takes in the realms that joined the subscription.
+    pub(super) fn join(&mut self, subscription: &Subscription) {
+        if let Phase::Live(realms) = &mut self.phase {
+            for realm in subscription.fence.keys() {
+                if !realms.contains_key(realm) {
+                    realms.insert(realm.clone(), subscription.mark(realm));
+                }
+            }
+        }
+    }
+
+    /// Stands at another place of a realm, whose log is another too.
+    pub(super) fn replace(&mut self, realm: &Realm, to: Mark) {
+        if let Phase::Live(realms) = &mut self.phase {
+            realms.insert(realm.clone(), to);
         }
     }
 }

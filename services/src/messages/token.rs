@@ -2,13 +2,16 @@
 //!
 //! The payload is signed for the subscription's name and holds, each as a varint unless said
 //! otherwise: a version byte, eight bytes of the hash of the subscription's uid, the generation, a
-//! phase byte, and then nothing (at the start), the sequence in the prefill stream or, for each realm that is beyond
-//! the fence, four bytes of the hash of its name and its distance from the fence. Keep stable.
+//! phase byte, and then nothing (at the start), the sequence in the prefill stream or, for each
+//! realm that is beyond the fence, four bytes of the hash of its name, its distance from the fence
+//! and when its log took the event there (milliseconds since 1970, 0 where that is not known).
+//! Keep stable. Version 1, which had no times, is read too: of its places no more can be told
+//! than that the log ends before them.
 //!
 //! Realms are named by hash because a realm that joins later would move an index, and names are
 //! long. If two realms of a subscription ever share a hash (one chance in 2^32 a pair) the token
 //! cannot be read and the client is told to start over: never a wrong position. With 20 realms,
-//! all of them moving, a token stays under 256 characters.
+//! all of them moving, a token stays under 448 characters.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +19,11 @@ use sha2::{Digest, Sha256};
 
 use super::position::{Phase, Position};
 use super::varint::{Reader, Writer};
-use crate::model::{Realm, Subscription, SubscriptionName};
+use crate::model::{Mark, Marks, Realm, Subscription, SubscriptionName};
 use crate::store::Signer;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const WITHOUT_TIMES: u8 = 1;
 const START: u8 = 0;
 const PREFILL: u8 = 1;
 const LIVE: u8 = 2;
@@ -51,11 +55,12 @@ pub(super) fn seal(signer: &Signer, subscription: &Subscription, position: &Posi
         }
         Phase::Live(realms) => {
             payload.byte(LIVE);
-            for (realm, sequence) in realms {
+            for (realm, mark) in realms {
                 let fence = subscription.fence.get(realm).copied().unwrap_or(0);
-                if *sequence > fence {
+                if mark.sequence > fence {
                     payload.raw(&hash::<4>(realm.as_str()));
-                    payload.number(sequence - fence);
+                    payload.number(mark.sequence - fence);
+                    payload.number(mark.time_ms());
                 }
             }
         }
@@ -76,7 +81,8 @@ pub(super) fn open(signer: &Signer, subscription: &Subscription, token: &str) ->
 
 fn read(subscription: &Subscription, payload: &[u8]) -> Option<Resumed> {
     let mut payload = Reader::new(payload);
-    if payload.byte()? != VERSION {
+    let version = payload.byte()?;
+    if !matches!(version, VERSION | WITHOUT_TIMES) {
         return Some(Resumed::Expired("the token is of another version of Lockgate".to_owned()));
     }
     if payload.raw()? != uid_hash(subscription) {
@@ -92,7 +98,7 @@ fn read(subscription: &Subscription, payload: &[u8]) -> Option<Resumed> {
     let phase = match payload.byte()? {
         START => Phase::Start,
         PREFILL => Phase::Prefill { sequence: payload.number()? },
-        LIVE => match read_realms(subscription, &mut payload)? {
+        LIVE => match read_realms(subscription, &mut payload, version == VERSION)? {
             Some(realms) => Phase::Live(realms),
             None => {
                 return Some(Resumed::Expired("the token names a realm that is gone".to_owned()));
@@ -107,17 +113,21 @@ fn read(subscription: &Subscription, payload: &[u8]) -> Option<Resumed> {
 fn read_realms(
     subscription: &Subscription,
     payload: &mut Reader<'_>,
-) -> Option<Option<BTreeMap<Realm, u64>>> {
+    with_times: bool,
+) -> Option<Option<Marks>> {
     let mut by_hash: BTreeMap<[u8; 4], Vec<&Realm>> = BTreeMap::new();
     for realm in subscription.fence.keys() {
         by_hash.entry(hash(realm.as_str())).or_default().push(realm);
     }
-    let mut realms = subscription.fence.clone();
+    let mut realms = subscription.fence_marks();
     while !payload.is_empty() {
         let (hash, distance) = (payload.raw::<4>()?, payload.number()?);
+        let time_ms = if with_times { payload.number()? } else { 0 };
         let Some([realm]) = by_hash.get(&hash).map(Vec::as_slice) else { return Some(None) };
-        let sequence = realms.get_mut(*realm)?;
-        *sequence = sequence.checked_add(distance)?;
+        let mark = realms.get_mut(*realm)?;
+        let sequence = mark.sequence.checked_add(distance)?;
+        // A log with another life has another fence, and the subscription another generation.
+        *mark = Mark::bare(sequence).in_life(mark.life()).at_ms(time_ms);
     }
     Some(Some(realms))
 }
@@ -158,12 +168,12 @@ mod tests {
         let signer = Signer::new([7; 32]);
         let before = subscription("a", 1, &[("m", 10), ("x", 0)]);
         let mut position = Position::fence(&before);
-        position.advance(&realm("x"), 7);
+        position.advance(&realm("x"), Mark::bare(7).at_ms(1_700_000_000_123));
         let token = seal(&signer, &before, &position);
         assert_eq!(open(&signer, &before, &token), Resumed::At(position.clone()));
 
         let after = subscription("a", 1, &[("b", 0), ("m", 10), ("x", 0)]);
-        position.advance(&realm("b"), 0);
+        position.advance(&realm("b"), Mark::bare(0));
         assert_eq!(open(&signer, &after, &token), Resumed::At(position));
 
         let start = Position::start(&before);
@@ -173,6 +183,22 @@ mod tests {
             let token = seal(&signer, &before, &position);
             assert_eq!(open(&signer, &before, &token), Resumed::At(position));
         }
+    }
+
+    #[test]
+    fn a_token_of_version_1_is_read_and_has_no_times() {
+        let (signer, now) = (Signer::new([7; 32]), subscription("a", 1, &[("m", 10)]));
+        let mut payload = Writer::default();
+        payload.byte(WITHOUT_TIMES);
+        payload.raw(&uid_hash(&now));
+        payload.number(1);
+        payload.byte(LIVE);
+        payload.raw(&hash::<4>("m"));
+        payload.number(5);
+        let token = signer.seal(&purpose(now.name()), &payload.finish());
+        let mut position = Position::fence(&now);
+        position.advance(&realm("m"), Mark::bare(15));
+        assert_eq!(open(&signer, &now, &token), Resumed::At(position));
     }
 
     #[test]
@@ -191,16 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn twenty_moving_realms_fit_256_characters() {
+    fn twenty_moving_realms_fit_448_characters() {
         let names: Vec<String> = (0..20).map(|n| format!("{n:064}")).collect();
         let realms: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1 << 40)).collect();
         let wide = subscription("0123456789abcdef", u32::MAX, &realms);
         let mut position = Position::fence(&wide);
         for name in &names {
-            position.advance(&realm(name), (1 << 40) + (1 << 24));
+            let mark = Mark::bare((1 << 40) + (1 << 24)).at_ms(1 << 41);
+            position.advance(&realm(name), mark);
         }
         let token = seal(&Signer::new([7; 32]), &wide, &position);
-        assert!(token.len() < 256, "{}", token.len());
+        assert!(token.len() < 448, "{}", token.len());
         assert_eq!(open(&Signer::new([7; 32]), &wide, &token), Resumed::At(position));
     }
 }

@@ -26,7 +26,7 @@ pub struct Mark {
     /// The sequence of the last message that was read or passed by; 0 before the first.
     pub sequence: u64,
     /// When the log took it, in whole milliseconds since 1970; 0 where that is not known.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     time_ms: u64,
     /// The log's life; 0 where it is not known.
     #[serde(default)]
@@ -131,11 +131,6 @@ impl Life {
 fn millis(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 #[cfg(test)]

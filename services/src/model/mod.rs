@@ -17,7 +17,9 @@ pub use event::{CloudEvent, EventFault, FaultKind, LogEvent};
 pub use invalid::Invalid;
 pub use key::Key;
 pub use mark::{History, Life, Mark};
-pub use realm_list::RealmList;
 pub(crate) use media_type::MediaType;
-pub use subscription::{Fence, Incarnation, Manifest, Prefill, Subscription, SubscriptionName};
+pub use realm_list::RealmList;
+pub use subscription::{
+    Fence, Incarnation, Manifest, Marks, Prefill, Subscription, SubscriptionName,
+};
 pub use topic::{Realm, Topic, TopicSet};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::invalid::Invalid;
+use super::mark::Mark;
 use super::topic::{Realm, TopicSet};
 
 const MAX_NAME_BYTES: usize = 48;
@@ -60,6 +61,9 @@ impl From<SubscriptionName> for String {
 /// The log sequence of each realm at registration: prefill is the state up to it, live starts
 /// right after it. A realm that joins later stands at 0.
 pub type Fence = BTreeMap<Realm, u64>;
+
+/// The fence with what tells each place in a log from one of the same sequence in another history.
+pub type Marks = BTreeMap<Realm, Mark>;
 
 /// One life of a subscription: a name that is deleted and registered again has a new `uid`, and
 /// each (re-)prefill a higher `generation`. Whatever is kept on the bus for it carries all three,
@@ -127,6 +131,10 @@ pub struct Subscription {
     pub prefill: Prefill,
     /// Where prefill ends and live begins; its realms are those the subscription is served from.
     pub fence: Fence,
+    /// The places of the fence. One that is missing, or is of another sequence, was written by an
+    /// earlier version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub marks: Marks,
     /// How long a delivery is leased in queue mode.
     #[serde(rename = "ack_wait_ms", with = "millis")]
     pub ack_wait: Duration,
@@ -146,6 +154,19 @@ impl Subscription {
     /// The subscription's name.
     pub fn name(&self) -> &SubscriptionName {
         &self.incarnation.name
+    }
+
+    /// The place of the fence in a realm's log; before its first event where the realm is not in
+    /// the fence.
+    pub fn mark(&self, realm: &Realm) -> Mark {
+        let sequence = self.fence.get(realm).copied().unwrap_or(0);
+        let known = self.marks.get(realm).filter(|mark| mark.sequence == sequence);
+        known.copied().unwrap_or_else(|| Mark::bare(sequence))
+    }
+
+    /// The places of the whole fence.
+    pub fn fence_marks(&self) -> Marks {
+        self.fence.keys().map(|realm| (realm.clone(), self.mark(realm))).collect()
     }
 
     /// True when the consumer may be served: live only, or prefill complete.
@@ -186,7 +207,19 @@ mod tests {
     fn the_kept_form_is_stable() {
         let text = r#"{"name":"people","uid":"00ff00ff00ff00ff","generation":2,"topics":["directory.*"],"prefill":{"status":"done","manifest":{"generation":2,"fence":{"directory":7},"rows":3,"digest":"ab"}},"fence":{"directory":7},"ack_wait_ms":30000,"created_ms":1,"secret_hash":"cd"}"#;
         let subscription: Subscription = serde_json::from_str(text).unwrap();
-        assert_eq!(serde_json::to_string(&subscription).unwrap(), text);
+        assert_eq!(serde_json::to_string(&subscription).unwrap(), text, "without marks, as it was");
+        let realm = Realm::new("directory").unwrap();
+        assert_eq!(subscription.mark(&realm), Mark::bare(7));
+
+        let marked = text.replace(
+            r#""ack_wait_ms""#,
+            r#""marks":{"directory":{"sequence":7,"time_ms":8,"life":9}},"ack_wait_ms""#,
+        );
+        let mut with: Subscription = serde_json::from_str(&marked).unwrap();
+        assert_eq!(serde_json::to_string(&with).unwrap(), marked);
+        assert_eq!(with.fence_marks(), with.marks);
+        with.fence.insert(realm.clone(), 8);
+        assert_eq!(with.mark(&realm), Mark::bare(8), "an earlier version has moved the fence");
         assert!(subscription.is_open() && subscription.wants_prefill());
     }
 

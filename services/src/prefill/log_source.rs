@@ -7,7 +7,7 @@ use bus::{Stream, Subject};
 
 use super::source::{Page, Position, Source, SourceError};
 use crate::model::{Fence, Key, LogEvent, Realm, Topic, TopicSet, names};
-use crate::store::Store;
+use crate::store::{Completeness, Store};
 
 const PAGE_KEYS: usize = 500;
 
@@ -17,6 +17,7 @@ const PAGE_KEYS: usize = 500;
 /// The keys are listed once, when the source is opened. Keys that are born later are past the
 /// fence and are not looked up; keys never vanish, because a log refuses to lose history.
 pub(super) struct LogSource {
+    store: Store,
     logs: BTreeMap<Realm, Log>,
     total: u64,
 }
@@ -39,11 +40,11 @@ impl LogSource {
         for (realm, fence) in fence.iter().filter(|(_, fence)| **fence > 0) {
             let stream = store.log(realm).await?;
             let places = list_places(&stream, topics, realm).await?;
-            check_history(realm, &stream).await?;
+            check_history(store, realm).await?;
             logs.insert(realm.clone(), Log { stream, fence: *fence, places });
         }
         let total = logs.values().map(|log| log.places.len() as u64).sum();
-        Ok(Self { logs, total })
+        Ok(Self { store: store.clone(), logs, total })
     }
 
     /// Forgets the places that were read before `position`.
@@ -77,7 +78,7 @@ impl Source for LogSource {
                 rows.insert(place, event);
             }
         }
-        check_history(realm, &log.stream).await?;
+        check_history(&self.store, realm).await?;
         let next =
             page.last().map(|(place, _)| Position { realm: realm.clone(), place: place.clone() });
         Ok(Page {
@@ -108,14 +109,17 @@ async fn list_places(
     Ok(places.into_iter().collect())
 }
 
-/// A log that has lost messages cannot say what the state was.
-async fn check_history(realm: &Realm, stream: &Stream) -> Result<(), SourceError> {
-    let first = stream.info().await?.first_sequence;
-    if first <= 1 {
+/// A log that has lost its beginning cannot say what the state was: a key that was published
+/// only there is not even known. An admin who knows better says so.
+async fn check_history(store: &Store, realm: &Realm) -> Result<(), SourceError> {
+    let log = store.log_info(realm).await?;
+    if store.completeness(realm, &log).await? != Completeness::Incomplete {
         return Ok(());
     }
+    let first = log.first_sequence;
     Err(SourceError::Impossible(format!(
         "history-incomplete: the log of realm {realm} begins at sequence {first}, so the state of \
-         its keys is not known: publish it anew, or register without prefill"
+         its keys is not known: publish every key anew, run lockgate realms accept-history \
+         {realm} and prefill again, or register without prefill"
     )))
 }

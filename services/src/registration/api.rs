@@ -12,6 +12,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use super::core::{Registered, Registration, RegistrationError};
+use super::realms;
 use super::request::{Body, Request};
 use super::status::Status;
 use crate::http::{
@@ -37,8 +38,8 @@ pub fn router(registration: Registration, access: Access) -> Router {
         .route("/v1/subscriptions", post(register).get(list))
         .route("/v1/subscriptions/{name}", get(show).delete(delete))
         .route("/v1/subscriptions/{name}/prefill", post(prefill_again))
-        .with_state(Api { registration, access });
-    with_deadline(routes, DEADLINE)
+        .with_state(Api { registration: registration.clone(), access: access.clone() });
+    with_deadline(routes.merge(realms::routes(registration.store, access)), DEADLINE)
 }
 
 async fn register(

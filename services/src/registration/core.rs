@@ -3,9 +3,9 @@
 
 use bus::{Error, ErrorKind};
 
-use super::queues::{capture_fence, remove_incarnation};
+use super::queues::{capture_marks, fence_of, remove_incarnation, resume_marks};
 use super::request::Request;
-use crate::model::{Incarnation, Prefill, Subscription, SubscriptionName};
+use crate::model::{Incarnation, Mark, Marks, Prefill, Realm, Subscription, SubscriptionName};
 use crate::store::{Kept, Store, new_secret};
 use crate::work::request_prefill;
 
@@ -117,15 +117,37 @@ impl Registration {
 
     /// Starts over with a new generation: a new fence, and a new prefill where one was asked for. The consumer is told and replaces what it has built.
     pub async fn prefill_again(&self, kept: Kept) -> Result<Kept, RegistrationError> {
+        let marks = capture_marks(&self.store, &kept.subscription.topics).await?;
+        self.renew(kept, marks).await
+    }
+
+    /// Starts over because a log is not what it was: with the state as it is now, or, where no
+    /// prefill was asked for, with what came after the fence, or after what its consumer has `read`
+    /// of the realm, where that is known.
+    pub(super) async fn history_changed(
+        &self,
+        kept: Kept,
+        realm: &Realm,
+        read: Option<&Mark>,
+    ) -> Result<Kept, RegistrationError> {
+        if kept.subscription.wants_prefill() {
+            return self.prefill_again(kept).await;
+        }
+        let marks = resume_marks(&self.store, &kept.subscription, realm, read).await?;
+        self.renew(kept, marks).await
+    }
+
+    /// Writes a new generation that begins at these places.
+    async fn renew(&self, kept: Kept, marks: Marks) -> Result<Kept, RegistrationError> {
         let old = kept.subscription;
-        let fence = capture_fence(&self.store, &old.topics).await?;
         let incarnation = Incarnation {
             name: old.name().clone(),
             uid: self.store.platform.entropy.uid()?,
             generation: old.incarnation.generation + 1,
         };
         let prefill = if old.wants_prefill() { Prefill::Pending } else { Prefill::None };
-        let renewed = Subscription { incarnation, fence, prefill, ..old.clone() };
+        let fence = fence_of(&marks);
+        let renewed = Subscription { incarnation, fence, marks, prefill, ..old.clone() };
         let Ok(kept) = self.keep(&renewed, kept.revision).await? else {
             return Err(RegistrationError::Changed(old.name().clone()));
         };
@@ -140,6 +162,7 @@ impl Registration {
         secret: &str,
     ) -> Result<Subscription, Error> {
         let platform = &self.store.platform;
+        let marks = capture_marks(&self.store, &request.topics).await?;
         Ok(Subscription {
             incarnation: Incarnation {
                 name: request.name.clone(),
@@ -148,7 +171,8 @@ impl Registration {
             },
             topics: request.topics.clone(),
             prefill: if request.prefill { Prefill::Pending } else { Prefill::None },
-            fence: capture_fence(&self.store, &request.topics).await?,
+            fence: fence_of(&marks),
+            marks,
             ack_wait: request.ack_wait,
             max_attempts: request.max_attempts,
             dead_letters: request.dead_letters,

@@ -4,6 +4,7 @@ mod api;
 mod core;
 mod figures;
 mod queues;
+mod realms;
 mod reports;
 mod request;
 mod status;

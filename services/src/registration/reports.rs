@@ -6,7 +6,7 @@ use bus::{Backoff, Error, HandlerError, Json, Outcome};
 use tokio_util::sync::CancellationToken;
 
 use super::core::{Registration, RegistrationError};
-use crate::model::{Prefill, Subscription, names};
+use crate::model::{Mark, Prefill, Subscription, names};
 use crate::store::Kept;
 use crate::work::Report;
 
@@ -44,12 +44,18 @@ impl Registration {
         if kept.subscription.incarnation != *report.of() {
             return Ok(());
         }
-        if let Report::QueueLost { of, realm } = report {
-            tracing::warn!(incarnation = %of, %realm, "final queue lost, prefilling again");
-            self.prefill_again(kept).await?;
+        if let Report::HistoryChanged { realm, mark, .. } = report {
+            tracing::warn!(incarnation = %report.of(), "{}, beginning again", report.news());
+            self.history_changed(kept, realm, mark.as_ref()).await?;
             return Ok(());
         }
-        let Some(changed) = changed_by(report, &kept) else { return Ok(()) };
+        let Some(mut changed) = changed_by(report, &kept) else { return Ok(()) };
+        if let Report::RealmJoined { realm, .. } = report {
+            match self.store.life(realm).await {
+                Err(_) if self.store.log_is_missing(realm).await? => {}
+                life => drop(changed.marks.insert(realm.clone(), Mark::start(life?))),
+            }
+        }
         self.store.keep_subscription(&changed, kept.revision).await?;
         tracing::info!(subscription = %changed.incarnation, "{}", report.news());
         Ok(())

@@ -55,8 +55,10 @@ impl Request {
             return Err(Problem::invalid("ack_wait", &why));
         }
         if body.max_attempts == Some(0) {
-            let why = Invalid::new("max_attempts is 0: an event is delivered at least once, or \
-                                    leave it out for no limit");
+            let why = Invalid::new(
+                "max_attempts is 0: an event is delivered at least once, or \
+                                    leave it out for no limit",
+            );
             return Err(Problem::invalid("max_attempts", &why));
         }
         if let Some(secret) = &body.secret {

@@ -1,11 +1,16 @@
 //! Holding marks against the logs that they are places in.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bus::{Error, ErrorKind, StreamInfo};
+use bus::{Error, ErrorKind, Start, StreamInfo};
 
 use super::Store;
-use crate::model::{History, Life, Mark, Realm, names};
+use crate::model::{Realm, names};
+
+pub use crate::model::{History, Life, Mark};
+
+/// How long a read waits for what is there.
+const WAIT: Duration = Duration::from_secs(1);
 
 impl Store {
     /// The life of a realm's log. [`ErrorKind::Unavailable`] while there is no log.
@@ -16,11 +21,7 @@ impl Store {
     /// The newest place in a realm's log. [`ErrorKind::Unavailable`] while there is no log.
     pub async fn head_mark(&self, realm: &Realm) -> Result<Mark, Error> {
         let log = self.log_info(realm).await?;
-        let (life, last) = (Life::of(&log), log.last_sequence);
-        Ok(match self.taken(realm, last).await? {
-            Some(taken) => Mark::of(life, last, taken),
-            None => Mark::bare(last).in_life(life),
-        })
+        self.place(realm, &log, log.last_sequence).await
     }
 
     /// Says whether the history before a mark is the one that was read. Two requests to the bus.
@@ -29,9 +30,59 @@ impl Store {
     /// one that is put back from a backup may hold what was read.
     pub async fn check_mark(&self, realm: &Realm, mark: &Mark) -> Result<History, Error> {
         let log = self.log_info(realm).await?;
-        let held = (log.first_sequence..=log.last_sequence).contains(&mark.sequence);
-        let there = if held { self.taken(realm, mark.sequence).await? } else { None };
-        Ok(mark.against(&log, there))
+        self.hold_against(realm, &log, mark).await
+    }
+
+    /// [`Store::check_mark`] and [`Store::head_mark`] of one look at the log.
+    pub(crate) async fn check_and_move(
+        &self,
+        realm: &Realm,
+        mark: &Mark,
+    ) -> Result<(History, Mark), Error> {
+        let log = self.log_info(realm).await?;
+        let history = self.hold_against(realm, &log, mark).await?;
+        if history == History::Same && log.last_sequence == mark.sequence {
+            return Ok((history, *mark));
+        }
+        Ok((history, self.place(realm, &log, log.last_sequence).await?))
+    }
+
+    /// True when the bus answers and a realm has no log.
+    pub(crate) async fn log_is_missing(&self, realm: &Realm) -> Result<bool, Error> {
+        match self.bus().driver().stream_info(&names::log_stream(realm)?).await {
+            Err(error) if error.is_not_found() => Ok(true),
+            looked => looked.map(|_| false),
+        }
+    }
+
+    /// The place behind everything that a log took before `mark` was read, where the log is not the
+    /// one that it was read in: what comes behind it is newer, or of the same millisecond. Where no
+    /// time is known of the mark, `or_ms` takes its place; before the first event there is
+    /// nothing to leave out.
+    ///
+    /// [`ErrorKind::Unavailable`] while there is no log.
+    pub(crate) async fn resume_mark(
+        &self,
+        realm: &Realm,
+        mark: &Mark,
+        or_ms: u64,
+    ) -> Result<Mark, Error> {
+        let log = self.log_info(realm).await?;
+        let since = if mark.time_ms() == 0 { or_ms } else { mark.time_ms() };
+        let since = UNIX_EPOCH + Duration::from_millis(since);
+        let before_all = log.first_sequence.saturating_sub(1);
+        if mark.sequence == 0 || before_all == log.last_sequence {
+            return self.place(realm, &log, before_all).await;
+        }
+        let newest = self.taken(realm, log.last_sequence).await?;
+        if newest.is_some_and(|newest| newest < since) {
+            return self.place(realm, &log, log.last_sequence).await;
+        }
+        let log_stream = self.log(realm).await?;
+        let mut reader = log_stream.reader(&[], Start::Time(since)).await?;
+        let first = reader.next(1, WAIT).await?.into_iter().next();
+        let before = first.map_or(log.last_sequence, |first| first.sequence - 1);
+        self.place(realm, &log, before).await
     }
 
     /// The log of a realm as it is now; [`ErrorKind::Unavailable`] while there is none.
@@ -40,6 +91,25 @@ impl Store {
             Err(error) if error.is_not_found() => Err(log_missing(realm, error)),
             info => info,
         }
+    }
+
+    async fn hold_against(
+        &self,
+        realm: &Realm,
+        log: &StreamInfo,
+        mark: &Mark,
+    ) -> Result<History, Error> {
+        let held = (log.first_sequence..=log.last_sequence).contains(&mark.sequence);
+        let there = if held { self.taken(realm, mark.sequence).await? } else { None };
+        Ok(mark.against(log, there))
+    }
+
+    async fn place(&self, realm: &Realm, log: &StreamInfo, sequence: u64) -> Result<Mark, Error> {
+        let life = Life::of(log);
+        Ok(match self.taken(realm, sequence).await? {
+            Some(taken) => Mark::of(life, sequence, taken),
+            None => Mark::bare(sequence).in_life(life),
+        })
     }
 
     /// When the log took the message at a sequence; `None` where it holds none.
@@ -62,8 +132,6 @@ fn log_missing(realm: &Realm, source: Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bus::{Bus, Message, SubjectFilter};
 
     use super::*;

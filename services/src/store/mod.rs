@@ -1,5 +1,6 @@
 //! What Lockgate keeps on the bus: logs, the prefill and task streams, and the buckets.
 
+mod completeness;
 mod drift;
 pub(crate) mod journal;
 mod life;
@@ -11,14 +12,15 @@ mod topology;
 
 use bus::{Bus, KeyValue, Stream};
 
+pub(crate) use completeness::Completeness;
 pub use drift::Drift;
+pub use life::{History, Life, Mark};
 pub use records::Kept;
 pub use signer::Signer;
 pub(crate) use signer::{check_secret, new_secret};
 pub use topology::StoreOptions;
 pub(crate) use topology::existing_topology;
 
-pub use crate::model::{History, Life, Mark};
 use crate::model::names;
 use crate::platform::Platform;
 
@@ -52,7 +54,10 @@ impl Store {
             signer,
             prefill: bus.create_stream_if_missing(&options.prefill_stream()?).await?.handle,
             tasks: bus.create_stream_if_missing(&options.tasks_stream()?).await?.handle,
-            dead_letters: bus.create_stream_if_missing(&options.dead_letters_stream()?).await?.handle,
+            dead_letters: bus
+                .create_stream_if_missing(&options.dead_letters_stream()?)
+                .await?
+                .handle,
             subscriptions: options.bucket(bus, names::SUBSCRIPTIONS_BUCKET).await?,
             realms: options.bucket(bus, names::REALMS_BUCKET).await?,
             cursors: options.bucket(bus, names::CURSORS_BUCKET).await?,

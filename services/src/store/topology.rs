@@ -53,7 +53,8 @@ impl Default for StoreOptions {
 impl StoreOptions {
     /// Everything that is made on a bus that has nothing, and the logs of `realms`.
     pub(super) fn topology(&self, realms: &[Realm]) -> Result<Topology, bus::Error> {
-        let mut streams = vec![self.prefill_stream()?, self.tasks_stream()?, self.dead_letters_stream()?];
+        let mut streams =
+            vec![self.prefill_stream()?, self.tasks_stream()?, self.dead_letters_stream()?];
         for realm in realms {
             streams.push(self.log(realm)?);
         }

@@ -4,7 +4,7 @@
 use bus::{Error, Message};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Incarnation, Manifest, Realm, names};
+use crate::model::{Incarnation, Manifest, Mark, Realm, names};
 use crate::store::Store;
 
 /// A report. Keep stable.
@@ -32,12 +32,20 @@ pub(crate) enum Report {
         /// Which realm.
         realm: Realm,
     },
-    /// The final queue on a realm is gone, and its position with it.
-    QueueLost {
+    /// A realm's log is not the one that the subscription's place in it was taken on: what its
+    /// consumers have read may be gone, and what is there they may not have read.
+    #[serde(alias = "queue-lost")]
+    HistoryChanged {
         /// Whose.
         of: Incarnation,
-        /// On which realm.
+        /// Of which realm.
         realm: Realm,
+        /// What was found.
+        #[serde(default)]
+        why: String,
+        /// Up to where its consumer has read, if whoever reports it knows.
+        #[serde(default)]
+        mark: Option<Mark>,
     },
 }
 
@@ -48,7 +56,7 @@ impl Report {
             Self::PrefillDone { of, .. }
             | Self::PrefillFailed { of, .. }
             | Self::RealmJoined { of, .. }
-            | Self::QueueLost { of, .. } => of,
+            | Self::HistoryChanged { of, .. } => of,
         }
     }
 
@@ -58,7 +66,9 @@ impl Report {
             Self::PrefillDone { manifest, .. } => format!("prefill done, {} rows", manifest.rows),
             Self::PrefillFailed { reason, .. } => format!("prefill failed: {reason}"),
             Self::RealmJoined { realm, .. } => format!("realm {realm} joined"),
-            Self::QueueLost { realm, .. } => format!("the final queue on realm {realm} is lost"),
+            Self::HistoryChanged { realm, why, .. } => {
+                format!("the history of realm {realm} has changed: {why}")
+            }
         }
     }
 
@@ -67,7 +77,7 @@ impl Report {
             Self::PrefillDone { of, .. } => id(of, "done"),
             Self::PrefillFailed { of, .. } => id(of, "failed"),
             Self::RealmJoined { of, realm } => id(of, &format!("joined {realm}")),
-            Self::QueueLost { of, realm } => id(of, &format!("lost {realm}")),
+            Self::HistoryChanged { of, realm, .. } => id(of, &format!("history {realm}")),
         }
     }
 }

@@ -6,5 +6,6 @@ mod commands;
 mod configuration;
 mod folder;
 mod outage;
+mod realms;
 mod shutdown;
 mod support;

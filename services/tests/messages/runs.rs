@@ -117,7 +117,8 @@ async fn a_rejected_event_is_kept_with_its_reason_and_frees_its_key() {
     let (world, process) = people(None).await;
     publish(&world, "a", 1..=2).await;
     let first = process.pull("people", 10, "5s").await;
-    let reject = json!({"nack": [{"id": first.ids()[0], "reject": true, "reason": "no such café"}]});
+    let reject =
+        json!({"nack": [{"id": first.ids()[0], "reject": true, "reason": "no such café"}]});
     assert_eq!(process.settle("people", reject.clone()).await.1, ["done"]);
     assert_eq!(process.settle("people", reject).await.1, ["done"], "twice");
     let next = process.pull("people", 10, "5s").await;
@@ -125,14 +126,18 @@ async fn a_rejected_event_is_kept_with_its_reason_and_frees_its_key() {
     let dead = letters(&process).await;
     assert_eq!(dead.len(), 1);
     let letter = &dead[0];
-    assert_eq!((letter["reason"].as_str(), letter["attempts"].as_u64()), (Some("no such café"), Some(1)));
+    assert_eq!(
+        (letter["reason"].as_str(), letter["attempts"].as_u64()),
+        (Some("no such café"), Some(1))
+    );
     assert_eq!((letter["event"]["data"].as_u64(), letter["sequence"].as_u64()), (Some(1), Some(2)));
     process.ack("people", &next.ids()).await;
 
     let path = "/v1/subscriptions/people/dead-letters/redrive";
     let (status, body) = process.post(path, json!({"ids": [letter["id"], "rubbish"]})).await;
     assert_eq!(status, 200);
-    let statuses: Vec<_> = body["results"].as_array().unwrap().iter().map(|r| &r["status"]).collect();
+    let statuses: Vec<_> =
+        body["results"].as_array().unwrap().iter().map(|r| &r["status"]).collect();
     assert_eq!(statuses, ["done", "unknown"].map(Value::from).iter().collect::<Vec<_>>());
     publish(&world, "a", 3..=3).await;
     assert!(letters(&process).await.is_empty());
@@ -164,7 +169,11 @@ async fn what_fails_too_often_is_given_up_by_nack_and_by_lease() {
         let run = process.pull_runs("people", 10, "60s").await;
         assert_eq!(Pulled(run.0).ids().len(), 2);
     }
-    assert_eq!(process.pull_runs("people", 10, "60s").await.shown(), ["a=3#7"], "a=2 by its leases");
+    assert_eq!(
+        process.pull_runs("people", 10, "60s").await.shown(),
+        ["a=3#7"],
+        "a=2 by its leases"
+    );
     assert_eq!(letters(&process).await.len(), 2);
 
     let path = "/v1/subscriptions/people/dead-letters/drop";

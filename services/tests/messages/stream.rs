@@ -154,24 +154,6 @@ async fn a_reader_behind_the_ring_catches_up_from_the_log_and_joins_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_history_is_said_and_nothing_is_skipped_in_silence() {
-    let mut world = World::new().await;
-    world.publish("dir.user", "k", 0).await;
-    let process = world.process().await;
-    let kept = world.subscribe("people", &["dir.user"], false).await;
-    let realm = kept.subscription.fence.keys().next().unwrap();
-    let log = world.store.log(realm).await.unwrap();
-    world.publish("dir.user", "k", 1).await;
-    log.purge(&bus::SubjectFilter::all()).await.unwrap();
-    world.publish("dir.user", "k", 2).await;
-    let mut stream = process.stream("people", None).await;
-    let lost = stream.next().await.unwrap();
-    assert_eq!(lost.name, "expired");
-    assert!(lost.data["reason"].as_str().unwrap().contains("begins at 3"), "{lost:?}");
-    assert_eq!(stream.within(Duration::from_secs(60)).await, Vec::<String>::new());
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_realm_that_joins_later_is_served_from_its_beginning() {
     let mut world = World::new().await;
     world.publish("dir.user", "a", 1).await;

@@ -43,7 +43,10 @@ pub struct Process {
 
 impl World {
     pub async fn new() -> Self {
-        let bus = Bus::connect("embedded:").await.unwrap();
+        Self::on(Bus::connect("embedded:").await.unwrap()).await
+    }
+
+    pub async fn on(bus: Bus) -> Self {
         let platform = Platform { entropy: Entropy::seeded(1), ..Platform::new(bus) };
         let store = Store::open(platform, StoreOptions::default()).await.unwrap();
         let registration = Registration::new(store.clone());
@@ -72,6 +75,13 @@ impl World {
         let event = CloudEvent::from_json(event.to_string().as_bytes()).unwrap();
         let log = self.store.ensure_realm(&event.topic().realm).await.unwrap();
         log.publish(event.to_message().unwrap()).await.unwrap();
+    }
+
+    /// Ends the other roles and lets go of the bus.
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
+    pub async fn end(mut self) {
+        self.background.shutdown().await;
+        self.store.bus().close().await.unwrap();
     }
 
     /// Registers, and has the prefill done if there is one.

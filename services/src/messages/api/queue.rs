@@ -16,9 +16,7 @@ use crate::limits::{
 };
 use crate::messages::Messages;
 use crate::messages::progress::Progress;
-use crate::messages::queue::{
-    Delivery, Outcome, Phase, Pulled, Refused, Select, Status, Wish,
-};
+use crate::messages::queue::{Delivery, Outcome, Phase, Pulled, Refused, Select, Status, Wish};
 use crate::model::{Invalid, Subscription};
 
 const DEFAULT_MAX: usize = 100;
@@ -55,8 +53,7 @@ fn check_pull(body: &PullBody) -> Result<(Select, Duration), Problem> {
     let max_per_key = body.max_per_key.unwrap_or(MAX_PULL_MESSAGES);
     for (field, asked) in [("max", max), ("max_per_key", max_per_key)] {
         if !(1..=MAX_PULL_MESSAGES).contains(&asked) {
-            let why =
-                Invalid::new(format!("{field} is {asked}: ask for 1 to {MAX_PULL_MESSAGES}"));
+            let why = Invalid::new(format!("{field} is {asked}: ask for 1 to {MAX_PULL_MESSAGES}"));
             return Err(Problem::invalid(field, &why).with("limit", MAX_PULL_MESSAGES));
         }
     }

@@ -102,8 +102,10 @@ impl DeadLetters {
     ) -> Result<(Vec<Letter>, bool), Error> {
         let ids = self.ids(of).await?;
         let after = after.map(|id| (id.place.clone(), id.attempt));
-        let later: Vec<_> =
-            ids.into_iter().filter(|(id, _)| after.as_ref().is_none_or(|after| id > after)).collect();
+        let later: Vec<_> = ids
+            .into_iter()
+            .filter(|(id, _)| after.as_ref().is_none_or(|after| id > after))
+            .collect();
         let has_more = later.len() > max;
         let page: Vec<_> = later.into_iter().take(max).collect();
         let subjects: Vec<Subject> = page.iter().map(|(_, subject)| subject.clone()).collect();
@@ -270,6 +272,7 @@ fn letter(id: AckId, message: &StoredMessage) -> Option<Letter> {
 }
 
 fn cut(reason: &str) -> &str {
-    let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));
+    let end =
+        (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));
     reason.get(..end.unwrap_or(0)).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Incarnation, Realm, Subscription, names};
+use crate::model::{Incarnation, Mark, Realm, Subscription, names};
 use crate::store::journal::{Journal, Stamp};
 
 /// One of the queues that a generation of a subscription is served from.
@@ -38,10 +38,24 @@ impl Lane {
         match &self.part {
             Part::Prefill => Journal::default(),
             Part::Live(realm) => {
-                let fence = subscription.fence.get(realm).copied().unwrap_or(0);
-                Journal::starting_at(fence, Stamp::default())
+                let fence = subscription.mark(realm);
+                Journal::starting_at(fence.sequence, Stamp { time_ms: fence.time_ms() })
             }
         }
+    }
+
+    /// The place of a sequence of the lane: known as well as it can be where it is the one up to
+    /// which `journal` says that everything was handed out.
+    pub(super) fn place(
+        &self,
+        subscription: &Subscription,
+        journal: &Journal,
+        sequence: u64,
+    ) -> Mark {
+        let Part::Live(realm) = &self.part else { return Mark::bare(sequence) };
+        let known = if sequence == journal.head { journal.stamp.time_ms } else { 0 };
+        let life = subscription.mark(realm).life();
+        Mark::bare(sequence).in_life(life).at_ms(known)
     }
 
     /// The phase in which clients see the lane's deliveries. Keep stable.

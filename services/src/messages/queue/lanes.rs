@@ -17,7 +17,7 @@ use super::pull::Phase;
 use super::source::{Bodies, Page, Source};
 use super::table::Table;
 use crate::messages::stream::Feeds;
-use crate::model::Subscription;
+use crate::model::{Mark, Subscription};
 use crate::store::Kept;
 use crate::store::journal::Journal;
 use crate::work::{Report, send_report};
@@ -138,8 +138,12 @@ impl Lanes {
     /// Reads the journals of lanes that are not open, side by side.
     async fn open_closed(&mut self) {
         let now = Instant::now();
-        let due: Vec<Lane> =
-            self.closed.iter().filter(|(_, at)| **at <= now).map(|(lane, _)| lane.clone()).collect();
+        let due: Vec<Lane> = self
+            .closed
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(lane, _)| lane.clone())
+            .collect();
         if due.is_empty() {
             return;
         }
@@ -250,7 +254,11 @@ impl Lanes {
         let of = self.subscription().incarnation.clone();
         tracing::warn!(incarnation = %of, %lane, why, "the queue has expired");
         let Part::Live(realm) = lane.part.clone() else { return };
-        let (store, report) = (self.feeds.store.clone(), Report::QueueLost { of, realm });
+        let journal = self.open.get(lane).map(|open| open.table.journal());
+        let mark = journal.map(|journal| lane.place(self.subscription(), journal, journal.head));
+        let why = why.to_owned();
+        let report = Report::HistoryChanged { of, realm, why, mark };
+        let store = self.feeds.store.clone();
         if let Err(error) = send_report(&store, &report).await {
             tracing::warn!(%lane, %error, "not reported yet");
         }
@@ -395,8 +403,10 @@ impl OpenLane {
             return None;
         }
         self.is_reading = true;
-        let (source, position) = (self.source.take(), self.table.read());
-        Some(read(lane.clone(), source, feeds.clone(), kept.clone(), position, None))
+        let position = self.table.read();
+        let place = lane.place(&kept.subscription, self.table.journal(), position);
+        let source = self.source.take();
+        Some(read(lane.clone(), source, feeds.clone(), kept.clone(), place, None))
     }
 
     fn next_recovery(
@@ -413,7 +423,8 @@ impl OpenLane {
         self.is_recovering = true;
         let source = self.recovery.take();
         let up_to = Some(wanted.up_to);
-        Some(read(lane.clone(), source, feeds.clone(), kept.clone(), wanted.after, up_to))
+        let place = lane.place(&kept.subscription, self.table.journal(), wanted.after);
+        Some(read(lane.clone(), source, feeds.clone(), kept.clone(), place, up_to))
     }
 
     /// True when the lane has ended and all of it is settled; says so in the journal, so that who
@@ -446,13 +457,13 @@ fn read(
     source: Option<Source>,
     feeds: Feeds,
     kept: Arc<Kept>,
-    position: u64,
+    place: Mark,
     up_to: Option<u64>,
 ) -> BoxFuture<'static, Arrival> {
     async move {
         let mut source = match source {
             Some(source) => source,
-            None => match Source::open(&feeds, &kept.subscription, &lane, position).await {
+            None => match Source::open(&feeds, &kept.subscription, &lane, place).await {
                 Ok(source) => source,
                 Err(error) => {
                     let recovered = up_to.is_some();

@@ -91,8 +91,10 @@ impl Drop for Batch {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub(in crate::messages) enum Refused {
     /// Another process owns the subscription's deliveries and did not answer.
-    #[error("the process that hands out the deliveries of this subscription does not answer: ask \
-             again in a second")]
+    #[error(
+        "the process that hands out the deliveries of this subscription does not answer: ask \
+             again in a second"
+    )]
     Elsewhere,
     /// The subscription was deleted.
     #[error("the subscription was deleted while the pull waited")]

@@ -49,11 +49,7 @@ type Loaded = BTreeMap<(Lane, u64), Body>;
 
 impl Round {
     /// Chooses for every pull in turn, from the lanes in turn.
-    pub(super) fn select(
-        lanes: &mut Lanes,
-        pulls: &VecDeque<Pull>,
-        last: Option<&Lane>,
-    ) -> Self {
+    pub(super) fn select(lanes: &mut Lanes, pulls: &VecDeque<Pull>, last: Option<&Lane>) -> Self {
         let mut round = Self { pulls: pulls.len(), last: last.cloned(), ..Self::default() };
         for (at, pull) in pulls.iter().enumerate() {
             let mut left = pull.want;
@@ -216,8 +212,7 @@ impl Round {
 
     fn batches(&self, lanes: &Lanes) -> Vec<Batch> {
         let batch = |(lane, parts): (&Lane, &Vec<Part>)| {
-            let groups: Vec<Group> =
-                parts.iter().flat_map(|part| &part.groups).cloned().collect();
+            let groups: Vec<Group> = parts.iter().flat_map(|part| &part.groups).cloned().collect();
             if groups.is_empty() {
                 return None;
             }

@@ -200,15 +200,8 @@ impl Sessions {
             );
             let Task { followed, bell, inbox, waiting, .. } = &mut *task;
             let (pulls, shutdown) = (std::mem::take(waiting), self.shutdown.clone());
-            let session = Session::new(
-                followed.clone(),
-                lease,
-                lanes,
-                bell.clone(),
-                inbox,
-                pulls,
-                shutdown,
-            );
+            let session =
+                Session::new(followed.clone(), lease, lanes, bell.clone(), inbox, pulls, shutdown);
             let (end, left) = session.run().await;
             *lock(&task.serves) = false;
             task.waiting = left;

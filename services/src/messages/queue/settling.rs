@@ -200,7 +200,9 @@ impl Settling<'_> {
             Wish::Nack { reason, .. } => {
                 let spent = self.subscription.max_attempts.is_some_and(|max| failures + 1 >= max);
                 let last = reason.as_deref().unwrap_or("given back without a reason");
-                spent.then(|| format!("attempts-exhausted: {} failed, the last: {last}", failures + 1))
+                spent.then(|| {
+                    format!("attempts-exhausted: {} failed, the last: {last}", failures + 1)
+                })
             }
             Wish::Ack | Wish::Extend => None,
         }

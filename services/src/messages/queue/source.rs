@@ -10,7 +10,7 @@ use super::lane::{Lane, Part};
 use super::table::{Arrived, Body};
 use crate::messages::stream::{CatchUp, Entry, Feed, Feeds, Found, PAGE, Page as CaughtUp};
 use crate::messages::watched::Follower;
-use crate::model::{Incarnation, LogEvent, Realm, Subscription, TopicSet, names};
+use crate::model::{History, Incarnation, LogEvent, Mark, Realm, Subscription, TopicSet, names};
 use crate::store::Store;
 use crate::store::journal::{KeyHash, Stamp};
 
@@ -40,16 +40,16 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Opens the lane after `position`.
+    /// Opens the lane after `place`, which is held against the log.
     pub(super) async fn open(
         feeds: &Feeds,
         of: &Subscription,
         lane: &Lane,
-        position: u64,
+        place: Mark,
     ) -> Result<Self, Error> {
         Ok(match &lane.part {
-            Part::Prefill => Self::Rows(Rows::open(&feeds.store, of, position).await?),
-            Part::Live(realm) => Self::Log(Box::new(Log::open(feeds, of, realm, position).await?)),
+            Part::Prefill => Self::Rows(Rows::open(&feeds.store, of, place.sequence).await?),
+            Part::Live(realm) => Self::Log(Box::new(Log::open(feeds, of, realm, place).await?)),
         })
     }
 
@@ -121,7 +121,10 @@ pub(super) struct Log {
     feed: Arc<Feed>,
     changes: Follower<()>,
     catch_up: Option<CatchUp>,
-    position: u64,
+    /// Everything up to here was read.
+    place: Mark,
+    /// The feed's epoch in which the place was held against the log.
+    checked: Option<u64>,
 }
 
 impl Log {
@@ -129,7 +132,7 @@ impl Log {
         feeds: &Feeds,
         of: &Subscription,
         realm: &Realm,
-        position: u64,
+        place: Mark,
     ) -> Result<Self, Error> {
         let stream = feeds.store.log(realm).await?;
         let feed = feeds.of(realm);
@@ -141,7 +144,8 @@ impl Log {
             changes: feed.changes(),
             feed,
             catch_up: None,
-            position,
+            place,
+            checked: None,
         })
     }
 
@@ -150,12 +154,20 @@ impl Log {
         loop {
             // Marked as seen before the look, so that a change after it is not missed.
             self.changes.mark_seen();
-            let page = match self.feed.after(self.position, &self.topics, BATCH) {
-                Some(Found::Here { entries, up_to }) if up_to > self.position => {
-                    self.catch_up = None;
+            let epoch = self.feed.epoch();
+            if let Some(lost) = self.check(epoch).await? {
+                return Ok(lost);
+            }
+            let found = self.feed.after(self.place.sequence, &self.topics, BATCH);
+            if self.feed.epoch() != epoch {
+                continue;
+            }
+            let page = match found {
+                Some(Found::Here { entries, up_to }) if up_to.sequence > self.place.sequence => {
+                    (self.catch_up, self.place) = (None, up_to);
                     let more = entries.len() >= BATCH;
                     let events = entries.iter().map(|entry| arrived(entry)).collect();
-                    Page { events, up_to, more, ..Page::default() }
+                    Page { events, up_to: up_to.sequence, more, ..Page::default() }
                 }
                 Some(Found::Older) => self.older().await?,
                 Some(Found::Here { .. }) | None => {
@@ -163,19 +175,42 @@ impl Log {
                     if tokio::time::timeout_at(until, self.changes.changed()).await.is_ok() {
                         continue;
                     }
-                    Page { up_to: self.position, ..Page::default() }
+                    Page { up_to: self.place.sequence, ..Page::default() }
                 }
             };
-            self.position = page.up_to.max(self.position);
             return Ok(page);
         }
+    }
+
+    /// Holds the place against the log, once for each log that the feed reads. What it gives says
+    /// that the log is not the one that was read.
+    async fn check(&mut self, epoch: u64) -> Result<Option<Page>, Error> {
+        if self.checked == Some(epoch) {
+            return Ok(None);
+        }
+        self.catch_up = None;
+        Ok(match self.feeds.store.check_mark(&self.realm, &self.place).await? {
+            History::Same => {
+                self.checked = Some(epoch);
+                None
+            }
+            History::Changed { why } => Some(self.lost(why)),
+            History::Purged { first_sequence } => Some(self.begins_at(first_sequence)),
+        })
+    }
+
+    fn begins_at(&self, first_sequence: u64) -> Page {
+        self.lost(format!("the log of {} begins at {first_sequence} now", self.realm))
+    }
+
+    fn lost(&self, why: String) -> Page {
+        Page { up_to: self.place.sequence, lost: Some(why), ..Page::default() }
     }
 
     async fn older(&mut self) -> Result<Page, Error> {
         let catch_up = match &mut self.catch_up {
             Some(catch_up) => catch_up,
-            none => none
-                .insert(CatchUp::open(&self.feeds.store, &self.realm, self.position).await?),
+            none => none.insert(CatchUp::open(&self.feeds.store, &self.realm, self.place).await?),
         };
         let caught_up = match catch_up.next(&self.feeds.catch_ups).await {
             Ok(page) => page,
@@ -185,12 +220,13 @@ impl Log {
             }
         };
         Ok(match caught_up {
-            CaughtUp::Lost { first_sequence } => {
-                let why = format!("the log of {} begins at {first_sequence} now", self.realm);
-                Page { up_to: self.position, lost: Some(why), ..Page::default() }
-            }
+            CaughtUp::Lost { first_sequence } => self.begins_at(first_sequence),
+            CaughtUp::Changed { why } => self.lost(why),
             CaughtUp::Messages(messages) => {
-                let up_to = messages.last().map_or(self.position, |message| message.sequence);
+                if let Some(last) = messages.last() {
+                    self.place = Mark::of(self.place.life(), last.sequence, last.timestamp);
+                }
+                let up_to = self.place.sequence;
                 let matching = |m| Entry::matching(m, &self.topics);
                 let events = messages.iter().filter_map(matching);
                 let events = events.map(|entry| arrived(&entry)).collect();

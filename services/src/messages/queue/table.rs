@@ -26,8 +26,7 @@ use tokio::time::Instant;
 
 use super::selection::{Line, Select, Selection};
 use crate::store::journal::{
-    Behind, Group, Journal, KeyHash, MAX_BEHIND, MAX_OPEN, Open, Stamp, State,
-    Taken,
+    Behind, Group, Journal, KeyHash, MAX_BEHIND, MAX_OPEN, Open, Stamp, State, Taken,
 };
 
 /// Events that are read ahead of what was handed out: so many that cannot go keep those behind
@@ -102,8 +101,7 @@ impl Table {
         now: Instant,
     ) -> Self {
         let first_behind = journal.behind.values().map(|behind| behind.first).min();
-        let recovery =
-            first_behind.map(|first| Recovery { after: first - 1, up_to: journal.head });
+        let recovery = first_behind.map(|first| Recovery { after: first - 1, up_to: journal.head });
         let mut table = Self {
             owner,
             journal: Arc::new(Journal::starting_at(journal.head, journal.stamp)),

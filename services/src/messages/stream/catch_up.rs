@@ -6,16 +6,20 @@ use bus::{Error, Reader, Start, StoredMessage, Stream};
 use tokio::sync::Semaphore;
 
 use super::feed::PAGE;
-use crate::model::Realm;
+use crate::model::{History, Mark, Realm};
 use crate::store::Store;
 
 /// How long one read waits for what is known to be there.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// A reader of its own from a position on, until the shared ring is reached.
+/// A reader of its own from a place on, until the shared ring is reached.
 pub(in crate::messages) struct CatchUp {
+    store: Store,
+    realm: Realm,
     log: Stream,
     reader: Reader,
+    /// The place from which it reads, until it was held against the log.
+    unchecked: Option<Mark>,
     position: u64,
 }
 
@@ -28,13 +32,25 @@ pub(in crate::messages) enum Page {
         /// Where it begins now.
         first_sequence: u64,
     },
+    /// The log is not the one that the place was taken on.
+    Changed {
+        /// What was found.
+        why: String,
+    },
 }
 
 impl CatchUp {
-    pub(in crate::messages) async fn open(store: &Store, realm: &Realm, position: u64) -> Result<Self, Error> {
-        let log = store.log(realm).await?;
-        let reader = log.reader(&[], Start::Sequence(position + 1)).await?;
-        Ok(Self { log, reader, position })
+    /// Opens a reader behind a place.
+    pub(in crate::messages) async fn open(
+        store: &Store,
+        realm: &Realm,
+        place: Mark,
+    ) -> Result<Self, Error> {
+        let (store, realm) = (store.clone(), realm.clone());
+        let log = store.log(&realm).await?;
+        let reader = log.reader(&[], Start::Sequence(place.sequence + 1)).await?;
+        let (unchecked, position) = (Some(place), place.sequence);
+        Ok(Self { store, realm, log, reader, unchecked, position })
     }
 
     /// The next page. Whoever is slow to take it does not keep others from theirs: the permit is
@@ -43,6 +59,14 @@ impl CatchUp {
         let _permit = permits.acquire().await.map_err(|_| {
             Error::new(bus::ErrorKind::Closed, "this process stops: connect to another")
         })?;
+        // After the reader was opened: what changes from now on fails the reader.
+        if let Some(place) = &self.unchecked {
+            match self.store.check_mark(&self.realm, place).await? {
+                History::Same => self.unchecked = None,
+                History::Changed { why } => return Ok(Page::Changed { why }),
+                History::Purged { first_sequence } => return Ok(Page::Lost { first_sequence }),
+            }
+        }
         let messages = self.reader.next(PAGE, WAIT).await?;
         let follows = messages.first().is_some_and(|m| m.sequence == self.position + 1);
         if !follows {

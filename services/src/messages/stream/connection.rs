@@ -4,7 +4,7 @@
 //! holds one page and no queue. Reads from the bus are never cut off by a timer, because a read
 //! that is dropped may have taken messages with it; only the end of the connection drops one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +22,9 @@ use crate::messages::directory::Followed;
 use crate::messages::position::{Phase, Position};
 use crate::messages::progress::Progress;
 use crate::messages::token;
-use crate::model::{LogEvent, Manifest, Prefill, Subscription, names};
+use crate::model::{LogEvent, Manifest, Mark, Prefill, Subscription, names};
 use crate::store::{Kept, Store};
+use crate::work::{Report, send_report};
 
 /// A comment is sent when nothing else was for this long.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -48,13 +49,13 @@ pub(in crate::messages) struct Opening {
 
 /// See the module's documentation.
 pub(in crate::messages) struct Connection {
-    store: Store,
+    pub(super) store: Store,
     feeds: Feeds,
     followed: Followed,
     /// The record that `position` and `stage` go by.
-    kept: Arc<Kept>,
-    position: Position,
-    stage: Stage,
+    pub(super) kept: Arc<Kept>,
+    pub(super) position: Position,
+    pub(super) stage: Stage,
     outbox: VecDeque<Frame>,
     sent: Instant,
     ends: Instant,
@@ -62,21 +63,21 @@ pub(in crate::messages) struct Connection {
     _permit: OwnedSemaphorePermit,
 }
 
-enum Stage {
+pub(super) enum Stage {
     /// Not served yet: the prefill is not complete.
     Closed { shown: Option<Progress>, told: Option<String> },
     /// Serving rows.
     Prefill(Option<Reader>),
     /// Serving live events; `behind` until the client has been told that it is up to date.
     Live { live: Box<Live>, behind: bool },
-    /// Waiting for another generation, because the log lost what comes next.
-    Lost,
+    /// Waiting for another generation, which is requested by the report that is still to be sent.
+    Lost(Option<Box<Report>>),
     /// Nothing more will come.
     Ended,
 }
 
 /// What is to be done after a look.
-enum Next {
+pub(super) enum Next {
     /// Look again: there may be more.
     More,
     /// Wait for this long at most, or until something changes.
@@ -184,6 +185,7 @@ impl Connection {
         }
         if let Stage::Live { live, .. } = &mut self.stage {
             live.follow(&self.kept.subscription);
+            self.position.join(&self.kept.subscription);
         }
         if matches!(self.stage, Stage::Closed { .. }) && self.kept.subscription.is_open() {
             self.open();
@@ -207,7 +209,7 @@ impl Connection {
         };
     }
 
-    fn live(&self) -> Stage {
+    pub(super) fn live(&self) -> Stage {
         let live = Box::new(Live::new(&self.feeds, &self.kept.subscription));
         Stage::Live { live, behind: true }
     }
@@ -217,7 +219,12 @@ impl Connection {
             Stage::Closed { .. } => self.report().await,
             Stage::Prefill(_) => self.rows().await,
             Stage::Live { .. } => self.events().await,
-            Stage::Lost | Stage::Ended => Ok(Next::Wait(HEARTBEAT)),
+            Stage::Lost(Some(report)) => {
+                send_report(&self.store, report).await?;
+                self.stage = Stage::Lost(None);
+                Ok(Next::More)
+            }
+            Stage::Lost(None) | Stage::Ended => Ok(Next::Wait(HEARTBEAT)),
         }
     }
 
@@ -295,7 +302,8 @@ impl Connection {
             Ok(Step::Events { realm, entries, up_to, more }) => {
                 *behind |= more;
                 for entry in entries {
-                    self.position.advance(&realm, entry.sequence);
+                    let place = Mark::of(up_to.life(), entry.sequence, entry.time);
+                    self.position.advance(&realm, place);
                     let frame = Frame::message(entry.json.clone(), self.token());
                     self.outbox.push_back(frame);
                 }
@@ -306,21 +314,17 @@ impl Connection {
                 if std::mem::take(behind)
                     && let Phase::Live(realms) = &self.position.phase
                 {
-                    let realms = json!({ "sequences": realms });
-                    self.control_with_id("up-to-date", &realms);
+                    let sequences: BTreeMap<_, _> =
+                        realms.iter().map(|(realm, mark)| (realm, mark.sequence)).collect();
+                    self.control_with_id("up-to-date", &json!({ "sequences": sequences }));
                 }
                 Ok(Next::Wait(HEARTBEAT))
             }
             Ok(Step::NotReady) => Ok(Next::Wait(HEARTBEAT)),
             Ok(Step::Lost { realm, first_sequence }) => {
-                let reason = format!(
-                    "the log of {realm} begins at {first_sequence} now, and what comes before it \
-                     was not read: request another prefill"
-                );
-                self.control("expired", &json!({ "reason": reason }));
-                self.stage = Stage::Lost;
-                Ok(Next::More)
+                self.history_purged(realm, first_sequence).await
             }
+            Ok(Step::Changed { realm, why }) => self.history_changed(realm, &why).await,
             Err(error) => {
                 *behind = true;
                 Err(error)
@@ -336,11 +340,11 @@ impl Connection {
         &self.kept.subscription
     }
 
-    fn control(&mut self, event: &str, data: &serde_json::Value) {
+    pub(super) fn control(&mut self, event: &str, data: &serde_json::Value) {
         self.outbox.push_back(Frame::control(event, None, data));
     }
 
-    fn control_with_id(&mut self, event: &str, data: &serde_json::Value) {
+    pub(super) fn control_with_id(&mut self, event: &str, data: &serde_json::Value) {
         let id = self.token();
         self.outbox.push_back(Frame::control(event, Some(id), data));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bus::{Error, Start};
+use bus::{Error, Reader, Start};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::ring::{Found, Ring, RingSize};
 use crate::messages::tasks::Spawner;
 use crate::messages::watched::{Follower, Watched};
-use crate::model::{Realm, TopicSet};
+use crate::model::{History, Mark, Realm, TopicSet};
 use crate::store::Store;
 
 /// Messages read at once.
@@ -42,10 +42,16 @@ pub(in crate::messages) struct Feeds {
 pub(in crate::messages) struct Feed {
     realm: Realm,
     size: RingSize,
-    /// `None` until the log was found.
-    ring: Mutex<Option<Ring>>,
+    shared: Mutex<Shared>,
     /// Rung when the ring has changed.
     changed: Watched<()>,
+}
+
+struct Shared {
+    /// `None` until the log was found.
+    ring: Option<Ring>,
+    /// Raised whenever the log turns out not to be the one that the ring was read from.
+    epoch: u64,
 }
 
 impl Feeds {
@@ -91,14 +97,31 @@ impl Feeds {
         }
     }
 
+    /// Opens a reader where the ring ends. A ring of another log is begun anew.
+    async fn open(&self, feed: &Feed) -> Result<Reader, Error> {
+        let (store, realm) = (&self.store, &feed.realm);
+        loop {
+            let log = store.log(realm).await?;
+            let head = match feed.head() {
+                Some(head) => head,
+                None => feed.begin(store.head_mark(realm).await?),
+            };
+            let reader = log.reader(&[], Start::Sequence(head.sequence + 1)).await?;
+            // After the reader was opened: what changes from now on fails the reader.
+            let history = store.check_mark(realm, &head).await?;
+            if history == History::Same {
+                // Whoever could not look at the log meanwhile looks again.
+                feed.changed.set(());
+                return Ok(reader);
+            }
+            tracing::warn!(%realm, ?history, "the log is not the one that was read");
+            feed.begin_anew(store.head_mark(realm).await?);
+        }
+    }
+
     /// Reads on from where the ring ends; returns when nobody has used the feed for a while.
     async fn read(&self, feed: &Arc<Feed>) -> Result<(), Error> {
-        let log = self.store.log(&feed.realm).await?;
-        let head = match feed.head() {
-            Some(head) => head,
-            None => feed.begin(log.info().await?.last_sequence),
-        };
-        let mut reader = log.reader(&[], Start::Sequence(head + 1)).await?;
+        let mut reader = self.open(feed).await?;
         let mut used = Instant::now();
         loop {
             feed.push(&reader.next(PAGE, WAIT).await?);
@@ -130,12 +153,25 @@ const OWN_HOLDS: usize = 2;
 
 impl Feed {
     fn new(realm: Realm, size: RingSize) -> Self {
-        Self { realm, size, ring: Mutex::new(None), changed: Watched::new(()) }
+        let shared = Mutex::new(Shared { ring: None, epoch: 0 });
+        Self { realm, size, shared, changed: Watched::new(()) }
     }
 
     /// Up to `max` events after `position` that match; `None` while the log was not found.
-    pub(in crate::messages) fn after(&self, position: u64, topics: &TopicSet, max: usize) -> Option<Found> {
-        self.ring().as_ref().map(|ring| ring.after(position, topics, max))
+    pub(in crate::messages) fn after(
+        &self,
+        position: u64,
+        topics: &TopicSet,
+        max: usize,
+    ) -> Option<Found> {
+        self.lock().ring.as_ref().map(|ring| ring.after(position, topics, max))
+    }
+
+    /// A number that stays while the log is the same. A place that was held against the log
+    /// (`Store::check_mark`) after this was read is good as long as this is the same after
+    /// [`Feed::after`] was asked.
+    pub(in crate::messages) fn epoch(&self) -> u64 {
+        self.lock().epoch
     }
 
     /// Tells of every change from now on.
@@ -143,27 +179,36 @@ impl Feed {
         self.changed.follow()
     }
 
-    fn head(&self) -> Option<u64> {
-        self.ring().as_ref().map(Ring::head)
+    fn head(&self) -> Option<Mark> {
+        self.lock().ring.as_ref().map(Ring::head)
     }
 
-    fn begin(&self, head: u64) -> u64 {
-        *self.ring() = Some(Ring::new(self.size, head));
+    fn begin(&self, head: Mark) -> Mark {
+        self.lock().ring = Some(Ring::new(self.size, head));
         self.changed.set(());
         head
+    }
+
+    fn begin_anew(&self, head: Mark) {
+        let ring = Some(Ring::new(self.size, head));
+        {
+            let mut shared = self.lock();
+            *shared = Shared { ring, epoch: shared.epoch + 1 };
+        }
+        self.changed.set(());
     }
 
     fn push(&self, messages: &[bus::StoredMessage]) {
         if messages.is_empty() {
             return;
         }
-        if let Some(ring) = self.ring().as_mut() {
+        if let Some(ring) = self.lock().ring.as_mut() {
             messages.iter().for_each(|message| ring.push(message));
         }
         self.changed.set(());
     }
 
-    fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

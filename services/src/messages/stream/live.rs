@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bus::Error;
+use bus::{Error, StoredMessage};
 use futures_util::FutureExt;
 use futures_util::future::select_all;
 
@@ -12,7 +12,7 @@ use super::feed::{Feed, Feeds};
 use super::ring::{Entry, Found};
 use crate::messages::position::Position;
 use crate::messages::watched::Follower;
-use crate::model::{Realm, Subscription, TopicSet};
+use crate::model::{History, Mark, Realm, Subscription, TopicSet};
 
 /// Events taken from the ring at once.
 const BATCH: usize = 64;
@@ -29,16 +29,18 @@ pub(super) struct Live {
 struct Strand {
     feed: Arc<Feed>,
     changes: Follower<()>,
+    /// The feed's epoch in which the position was held against the log.
+    checked: Option<u64>,
     catch_up: Option<CatchUp>,
 }
 
 /// What one look gave.
 pub(super) enum Step {
-    /// Events of a realm, and the sequence up to which everything has been looked at.
+    /// Events of a realm, and the place up to which everything has been looked at.
     Events {
         realm: Realm,
         entries: Vec<Arc<Entry>>,
-        up_to: u64,
+        up_to: Mark,
         /// There may be more at once.
         more: bool,
     },
@@ -48,6 +50,8 @@ pub(super) enum Step {
     NotReady,
     /// A realm's log does not hold what comes next any more.
     Lost { realm: Realm, first_sequence: u64 },
+    /// A realm's log is not the one that was read.
+    Changed { realm: Realm, why: String },
 }
 
 impl Live {
@@ -76,22 +80,13 @@ impl Live {
         let mut all_ready = true;
         for realm in self.turns() {
             let Some(strand) = self.strands.get_mut(&realm) else { continue };
-            let at = position.of(&realm).unwrap_or(0);
-            // Marked as seen before the look, so that a change after it is not missed.
-            strand.changes.mark_seen();
-            match strand.feed.after(at, &self.topics, BATCH) {
-                None => all_ready = false,
-                Some(Found::Here { up_to, .. }) if up_to <= at => strand.catch_up = None,
-                Some(Found::Here { entries, up_to }) => {
-                    strand.catch_up = None;
-                    let more = entries.len() >= BATCH;
-                    self.last = Some(realm.clone());
-                    return Ok(Step::Events { realm, entries, up_to, more });
-                }
-                Some(Found::Older) => {
-                    let step = strand.catch_up(&self.feeds, &realm, at, &self.topics).await?;
+            let at = position.of(&realm).unwrap_or_else(|| Mark::bare(0));
+            match strand.step(&self.feeds, &realm, at, &self.topics).await? {
+                Step::UpToDate => {}
+                Step::NotReady => all_ready = false,
+                found => {
                     self.last = Some(realm);
-                    return Ok(step);
+                    return Ok(found);
                 }
             }
         }
@@ -121,14 +116,72 @@ impl Live {
 
 impl Strand {
     fn new(feed: Arc<Feed>) -> Self {
-        Self { changes: feed.changes(), feed, catch_up: None }
+        Self { changes: feed.changes(), feed, checked: None, catch_up: None }
+    }
+
+    /// What there is of one realm behind `at`.
+    async fn step(
+        &mut self,
+        feeds: &Feeds,
+        realm: &Realm,
+        at: Mark,
+        topics: &TopicSet,
+    ) -> Result<Step, Error> {
+        loop {
+            // Marked as seen before the look, so that a change after it is not missed.
+            self.changes.mark_seen();
+            let epoch = self.feed.epoch();
+            if self.checked != Some(epoch) {
+                self.catch_up = None;
+                match feeds.store.check_mark(realm, &at).await {
+                    Ok(History::Same) => self.checked = Some(epoch),
+                    Ok(History::Changed { why }) => {
+                        return Ok(Step::Changed { realm: realm.clone(), why });
+                    }
+                    Ok(History::Purged { first_sequence }) => {
+                        return Ok(Step::Lost { realm: realm.clone(), first_sequence });
+                    }
+                    // One realm without a log keeps no other waiting.
+                    Err(_) if feeds.store.log_is_missing(realm).await? => {
+                        return Ok(Step::NotReady);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            let found = self.feed.after(at.sequence, topics, BATCH);
+            if self.feed.epoch() == epoch {
+                return self.take(feeds, realm, at, topics, found).await;
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        feeds: &Feeds,
+        realm: &Realm,
+        at: Mark,
+        topics: &TopicSet,
+        found: Option<Found>,
+    ) -> Result<Step, Error> {
+        match found {
+            None => Ok(Step::NotReady),
+            Some(Found::Older) => self.catch_up(feeds, realm, at, topics).await,
+            Some(Found::Here { entries, up_to }) => {
+                self.catch_up = None;
+                if up_to.sequence <= at.sequence {
+                    return Ok(Step::UpToDate);
+                }
+                let more = entries.len() >= BATCH;
+                Ok(Step::Events { realm: realm.clone(), entries, up_to, more })
+            }
+        }
     }
 
     async fn catch_up(
         &mut self,
         feeds: &Feeds,
         realm: &Realm,
-        at: u64,
+        at: Mark,
         topics: &TopicSet,
     ) -> Result<Step, Error> {
         let catch_up = match &mut self.catch_up {
@@ -144,8 +197,10 @@ impl Strand {
         };
         Ok(match page {
             Page::Lost { first_sequence } => Step::Lost { realm: realm.clone(), first_sequence },
+            Page::Changed { why } => Step::Changed { realm: realm.clone(), why },
             Page::Messages(messages) => {
-                let up_to = messages.last().map_or(at, |message| message.sequence);
+                let place = |m: &StoredMessage| Mark::of(at.life(), m.sequence, m.timestamp);
+                let up_to = messages.last().map_or(at, place);
                 let matching = |m| Entry::matching(m, topics).map(Arc::new);
                 let entries = messages.iter().filter_map(matching).collect();
                 Step::Events { realm: realm.clone(), entries, up_to, more: true }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use bus::StoredMessage;
 use bytes::Bytes;
 
-use crate::model::{Key, LogEvent, Topic, TopicSet};
+use crate::model::{Key, LogEvent, Mark, Topic, TopicSet};
 
 /// How many events one look goes over.
 const SCAN: usize = 1024;
@@ -31,7 +31,10 @@ impl Entry {
     }
 
     /// The same, for those who want it only if it matches.
-    pub(in crate::messages) fn matching(message: &StoredMessage, topics: &TopicSet) -> Option<Self> {
+    pub(in crate::messages) fn matching(
+        message: &StoredMessage,
+        topics: &TopicSet,
+    ) -> Option<Self> {
         let event = LogEvent::from_log(message)?;
         topics.matches(&event.topic).then(|| Self::new(event, message.timestamp))
     }
@@ -66,36 +69,37 @@ pub(super) struct Ring {
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     from: u64,
-    head: u64,
+    head: Mark,
 }
 
 /// What a reader finds behind its position.
 #[derive(Debug, PartialEq)]
 pub(in crate::messages) enum Found {
-    /// What matches, and the sequence up to which everything has been looked at.
-    Here { entries: Vec<Arc<Entry>>, up_to: u64 },
+    /// What matches, and the place up to which everything has been looked at.
+    Here { entries: Vec<Arc<Entry>>, up_to: Mark },
     /// The ring begins later: catch up from the log.
     Older,
 }
 
 impl Ring {
     /// An empty ring: what comes after `head` will be here.
-    pub(super) fn new(size: RingSize, head: u64) -> Self {
-        Self { size, entries: VecDeque::new(), bytes: 0, from: head, head }
+    pub(super) fn new(size: RingSize, head: Mark) -> Self {
+        Self { size, entries: VecDeque::new(), bytes: 0, from: head.sequence, head }
     }
 
-    pub(super) fn head(&self) -> u64 {
+    pub(super) fn head(&self) -> Mark {
         self.head
     }
 
     /// Adds the next message of the log.
     pub(super) fn push(&mut self, message: &StoredMessage) {
-        if message.sequence != self.head + 1 {
+        let life = self.head.life();
+        if message.sequence != self.head.sequence + 1 {
             // The log dropped something before it was read: whoever stands before the hole must
             // look at the log, which tells whether anything is lost.
-            *self = Self::new(self.size, message.sequence - 1);
+            *self = Self::new(self.size, Mark::bare(message.sequence - 1).in_life(life));
         }
-        self.head = message.sequence;
+        self.head = Mark::of(life, message.sequence, message.timestamp);
         if let Some(entry) = Entry::of(message) {
             self.bytes += entry.json.len();
             self.entries.push_back(Arc::new(entry));
@@ -108,20 +112,22 @@ impl Ring {
         }
     }
 
-    /// Up to `max` events after `position` that match.
+    /// Up to `max` events after `position` that match, for a `max` above 0. Behind the head there is
+    /// nothing, and `up_to` is the head.
     pub(super) fn after(&self, position: u64, topics: &TopicSet, max: usize) -> Found {
         if position < self.from {
             return Found::Older;
         }
         let first = self.entries.partition_point(|entry| entry.sequence <= position);
         let (mut entries, mut scanned) = (Vec::new(), 0);
-        let mut up_to = self.head.max(position);
+        let (mut up_to, mut last) = (self.head, None);
         for entry in self.entries.range(first..) {
             if entries.len() >= max || scanned >= SCAN {
-                up_to = entry.sequence - 1;
+                up_to = last.unwrap_or(up_to);
                 break;
             }
             scanned += 1;
+            last = Some(Mark::of(self.head.life(), entry.sequence, entry.time));
             if topics.matches(&entry.topic) {
                 entries.push(entry.clone());
             }
@@ -132,14 +138,21 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bus::{Headers, Subject};
 
     use super::*;
+    use crate::model::Life;
+
+    fn taken(sequence: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(sequence)
+    }
 
     fn message(sequence: u64, topic: &str) -> StoredMessage {
         StoredMessage {
             sequence,
-            timestamp: SystemTime::UNIX_EPOCH,
+            timestamp: taken(sequence),
             subject: Subject::new(format!("events.{topic}.k")).unwrap(),
             key: None,
             headers: Headers::new(),
@@ -151,14 +164,14 @@ mod tests {
         match ring.after(position, &TopicSet::parse(&[topics]).unwrap(), max) {
             Found::Older => None,
             Found::Here { entries, up_to } => {
-                Some((entries.iter().map(|entry| entry.sequence).collect(), up_to))
+                Some((entries.iter().map(|entry| entry.sequence).collect(), up_to.sequence))
             }
         }
     }
 
     #[test]
     fn a_reader_gets_what_matches_and_moves_over_the_rest() {
-        let mut ring = Ring::new(RingSize::default(), 10);
+        let mut ring = Ring::new(RingSize::default(), Mark::bare(10));
         for sequence in 11..=16 {
             ring.push(&message(sequence, if sequence % 2 == 0 { "a.even" } else { "a.odd" }));
         }
@@ -171,8 +184,20 @@ mod tests {
     }
 
     #[test]
+    fn the_place_that_was_reached_is_that_of_a_message() {
+        let mut ring = Ring::new(RingSize::default(), Mark::bare(0));
+        (1..=3).for_each(|sequence| ring.push(&message(sequence, "a.b")));
+        for (position, max, reached) in [(0, 2, 2), (0, 9, 3), (3, 9, 3), (7, 9, 3)] {
+            let topics = TopicSet::parse(&["a.*"]).unwrap();
+            let Found::Here { up_to, .. } = ring.after(position, &topics, max) else { panic!() };
+            let place = Mark::of(Life::default(), reached, taken(reached));
+            assert_eq!(up_to, place, "{position} {max}");
+        }
+    }
+
+    #[test]
     fn the_oldest_make_room_and_a_hole_begins_anew() {
-        let mut ring = Ring::new(RingSize { entries: 2, bytes: 1 << 20 }, 0);
+        let mut ring = Ring::new(RingSize { entries: 2, bytes: 1 << 20 }, Mark::bare(0));
         (1..=3).for_each(|sequence| ring.push(&message(sequence, "a.b")));
         assert_eq!(here(&ring, 0, "a.*", 9), None);
         assert_eq!(here(&ring, 1, "a.*", 9), Some((vec![2, 3], 3)));
