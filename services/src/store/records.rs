@@ -38,8 +38,8 @@ impl Store {
     }
 
     /// The records of the first `size` names behind `after`, sorted by name, and the last name that
-    /// was looked at if there are more. One that cannot be read is left out, as in
-    /// [`Store::all_subscriptions`].
+    /// was looked at if there are more. One that cannot be read is reported in the log and left
+    /// out: it must not hide the others.
     pub(crate) async fn subscriptions_page(
         &self,
         after: Option<&Subject>,
@@ -50,13 +50,6 @@ impl Store {
         entries.truncate(size);
         let last = entries.last().filter(|_| more).map(|entry| entry.key.clone());
         Ok((entries.iter().filter_map(readable).collect(), last))
-    }
-
-    /// Every record, sorted by name. One that cannot be read is reported in the log and left out:
-    /// it must not hide the others.
-    pub async fn all_subscriptions(&self) -> Result<Vec<Kept>, Error> {
-        let entries = self.subscriptions.entries(">").await?;
-        Ok(entries.iter().filter_map(readable).collect())
     }
 
     /// Writes a record: a first one with `revision` 0, a changed one with the revision it was read

@@ -138,6 +138,36 @@ async fn lists_come_in_pages_that_nothing_moves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_lag_is_what_matches_in_the_log_behind_the_fence() {
+    let world = World::open().await;
+    let publish = async |id: u32, topic: &str| {
+        let event = json!({
+            "specversion": "1.0", "id": id.to_string(), "source": "/t", "type": topic,
+        });
+        assert_eq!(world.post("application/cloudevents+json", event.to_string()).await.status, 202);
+    };
+    for id in 0..5 {
+        publish(id, "directory.user").await;
+    }
+    let registered = register(&world, &people()).await;
+    assert!(registered.json.get("lag").is_none(), "it is not known yet: {registered:?}");
+    register(&world, &json!({"name": "users", "topics": ["directory.user", "x.y"]})).await;
+    for (id, topic) in [(5, "directory.user"), (6, "directory.group"), (7, "other.user")] {
+        publish(id, topic).await;
+    }
+    let listed = world.call("GET", PATH, None, &Value::Null).await;
+    for (at, (name, lag)) in [("people", 2), ("users", 1)].into_iter().enumerate() {
+        let path = format!("{PATH}/{name}");
+        let shown = world.call("GET", &path, None, &Value::Null).await;
+        let queue = json!({
+            "realm": "directory", "pending": lag, "unsettled": 0, "delivered_sequence": 5,
+        });
+        assert_eq!((&shown.json["lag"], &shown.json["queues"]), (&json!(lag), &json!([queue])));
+        assert_eq!(listed.json["subscriptions"][at], shown.json);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn deleting_is_final_and_checks_the_version() {
     let world = World::open().await;
     let etag = register(&world, &people()).await.headers["etag"].clone();
