@@ -25,7 +25,7 @@ pub(super) async fn contend(
     // Not updated where it exists: who declared it may have given it replicas.
     let bucket = match driver.bucket(&name).await {
         Err(error) if error.is_not_found() => {
-            driver.ensure_bucket(&BucketConfig::new(name.clone())).await?;
+            driver.create_bucket(&BucketConfig::new(name.clone())).await?;
             driver.bucket(&name).await?
         }
         opened => opened?,
