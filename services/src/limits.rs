@@ -10,6 +10,9 @@ pub(crate) const MAX_ATTRIBUTES_BYTES: usize = 64 * 1024;
 pub(crate) const MAX_ID_BYTES: usize = 1024;
 /// One event as a log or prefill queue stores it: the event and room for headers.
 pub(crate) const MAX_STORED_MESSAGE_BYTES: u32 = 768 * 1024;
+/// How deep JSON may be nested. Common parsers stop at 128 levels (serde_json, for one), and the
+/// answer to a pull puts four around the data of an event.
+pub(crate) const MAX_JSON_DEPTH: usize = 120;
 /// One request body.
 pub(crate) const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// Events in one batch.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::base_consumer::PartitionQueue;
@@ -334,6 +334,13 @@ enum Step {
     Over,
 }
 
+/// How long a record that came at `taken` rests still. Never longer than it was to rest in all: a
+/// clock may have been set back since.
+fn wait(taken: SystemTime, until: SystemTime, now: SystemTime) -> Option<Duration> {
+    let (left, whole) = (until.duration_since(now).ok()?, until.duration_since(taken).ok()?);
+    Some(left.min(whole))
+}
+
 /// A record as the desk takes it; without a message where no filter matches.
 fn read(
     entry: &ConsumerEntry,
@@ -343,10 +350,8 @@ fn read(
 ) -> Polled {
     let slot = Slot { retry, partition, offset: record.offset() };
     let (message, not_before) = decoder.stored(record);
-    let due = not_before.and_then(|time| {
-        let left = time.duration_since(std::time::SystemTime::now()).ok()?;
-        Some(after(Instant::now(), left))
-    });
+    let left = not_before.and_then(|time| wait(message.timestamp, time, SystemTime::now()));
+    let due = left.map(|left| after(Instant::now(), left));
     let found = Record { slot, message, attempts: 0, due };
     if retry {
         return Polled { slot, record: retry::read(record, found, entry.epoch) };
@@ -355,4 +360,19 @@ fn read(
     let wanted =
         message.sequence >= entry.at_least && matches_any(&entry.config.filters, &message.subject);
     Polled { slot, record: wanted.then_some(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_rests_longer_than_it_was_to_whatever_the_clock_does() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let seconds = |left: Option<Duration>| left.map(|left| left.as_secs());
+        assert_eq!(seconds(wait(at(1000), at(1030), at(1010))), Some(20));
+        assert_eq!(seconds(wait(at(1000), at(1030), at(1031))), None);
+        assert_eq!(seconds(wait(at(1000), at(1030), at(10))), Some(30), "it was set back");
+        assert_eq!(seconds(wait(at(1040), at(1030), at(10))), None);
+    }
 }

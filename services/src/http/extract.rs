@@ -174,13 +174,15 @@ fn to_problem(path: &str, error: &serde_json::Error) -> Problem {
     }
 }
 
-/// The path of the field at fault: serde names a missing one in the sentence only.
+/// The path of the field at fault: serde names one that is missing or stands twice in the sentence
+/// only.
 fn named_field(path: &str, sentence: &str) -> String {
-    let missing = sentence.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-    match missing {
+    let of = |kind: &str| sentence.strip_prefix(kind)?.split('`').next();
+    let named = ["missing field `", "duplicate field `"].into_iter().find_map(of);
+    match named {
         Some(name) if path.is_empty() => name.to_owned(),
-        Some(name) => format!("{path}.{name}"),
-        None => path.to_owned(),
+        Some(name) if !path.ends_with(name) => format!("{path}.{name}"),
+        _ => path.to_owned(),
     }
 }
 
@@ -239,6 +241,8 @@ mod tests {
             (r#"{"name":7}"#, "name"),
             (r#"{"name":"a","wait":"soon"}"#, "wait"),
             (r#"{"name":"a","other":1}"#, "other"),
+            (r#"{"name":"a","name":"b"}"#, "name"),
+            (r#"{"name":"a","wait":"\ud800"}"#, "wait"),
             (r#"{"name":"a","inner":[{"id":"x"},{}]}"#, "inner[1].id"),
         ] {
             let (status, named, detail) = fault(json);

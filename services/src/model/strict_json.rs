@@ -9,9 +9,7 @@ use std::fmt::{self, Write};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// How deep a text may be nested. Common parsers stop at 128 levels (serde_json, for one), and the
-/// answer to a pull puts four around the data of an event.
-pub(crate) const MAX_DEPTH: usize = 120;
+use crate::limits::MAX_JSON_DEPTH;
 
 /// What strict parsers refuse in a text, and where in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +30,7 @@ pub(crate) enum FlawKind {
     Surrogate,
     /// A number beyond the range of a double.
     Number,
-    /// Nesting beyond [`MAX_DEPTH`].
+    /// Nesting beyond [`MAX_JSON_DEPTH`].
     Depth,
 }
 
@@ -87,7 +85,7 @@ impl fmt::Display for FlawKind {
                 "holds a number beyond the range of a double, about 1.8e308: write it as a string",
             ),
             Self::Depth => {
-                write!(f, "is nested deeper than {MAX_DEPTH} levels: flatten it")
+                write!(f, "is nested deeper than {MAX_JSON_DEPTH} levels: flatten it")
             }
         }
     }
@@ -183,7 +181,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn deeper<E: serde::de::Error>(&mut self) -> Result<(), E> {
         self.depth += 1;
-        if self.depth > MAX_DEPTH { Err(E::custom(TOO_DEEP)) } else { Ok(()) }
+        if self.depth > MAX_JSON_DEPTH { Err(E::custom(TOO_DEEP)) } else { Ok(()) }
     }
 }
 
@@ -315,13 +313,13 @@ mod tests {
     #[test]
     fn nesting_is_taken_up_to_its_bound() {
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(check(nested(MAX_DEPTH).as_bytes()).is_ok());
-        for depth in [MAX_DEPTH + 1, 128, 200, 100_000] {
+        assert!(check(nested(MAX_JSON_DEPTH).as_bytes()).is_ok());
+        for depth in [MAX_JSON_DEPTH + 1, 128, 200, 100_000] {
             let (kind, sentence) = flaw(&nested(depth));
             assert_eq!(kind, FlawKind::Depth, "{depth}");
             assert!(sentence.len() < 400, "{sentence}");
         }
-        let members = r#"{"a":"#.repeat(MAX_DEPTH + 1) + "1" + &"}".repeat(MAX_DEPTH + 1);
+        let members = r#"{"a":"#.repeat(MAX_JSON_DEPTH + 1) + "1" + &"}".repeat(MAX_JSON_DEPTH + 1);
         assert_eq!(flaw(&members).0, FlawKind::Depth);
     }
 

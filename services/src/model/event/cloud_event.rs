@@ -102,6 +102,10 @@ fn check_attribute(name: &str, value: &str) -> Result<(), EventFault> {
         let rule = "is not an attribute: a name is 1 to 64 characters of a-z 0-9";
         return Err(EventFault::invalid(name, rule));
     }
+    if name == "data" {
+        let rule = "is no attribute: in binary mode the data are the body";
+        return Err(EventFault::invalid(name, rule));
+    }
     if name == "logsequence" {
         return Err(EventFault::invalid(name, "is set by the log: leave it out"));
     }

@@ -208,6 +208,15 @@ fn what_is_said_to_be_json_and_is_not_is_refused_with_its_field() {
 }
 
 #[test]
+fn a_header_named_data_is_refused_and_not_lost() {
+    let headers = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s")];
+    let headers = headers.into_iter().chain([("ce-type", "a.b"), ("ce-data", "x")]);
+    let headers = headers.map(|(name, value)| (name, value.as_bytes()));
+    let fault = CloudEvent::from_binary(headers, Bytes::new()).unwrap_err();
+    assert_eq!((fault.kind(), fault.field()), (FaultKind::Invalid, Some("data")));
+}
+
+#[test]
 fn what_parsers_read_passes_as_it_was_written() {
     let deep = nested(120);
     for data in [
