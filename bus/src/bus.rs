@@ -302,6 +302,25 @@ impl Bus {
         self.driver.delete_bucket(&BucketName::new(name)?).await
     }
 
+    /// Waits until the backend has failed for good, and says why: from then on every call is
+    /// [`crate::ErrorKind::Failed`], and the program ends itself to be started anew. Only
+    /// `embedded:///path` can, when its disk fails; elsewhere this never returns.
+    ///
+    /// ```
+    /// # async fn serve() {}
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), bus::Error> {
+    /// let bus = bus::Bus::connect("embedded:").await?;
+    /// tokio::select! {
+    ///     failure = bus.failed() => Err(failure), // a main that returns it ends the process
+    ///     () = serve() => Ok(()),
+    /// }
+    /// # }
+    /// ```
+    pub async fn failed(&self) -> Error {
+        self.driver.failed().await
+    }
+
     /// Waits for what is on its way, then lets go of the backend. Later calls fail with
     /// [`crate::ErrorKind::Closed`].
     pub async fn close(&self) -> Result<()> {

@@ -310,6 +310,9 @@ pub struct ConsumerInfo {
     pub config: ConsumerConfig,
     /// When it was made.
     pub created: SystemTime,
+    /// How often it was moved ([`crate::Bus::seek`]) since then. What it was given before a move
+    /// may come again after it, as deliberately as the move was made.
+    pub moves: u64,
     /// Matching messages that were never delivered.
     pub pending: u64,
     /// Deliveries that are out and unsettled, delayed retries included.

@@ -160,6 +160,7 @@ impl Delivery {
             stream: self.bound.origin.stream.clone(),
             consumer: self.bound.origin.consumer.clone(),
             sequence: self.raw.message.sequence,
+            published: self.raw.message.timestamp,
             token: self.raw.token.clone(),
             via: self.bound.via.clone(),
         })

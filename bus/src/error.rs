@@ -91,6 +91,10 @@ pub enum ErrorKind {
     Stale,
     /// The bus or the subscription was closed by this process.
     Closed,
+    /// The backend is inside this process and failed for good, because its disk did: nothing works
+    /// any more, and what was not answered may have happened. End the process
+    /// ([`crate::Bus::failed`]), and repeat with the same ids when it was started anew.
+    Failed,
     /// Stored data is not what this crate wrote.
     Corrupt,
     /// Anything else the backend reported.

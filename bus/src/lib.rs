@@ -206,6 +206,7 @@ mod error;
 mod headers;
 mod kv;
 mod lease;
+mod life;
 mod message;
 pub mod middleware;
 mod name;

@@ -192,6 +192,14 @@ impl StoredMessage {
     pub fn is_tombstone(&self) -> bool {
         self.payload.is_none()
     }
+
+    /// What it counts against a limit on bytes: subject, key, headers and body.
+    pub(crate) fn bytes(&self) -> u64 {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        let body = self.payload.as_ref().map_or(0, Bytes::len);
+        let key = self.key.as_ref().map_or(0, Bytes::len);
+        (headers.sum::<usize>() + body + key + self.subject.as_str().len()) as u64
+    }
 }
 
 /// Proof that a stream holds a message: it survives what the stream's storage survives.

@@ -74,8 +74,10 @@ impl Stream {
 
     /// Hands a message over and returns when it has a place in the backend's bounded window;
     /// await the receipt to know that it is durable. Messages submitted one after another are
-    /// stored in that order unless one fails; where order per key matters, await the receipt
-    /// before the next message of the key.
+    /// stored in that order unless one fails, or had to be sent again because the leader of the
+    /// stream changed or the connection was lost before it was written; those that are sent again
+    /// keep their order, and none that is submitted later passes them. Where order per key matters
+    /// whatever happens, await the receipt before the next message of the key.
     pub async fn submit(&self, message: Message) -> Result<PendingReceipt> {
         self.layers.submit(self.driver.as_ref(), &self.name, message).await
     }
@@ -182,7 +184,8 @@ pub struct Reader(Box<dyn ReaderDriver>);
 
 impl Reader {
     /// Up to `max` messages in stream order, waiting up to `wait` for the first and not for more;
-    /// empty when none came.
+    /// empty when none came. Fewer are no sign of the end: of large ones about 8 MiB come at a
+    /// time.
     pub async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
         self.0.next(max, wait).await
     }

@@ -30,6 +30,7 @@ use futures_util::StreamExt;
 use crate::delivery::Delivery;
 use crate::driver::{Driver, Settlement, Unit, UnitInput};
 use crate::error::{Error, Result};
+use crate::life::Life;
 use crate::message::{Message, Receipt};
 use crate::middleware::{Layers, tell};
 use crate::name::StreamName;
@@ -135,7 +136,8 @@ impl UnitBuilder {
 
     /// Publishes this message with the unit. On a backend without transactions an output without
     /// an id gets one that is made of the unit's inputs and its own place, so that a repeated unit
-    /// must name its outputs in the same order.
+    /// must name its outputs in the same order. What an input brings once more because its consumer
+    /// was moved or made anew, or its stream was, is no repetition: its outputs are stored again.
     pub fn publish(mut self, stream: &Stream, message: Message) -> Self {
         self.outputs.push((stream.name().clone(), message));
         self
@@ -251,11 +253,19 @@ pub async fn by_ids(
     window: impl AsyncFn(&StreamName) -> Result<Option<Duration>>,
 ) -> Result<Committed> {
     let (mut shortest, mut pending) = (Some(Duration::MAX), Vec::with_capacity(unit.outputs.len()));
+    let mut life = None;
     for (at, (stream, message)) in unit.outputs.iter().enumerate() {
         shortest = shortest.min(window(stream).await?);
         let mut message = message.clone();
-        if message.id.is_none() && shortest.is_some() {
-            message.id = output_id(unit, at);
+        if message.id.is_none()
+            && shortest.is_some()
+            && let Some(UnitInput { stream, consumer, .. }) = unit.inputs.first()
+        {
+            let known = match life {
+                Some(known) => known,
+                None => *life.insert(Life::ask(driver, stream, consumer).await?),
+            };
+            message.id = output_id(unit, known, at);
         }
         pending.push(driver.submit(stream, message).await?);
     }
@@ -287,8 +297,8 @@ pub(crate) async fn ack_inputs(unit: &Unit) -> Result<()> {
 }
 
 /// The id of the output at `at` where it has none: what a repetition of the unit has in common with
-/// it is its first input, and the place of each output.
-pub(crate) fn output_id(unit: &Unit, at: usize) -> Option<String> {
-    let UnitInput { stream, consumer, sequence, .. } = unit.inputs.first()?;
-    Some(format!("unit/{stream}/{consumer}/{sequence}/{at}"))
+/// it is its first input in this life of its consumer, and the place of each output.
+pub(crate) fn output_id(unit: &Unit, life: Life, at: usize) -> Option<String> {
+    let UnitInput { stream, consumer, sequence, published, .. } = unit.inputs.first()?;
+    Some(format!("unit/{stream}/{consumer}/{sequence}/{}/{at}", life.of(*published)))
 }

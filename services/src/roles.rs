@@ -49,13 +49,14 @@ impl fmt::Display for Role {
 
 /// Roles at work in this process.
 pub struct Roles {
-    tasks: JoinSet<(Role, Result<(), bus::Error>)>,
+    /// Who is at work, and how that ended.
+    tasks: JoinSet<(String, Result<(), bus::Error>)>,
     stop: CancellationToken,
     router: Router,
 }
 
 impl Roles {
-    /// Starts the roles. They stop when `shutdown` is cancelled.
+    /// Starts the roles. They stop when `shutdown` is cancelled, or the bus fails for good.
     pub async fn start(
         store: &Store,
         roles: &[Role],
@@ -67,6 +68,7 @@ impl Roles {
         for role in roles {
             running.add(*role, store, access).await?;
         }
+        running.watch(store.bus().clone());
         Ok(running)
     }
 
@@ -83,9 +85,9 @@ impl Roles {
             let told = self.stop.is_cancelled();
             let failed = match ended {
                 Ok((_, Ok(()))) if told => continue,
-                Ok((role, Ok(()))) => ended_early(role, "without a reason"),
-                Ok((role, Err(error))) => error.context(format!("role {role} ended")),
-                Err(panicked) => ended_early("of this process", &panicked.to_string()),
+                Ok((who, Ok(()))) => ended_early(&who, "without a reason"),
+                Ok((who, Err(error))) => error.context(format!("{who} ended")),
+                Err(panicked) => ended_early("a role of this process", &panicked.to_string()),
             };
             self.stop.cancel();
             outcome = outcome.and(Err(failed));
@@ -122,6 +124,18 @@ impl Roles {
         Ok(())
     }
 
+    /// A bus that failed for good ends the process: nothing works on it any more.
+    fn watch(&mut self, bus: bus::Bus) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            let failed = tokio::select! { biased;
+                () = stop.cancelled() => Ok(()),
+                failure = bus.failed() => Err(failure),
+            };
+            (String::from("the bus"), failed)
+        });
+    }
+
     fn serve(&mut self, router: Router) {
         self.router = std::mem::take(&mut self.router).merge(router);
     }
@@ -131,10 +145,10 @@ impl Roles {
         role: Role,
         work: impl Future<Output = Result<(), bus::Error>> + Send + 'static,
     ) {
-        self.tasks.spawn(async move { (role, work.await) });
+        self.tasks.spawn(async move { (format!("role {role}"), work.await) });
     }
 }
 
-fn ended_early(who: impl fmt::Display, why: &str) -> bus::Error {
-    bus::Error::new(bus::ErrorKind::Backend, format!("role {who} ended early: {why}"))
+fn ended_early(who: &str, why: &str) -> bus::Error {
+    bus::Error::new(bus::ErrorKind::Backend, format!("{who} ended early: {why}"))
 }

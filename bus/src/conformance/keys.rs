@@ -147,6 +147,32 @@ async fn assert_put(watch: &mut Watch, key: &str, revision: u64) {
     }
 }
 
+/// The initial part of a watch comes to its end although what it was to report vanishes before it is
+/// read, and nobody writes anything.
+pub async fn kv_watch_ends_its_initial_part(target: &dyn Target) {
+    let case = Case::new(target).await;
+    if refuses(&case, Capability::KvWatch).await {
+        return;
+    }
+    let max_age = Duration::from_secs(1);
+    let config = BucketConfig {
+        replicas: target.replicas(),
+        max_age: Some(max_age),
+        ..BucketConfig::new(BucketName::new(unique("b")).unwrap())
+    };
+    case.bus.ensure_bucket(&config).await.unwrap();
+    let kv = case.bus.kv_for(&config.name, &[]).await.unwrap();
+    for key in ["a", "b", "c"] {
+        kv.put(key, "old").await.unwrap();
+    }
+    let mut watch = kv.watch(">").await.unwrap();
+    tokio::time::sleep(4 * max_age).await;
+    while next(&mut watch).await != KvChange::Synced {}
+    assert_eq!(eventually("list", || kv.entries(">")).await, []);
+    let written = kv.put("a", "new").await.unwrap();
+    assert_put(&mut watch, "a", written).await;
+}
+
 /// A watch reports what is there, says when that is all, also when it is nothing, then every
 /// change in order; a restart of the broker leaves no gap and repeats nothing.
 pub async fn kv_watch(target: &dyn Target) {

@@ -44,6 +44,7 @@ mod consuming;
 mod creating;
 mod extras;
 mod keys;
+mod lives;
 mod loops;
 mod publishing;
 mod reading;
@@ -62,6 +63,7 @@ pub use consuming::*;
 pub use creating::*;
 pub use extras::*;
 pub use keys::*;
+pub use lives::*;
 pub use loops::*;
 pub use publishing::*;
 pub use reading::*;
@@ -135,11 +137,13 @@ macro_rules! conformance_tests {
         $crate::conformance_tests! { @each #[$test] $alone;
             delay_survives_restart
             kv_watch
+            lives_are_told_apart
             publish_is_durable
             reader_resumes
             reconnect_under_load
         }
         $crate::conformance_tests! { @each #[$test] $target;
+            ack_after_retry_is_kept_or_refused
             ack_confirmed_is_final
             backpressure_bounded
             checkpoint_capture
@@ -151,6 +155,7 @@ macro_rules! conformance_tests {
             create_races_are_settled
             create_refuses_what_is_of_no_use
             create_stream_alters_nothing
+            dead_letters_of_every_life
             dead_letters_redrive_in_order
             dedup_window
             delayed_delivery
@@ -165,6 +170,7 @@ macro_rules! conformance_tests {
             kv_cas
             kv_create_after_delete
             kv_pages
+            kv_watch_ends_its_initial_part
             max_attempts_dead_letters
             max_attempts_end
             max_in_flight_and_resume
@@ -192,6 +198,7 @@ macro_rules! conformance_tests {
             unit_commit
             unit_commit_crash_points
             unit_from_handler
+            unit_outputs_of_every_life
             unsupported_is_typed
             work_queue_settles_away
         }
@@ -220,6 +227,7 @@ mod tests {
             include_str!("creating.rs"),
             include_str!("extras.rs"),
             include_str!("keys.rs"),
+            include_str!("lives.rs"),
             include_str!("loops.rs"),
             include_str!("publishing.rs"),
             include_str!("reading.rs"),

@@ -12,6 +12,29 @@ use crate::consumer::Consumer;
 use crate::driver::Settlement;
 use crate::error::ErrorKind;
 
+/// An ack by the token of a delivery that was given back either settles the message for good, or is
+/// refused as stale and the message comes again: it is never taken and forgotten.
+pub async fn ack_after_retry_is_kept_or_refused(target: &dyn Target) {
+    let case = Case::new(target).await;
+    case.publish("a").await;
+    let consumer = case.consumer("c").open().await.unwrap();
+    let first = collect(&consumer, 1).await.remove(0);
+    let (token, delay) = (first.token().clone(), Duration::from_secs(1));
+    first.retry(delay).await.unwrap();
+    match consumer.settle(&token, Settlement::Ack).await {
+        Ok(()) => {
+            tokio::time::sleep(2 * delay).await;
+            case.assert_nothing_before_a_new_message(&consumer).await;
+        }
+        Err(stale) => {
+            assert_eq!(stale.kind(), ErrorKind::Stale, "{stale}");
+            let again = collect(&consumer, 1).await.remove(0);
+            assert_eq!(again.attempt(), 2);
+            again.ack_confirmed().await.unwrap();
+        }
+    }
+}
+
 /// After a confirmed ack the message never comes again, however often it is acked.
 pub async fn ack_confirmed_is_final(target: &dyn Target) {
     let case = Case::new(target).await;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Target;
 use super::bench::{Case, PATIENCE, SHORT_LEASE, collect, eventually, read};
+use super::lives::made_anew;
 use crate::config::Start;
 use crate::delivery::Delivery;
 use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement, Unit};
@@ -118,6 +119,35 @@ async fn all_bodies(case: &Case) -> Vec<String> {
             return bodies;
         }
     }
+}
+
+/// What an input brings in another life of its consumer or stream is no repetition: the outputs are
+/// stored again.
+pub async fn unit_outputs_of_every_life(target: &dyn Target) {
+    const LIVES: usize = 4;
+    let (inputs, outputs) = (Case::new(target).await, Case::new(target).await);
+    for life in 1..=LIVES {
+        // One life made the stream, one moved the consumer, one made it anew, one the stream.
+        if life == 2 {
+            inputs.bus.seek(&inputs.name, "c", Start::Beginning).await.unwrap();
+        } else if life == 3 {
+            inputs.bus.delete_consumer(&inputs.name, "c").await.unwrap();
+        } else {
+            if life > 1 {
+                made_anew(&inputs).await;
+            }
+            eventually("publish", || inputs.stream.publish(inputs.message("a", "in"))).await;
+        }
+        let consumer = eventually("open", || inputs.consumer("c").open()).await;
+        let input = collect(&consumer, 1).await.remove(0);
+        let unit = inputs.bus.unit().settle(input);
+        let unit = unit.publish(&outputs.stream, outputs.message("x", "one"));
+        let done = unit.publish(&outputs.stream, outputs.message("x", "two")).commit().await;
+        let done = done.unwrap();
+        let stored = done.receipts.iter().all(|receipt| !receipt.duplicate);
+        assert!(stored, "life {life}: {done:?}");
+    }
+    assert_eq!(all_bodies(&outputs).await.len(), 2 * LIVES);
 }
 
 /// A unit that stops at any point, as in a crash, is done once in the end: every input is settled,

@@ -2,11 +2,13 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -17,6 +19,7 @@ use super::work::{Counted, Shop, work};
 use crate::consumer::Consumer;
 use crate::delivery::Delivery;
 use crate::error::{Error, Result};
+use crate::middleware::said;
 
 const FETCH_WAIT: Duration = Duration::from_secs(5);
 pub(super) const BACKEND_AWAY_PAUSE: Duration = Duration::from_millis(500);
@@ -118,7 +121,9 @@ impl<'a> Pump<'a> {
     fn start(&mut self, delivery: Delivery) {
         let (shop, counted) = (self.shop.clone(), Counted::new(&self.shop));
         let Some(lines) = &mut self.lines else {
-            self.tasks.spawn(async move { (None, work(shop, delivery, None, counted).await) });
+            self.tasks.spawn(async move {
+                (None, unless_it_panics(work(shop, delivery, None, counted)).await)
+            });
             return;
         };
         if lines.is_closed() && delivery.attempt() > 1 {
@@ -127,7 +132,7 @@ impl<'a> Pump<'a> {
         let key = Bytes::copy_from_slice(delivery.message().order_key());
         let (place, turn) = lines.join(key, delivery.message().sequence);
         self.tasks.spawn(async move {
-            let settled = work(shop, delivery, Some(turn), counted).await;
+            let settled = unless_it_panics(work(shop, delivery, Some(turn), counted)).await;
             (Some(place), settled)
         });
     }
@@ -199,6 +204,14 @@ impl<'a> Pump<'a> {
         }
         Ok(())
     }
+}
+
+/// False where the work ends in a panic, wherever in it that is: its line must be told.
+async fn unless_it_panics(work: impl Future<Output = bool>) -> bool {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+        tracing::error!(why = said(panic.as_ref()), "a panic left a delivery unsettled");
+        false
+    })
 }
 
 type Fetching = BoxFuture<'static, Result<Vec<Delivery>>>;

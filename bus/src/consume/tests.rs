@@ -13,6 +13,7 @@ use super::{HandlerError, Outcome, Received};
 use crate::backoff::{Backoff, Jitter};
 use crate::embedded::Embedded;
 use crate::error::Result;
+use crate::middleware::{AfterPublish, Disposition, Handling, Middleware, Publishing, Work};
 use crate::random::{SplitMix, hash};
 use crate::{Bus, ConsumerBuilder, Message, Stream, StreamConfig, StreamName};
 
@@ -366,4 +367,68 @@ async fn dead_letters_need_a_stream_that_takes_them() {
     let delivery = none.fetch(1, Duration::ZERO).await.unwrap().remove(0);
     let refused = delivery.dead_letter("why").await.unwrap_err();
     refused.delivery.ack_confirmed().await.unwrap();
+}
+
+/// Panics once at each of its points, for the first message.
+#[derive(Default)]
+struct Fragile(Arc<Mutex<BTreeSet<&'static str>>>);
+
+impl Fragile {
+    fn once(&self, point: &'static str, sequence: u64) {
+        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = sequence == 1 && met.insert(point);
+        drop(met);
+        assert!(!first, "{point} panics");
+    }
+}
+
+impl Middleware for Fragile {
+    fn handle(&self, work: &Arc<Work>, next: Handling) -> Handling {
+        self.once("handle", work.received.message.sequence);
+        next
+    }
+
+    fn publish(&self, _: Publishing<'_>, _: &mut Message) -> Option<AfterPublish> {
+        self.once("publish", 1);
+        let told = Self(self.0.clone());
+        Some(Box::new(move |_| told.once("published", 1)))
+    }
+
+    fn settled(&self, work: &Work, how: Disposition) {
+        let point = if how == Disposition::Left { "left" } else { "settled" };
+        self.once(point, work.received.message.sequence);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_anywhere_in_the_loop_settles_nothing_by_itself_and_frees_the_line() {
+    for by_key in [true, false] {
+        let world = world().await;
+        let (first, second) = (world.publish(1, "give up").await, world.publish(1, "b").await);
+        let (stop, panics) = (CancellationToken::new(), Arc::default());
+        let builder =
+            world.bus.consumer("s", "c").ack_wait(LEASE).layer(Fragile(Arc::clone(&panics)));
+        let builder = builder.dead_letters("dead");
+        let builder = if by_key { builder.ordered_by_key() } else { builder };
+        let running = builder.run(stop.clone(), move |received: Received| async move {
+            Ok::<_, HandlerError>(match received.message.sequence == first {
+                true => Outcome::Reject("on purpose".into()),
+                false => Outcome::Ack,
+            })
+        });
+        let settled = async {
+            loop {
+                sleep(Duration::from_secs(1)).await;
+                let info = world.bus.consumer_info("s", "c").await.unwrap();
+                if (info.unsettled, info.settled_sequence) == (0, second) {
+                    return stop.cancel();
+                }
+            }
+        };
+        let both = async { tokio::join!(running, settled).0 };
+        timeout(HOUR, both).await.expect("no key waits for ever").unwrap();
+        let met = panics.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        assert_eq!(met.len(), 5, "every point was met, by key {by_key}: {met:?}");
+        assert_eq!(world.dead().await, BTreeSet::from([first]), "kept once");
+    }
 }

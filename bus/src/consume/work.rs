@@ -23,7 +23,7 @@ use crate::delivery::{Delivery, Screened};
 use crate::driver::Settlement;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lease::LeaseStatus;
-use crate::middleware::{Disposition, Handling, Layers, Work};
+use crate::middleware::{Disposition, Handling, Layers, Work, said};
 use crate::random::hash;
 
 pub(super) type Handler = dyn Fn(Received) -> Handling + Send + Sync;
@@ -99,8 +99,8 @@ pub(super) async fn work(
             Disposition::Left
         }
         Err(panic) => {
-            let why = panicked(panic.as_ref());
-            tracing::error!(sequence, why, "not settled, it will be delivered again");
+            let why = said(panic.as_ref());
+            tracing::error!(sequence, why, "a panic left it unsettled, it will be delivered again");
             Disposition::Left
         }
     };
@@ -269,7 +269,5 @@ pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> String {
-    let said = panic.downcast_ref::<&str>().copied();
-    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the handler panicked: {}", said.unwrap_or("it did not say why"))
+    format!("the handler panicked: {}", said(panic))
 }

@@ -43,6 +43,7 @@ use crate::capability::{Capability, Support};
 use crate::config::StreamConfig;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
+use crate::life::Life;
 use crate::message::StoredMessage;
 use crate::middleware::Layers;
 use crate::name::{ConsumerName, StreamName, Subject};
@@ -168,7 +169,8 @@ impl Policy {
 /// Copies a message to the dead letters; durable when this returns.
 ///
 /// Where the backend recognises ids a repetition stores nothing, so that there is one copy over
-/// crashes too, for the length of the stream's de-duplication window.
+/// crashes too, for the length of the stream's de-duplication window. What is given up in another
+/// life, because the consumer was moved or made anew, or its stream was, is no repetition.
 pub(crate) async fn keep_copy(
     driver: &dyn Driver,
     layers: &Layers,
@@ -181,13 +183,14 @@ pub(crate) async fn keep_copy(
         return Ok(());
     }
     let letter::GivenUp { origin, message, attempts, .. } = given_up;
-    let id = format!("dead/{origin}/{}", message.sequence);
+    // Asked each time: a message is given up rarely, and another process may move the consumer.
+    let life = Life::ask(driver, &origin.stream, &origin.consumer).await?;
+    let id = format!("dead/{origin}/{}/{}", message.sequence, life.of(message.timestamp));
     let receipt = layers.submit(driver, dead, copy.clone().id(&id)).await?.await?;
     if !receipt.duplicate || receipt.sequence == 0 {
         return Ok(());
     }
-    // The copy that the id stands for may have been redriven and purged meanwhile, and the message
-    // have come once more because its consumer was moved back or made anew.
+    // The copy that the id stands for may have been purged since, before the message was settled.
     if driver.get(dead, receipt.sequence).await?.is_none() {
         layers.submit(driver, dead, copy.id(format!("{id}/{attempts}"))).await?.await?;
     }

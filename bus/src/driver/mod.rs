@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
@@ -29,6 +29,7 @@ use crate::unit::Committed;
 
 pub use consumer::{ConsumerDriver, RawDelivery, Settlement};
 pub use keys::{KvChange, KvDriver, WatchDriver};
+pub(crate) use reader::READ_BYTES;
 pub use reader::ReaderDriver;
 pub use request::{AnswerDriver, RawRequest, ResponderDriver};
 pub use token::LeaseToken;
@@ -94,6 +95,7 @@ pub use unit::{Unit, UnitInput};
 /// #     async fn delete_bucket(&self, b: &BucketName) -> Result<()> { self.inner.delete_bucket(b).await }
 /// #     async fn request(&self, q: Message, wait: Duration) -> Result<Message> { self.inner.request(q, wait).await }
 /// #     async fn responder(&self, f: &SubjectFilter, g: &ConsumerName) -> Result<Box<dyn ResponderDriver>> { self.inner.responder(f, g).await }
+/// #     async fn failed(&self) -> bus::Error { self.inner.failed().await }
 /// #     async fn close(&self) -> Result<()> { self.inner.close().await }
 /// }
 ///
@@ -136,7 +138,9 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Hands a message to the backend and returns once it has a place in the bounded publish
     /// window. The receipt resolves when the message is durable. Messages submitted one after
-    /// another are stored in that order unless one of them fails.
+    /// another are stored in that order unless one of them fails, or is sent again because the
+    /// leader of its stream changed or its connection was lost before it was written: those that
+    /// are sent again keep their order, and none that is submitted later passes them.
     async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt>;
 
     /// The message at `sequence`, if it is still held.
@@ -253,6 +257,10 @@ pub trait Driver: Send + Sync + 'static {
         filter: &SubjectFilter,
         group: &ConsumerName,
     ) -> Result<Box<dyn ResponderDriver>>;
+
+    /// Waits until the backend has failed for good, which is [`crate::ErrorKind::Failed`] from then
+    /// on, and says why. Where a backend recovers by itself, this never returns.
+    async fn failed(&self) -> Error;
 
     /// Waits until what was submitted is resolved, then lets go of the backend. Every later call
     /// fails with [`crate::ErrorKind::Closed`].

@@ -7,6 +7,10 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::message::StoredMessage;
 
+/// A reader gives no more at once when it has given so many bytes, however many messages are asked
+/// for: whoever asks holds them all.
+pub(crate) const READ_BYTES: u64 = 8 << 20;
+
 /// An open reader.
 ///
 /// ```
@@ -49,7 +53,8 @@ use crate::message::StoredMessage;
 /// ```
 #[async_trait]
 pub trait ReaderDriver: Send {
-    /// Up to `max` messages in stream order, waiting up to `wait` for the first. Goes on by
+    /// Up to `max` messages in stream order, waiting up to `wait` for the first; fewer where they
+    /// are large, because about 8 MiB are given at a time, and one in any case. Goes on by
     /// itself where it stopped when the backend was away. [`crate::ErrorKind::NotFound`] when the
     /// stream is gone.
     async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>>;

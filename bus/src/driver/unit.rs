@@ -1,6 +1,7 @@
 //! What is settled and published in one step.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::{ConsumerDriver, LeaseToken};
 use crate::message::Message;
@@ -48,6 +49,7 @@ pub struct Unit {
 ///     stream: orders.name().clone(),
 ///     consumer: billing.name().clone(),
 ///     sequence: delivery.message.sequence,
+///     published: delivery.message.timestamp,
 ///     token: delivery.token,
 ///     via,
 /// };
@@ -64,6 +66,8 @@ pub struct UnitInput {
     pub consumer: ConsumerName,
     /// Which message it is.
     pub sequence: u64,
+    /// When the stream had taken it.
+    pub published: SystemTime,
     /// Its lease.
     pub token: LeaseToken,
     /// What it was fetched through.

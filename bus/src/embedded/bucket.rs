@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::clock::Now;
 use super::connection::Connection;
 use super::entered::{Entered, Journaled};
-use super::journal::{Change, Gone, Journal};
+use super::journal::{Change, Journal};
 use crate::config::{BucketConfig, Entry};
 use crate::driver::{KvChange, KvDriver, WatchDriver};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +20,8 @@ use crate::name::{Subject, SubjectFilter};
 /// So many changes wait for the slowest watch in full. Beyond that a change that a later one of
 /// the same key replaced is dropped, so that a watch nobody reads costs one change per key.
 const MAX_CHANGES: usize = 65_536;
+/// The same for the bytes of the values that wait.
+const MAX_CHANGED_BYTES: u64 = 16 << 20;
 
 /// A bucket that handles may outlive.
 #[derive(Debug)]
@@ -37,12 +39,15 @@ pub(super) struct BucketState {
     revision: u64,
     changes: VecDeque<Reported>,
     compact_at: usize,
+    /// What the values among the changes take, and when they are compacted for it.
+    changed_bytes: u64,
+    compact_at_bytes: u64,
     /// The last revision that each open watch has seen.
     watches: BTreeMap<u64, u64>,
     next_watch: u64,
     changed: Arc<Notify>,
     journal: Journal,
-    gone: Option<Gone>,
+    deleted: bool,
 }
 
 impl Journaled for BucketState {
@@ -69,6 +74,12 @@ struct Reported {
     entry: Option<Entry>,
 }
 
+impl Reported {
+    fn bytes(&self) -> u64 {
+        self.entry.as_ref().map_or(0, |entry| size(&entry.key, &entry.value))
+    }
+}
+
 impl BucketCell {
     /// The bucket as it was kept.
     #[cfg(feature = "disk")]
@@ -84,38 +95,6 @@ impl BucketCell {
         }
         drop(state);
         cell
-    }
-
-    /// Has everyone who holds the bucket look for the one that is opened in its place; false for
-    /// one that is in memory only, which stays.
-    #[cfg(feature = "disk")]
-    pub(super) fn close(&self) -> bool {
-        let mut state = self.lock();
-        if state.journal.record().is_none() {
-            return false;
-        }
-        state.gone.get_or_insert(Gone::Closed);
-        state.changed.notify_waiters();
-        true
-    }
-
-    /// True when the bucket was deleted.
-    #[cfg(feature = "disk")]
-    pub(super) fn is_deleted(&self) -> bool {
-        self.lock().gone == Some(Gone::Deleted)
-    }
-
-    /// Takes over the watches on the same bucket as it was before, with the changes that they have
-    /// not seen and that were kept.
-    #[cfg(feature = "disk")]
-    pub(super) fn take_over(&self, before: &Self) {
-        let (mut state, mut before) = (self.lock(), before.lock());
-        let revision = state.revision;
-        state.changes = std::mem::take(&mut before.changes);
-        state.changes.retain(|change| change.revision <= revision);
-        state.watches = std::mem::take(&mut before.watches);
-        state.watches.values_mut().for_each(|seen| *seen = revision.min(*seen));
-        state.next_watch = before.next_watch;
     }
 
     /// A new bucket, whose changes are noted in `journal` from its declaration on.
@@ -134,19 +113,22 @@ impl BucketCell {
             revision: 0,
             changes: VecDeque::new(),
             compact_at: MAX_CHANGES,
+            changed_bytes: 0,
+            compact_at_bytes: MAX_CHANGED_BYTES,
             watches: BTreeMap::new(),
             next_watch: 0,
             changed: Arc::new(Notify::new()),
             journal,
-            gone: None,
+            deleted: false,
         };
         Self { state: Mutex::new(state) }
     }
 
     pub(super) fn enter(&self, now: Now) -> Result<Entered<'_, BucketState>> {
         let mut state = self.lock();
-        if let Some(gone) = state.gone {
-            return Err(gone.error(format_args!("bucket {}", state.config.name)));
+        if state.deleted {
+            let name = &state.config.name;
+            return Err(Error::not_found(format!("bucket {name} was deleted: open it anew")));
         }
         state.drop_aged(now);
         Ok(state)
@@ -158,6 +140,11 @@ impl BucketCell {
 }
 
 impl BucketState {
+    #[cfg(test)]
+    pub(super) fn changed_bytes(&self) -> u64 {
+        self.changed_bytes
+    }
+
     pub(super) fn config(&self) -> &BucketConfig {
         &self.config
     }
@@ -176,7 +163,7 @@ impl BucketState {
 
     pub(super) fn delete_bucket(&mut self) {
         self.journal.note(|| Change::BucketGone);
-        self.gone = Some(Gone::Deleted);
+        self.deleted = true;
         self.changed.notify_waiters();
     }
 
@@ -188,6 +175,14 @@ impl BucketState {
         {
             let key = key.clone();
             self.take_out(&key);
+        }
+    }
+
+    /// True for a value that vanished because of its age: no change tells of that.
+    fn has_aged(&self, change: &KvChange, now: Now) -> bool {
+        match (change, self.config.max_age) {
+            (KvChange::Put(entry), Some(max_age)) => entry.created <= now.cutoff(max_age),
+            _ => false,
         }
     }
 
@@ -243,13 +238,16 @@ impl BucketState {
     fn report(&mut self, key: &Subject, entry: Option<Entry>) {
         let Some(slowest) = self.watches.values().min().copied() else {
             self.changes.clear();
+            self.changed_bytes = 0;
             return;
         };
-        while self.changes.front().is_some_and(|change| change.revision <= slowest) {
-            self.changes.pop_front();
+        while let Some(seen) = self.changes.pop_front_if(|change| change.revision <= slowest) {
+            self.changed_bytes -= seen.bytes();
         }
-        self.changes.push_back(Reported { revision: self.revision, key: key.clone(), entry });
-        if self.changes.len() > self.compact_at {
+        let change = Reported { revision: self.revision, key: key.clone(), entry };
+        self.changed_bytes += change.bytes();
+        self.changes.push_back(change);
+        if self.changes.len() > self.compact_at || self.changed_bytes > self.compact_at_bytes {
             self.compact();
         }
         self.changed.notify_waiters();
@@ -261,8 +259,10 @@ impl BucketState {
             self.changes.drain(..).rev().filter(|change| seen.insert(change.key.clone())).collect();
         last.reverse();
         self.changes = last.into();
+        self.changed_bytes = self.changes.iter().map(Reported::bytes).sum();
         // Twice what is left, so that the work is paid for by as many writes.
         self.compact_at = MAX_CHANGES.max(2 * self.changes.len());
+        self.compact_at_bytes = MAX_CHANGED_BYTES.max(2 * self.changed_bytes);
     }
 
     fn matching(&self, filter: &SubjectFilter) -> Vec<Entry> {
@@ -383,34 +383,11 @@ impl KvDriver for OpenBucket {
 #[derive(Debug)]
 pub(super) struct OpenWatch {
     connection: Connection,
-    pub(super) cell: Arc<BucketCell>,
+    cell: Arc<BucketCell>,
     filter: SubjectFilter,
     id: u64,
     seen: u64,
     snapshot: VecDeque<KvChange>,
-}
-
-#[cfg(feature = "disk")]
-impl OpenWatch {
-    /// Goes on in the bucket that was opened in place of its own, and forgets that it saw what was
-    /// not kept. Returns the last revision that was.
-    pub(super) fn move_to(&mut self, cell: Arc<BucketCell>) -> u64 {
-        let revision = cell.lock().revision;
-        self.seen = self.seen.min(revision);
-        self.snapshot.retain(|change| is_within(change, revision));
-        self.cell = cell;
-        revision
-    }
-}
-
-/// True for a change that was made at or before `revision`.
-#[cfg(feature = "disk")]
-pub(super) fn is_within(change: &KvChange, revision: u64) -> bool {
-    match change {
-        KvChange::Put(entry) => entry.revision <= revision,
-        KvChange::Delete { revision: deleted, .. } => *deleted <= revision,
-        KvChange::Synced => true,
-    }
 }
 
 #[async_trait]
@@ -420,8 +397,10 @@ impl WatchDriver for OpenWatch {
             let changed = {
                 let now = self.connection.enter()?;
                 let mut state = self.cell.enter(now)?;
-                if let Some(first) = self.snapshot.pop_front() {
-                    return Ok(first);
+                while let Some(first) = self.snapshot.pop_front() {
+                    if !state.has_aged(&first, now) {
+                        return Ok(first);
+                    }
                 }
                 let (seen, change) = state.change_after(self.seen, &self.filter);
                 self.seen = seen;

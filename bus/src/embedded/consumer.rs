@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::connection::Connection;
 use super::position::Position;
 use super::stream::StreamCell;
-use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, ReaderDriver, Settlement};
+use crate::driver::{
+    ConsumerDriver, LeaseToken, READ_BYTES, RawDelivery, ReaderDriver, Settlement,
+};
 use crate::error::Result;
 use crate::message::StoredMessage;
 use crate::name::ConsumerName;
@@ -91,11 +93,15 @@ impl ReaderDriver for OpenReader {
         wait_for(connection, wait, || {
             let now = connection.enter()?;
             let state = cell.enter(now)?;
-            let mut read = Vec::new();
+            let (mut read, mut bytes) = (Vec::new(), 0);
             while read.len() < max
+                && bytes < READ_BYTES
                 && let Some(sequence) = position.advance(&state.log)
             {
-                read.extend(state.log.read(sequence)?);
+                if let Some(message) = state.log.read(sequence)? {
+                    bytes += message.bytes();
+                    read.push(message);
+                }
             }
             if !read.is_empty() || max == 0 {
                 return Ok(Look::Found(read));

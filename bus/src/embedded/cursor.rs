@@ -79,6 +79,28 @@ enum Phase {
     Ready,
 }
 
+/// So many bytes of messages are handed out at once, and one message in any case.
+const FETCH_BYTES: u64 = 16 << 20;
+
+/// What one fetch hands out.
+#[derive(Debug, Default)]
+struct Taken {
+    deliveries: Vec<RawDelivery>,
+    bytes: u64,
+    max: usize,
+}
+
+impl Taken {
+    fn has_room(&self) -> bool {
+        self.deliveries.len() < self.max && self.bytes < FETCH_BYTES
+    }
+
+    fn add(&mut self, delivery: RawDelivery) {
+        self.bytes += delivery.message.bytes();
+        self.deliveries.push(delivery);
+    }
+}
+
 /// What a settlement did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
@@ -271,12 +293,13 @@ impl Cursor {
     /// Fails where a message cannot be read back; then it comes again with the next call.
     pub(super) fn take(&mut self, log: &Log, max: usize, now: Now) -> Result<Vec<RawDelivery>> {
         self.expire(now.instant);
-        let (first_due, mut taken) = (self.first_due(), Vec::new());
+        let (first_due, mut taken) = (self.first_due(), Taken { max, ..Taken::default() });
         if self.pause_left(now).is_some() {
-            return Ok(taken);
+            return Ok(taken.deliveries);
         }
-        let all = self.take_ready(log, max, now, &mut taken);
-        let all = all.and_then(|()| self.take_new(log, max, now, &mut taken));
+        let all = self.take_ready(log, now, &mut taken);
+        let all = all.and_then(|()| self.take_new(log, now, &mut taken));
+        let taken = taken.deliveries;
         // Another fetch may sleep until a later moment than the first lease that runs now.
         if self.first_due() != first_due {
             self.woken.notify_waiters();
@@ -287,41 +310,31 @@ impl Cursor {
         }
     }
 
-    fn take_ready(
-        &mut self,
-        log: &Log,
-        max: usize,
-        now: Now,
-        taken: &mut Vec<RawDelivery>,
-    ) -> Result<()> {
-        while taken.len() < max
+    fn take_ready(&mut self, log: &Log, now: Now, taken: &mut Taken) -> Result<()> {
+        while taken.has_room()
             && let Some(sequence) = self.ready.pop_first()
         {
             let attempts = self.unsettled.remove(&sequence).map_or(0, |before| before.attempt);
             match self.deliver(log, sequence, attempts, now)? {
-                Some(delivery) => taken.push(delivery),
+                Some(delivery) => taken.add(delivery),
                 None => self.note_closed(sequence),
             }
         }
         Ok(())
     }
 
-    fn take_new(
-        &mut self,
-        log: &Log,
-        max: usize,
-        now: Now,
-        taken: &mut Vec<RawDelivery>,
-    ) -> Result<()> {
+    fn take_new(&mut self, log: &Log, now: Now, taken: &mut Taken) -> Result<()> {
         let before = (self.position.next(), self.position.first().len());
         let mut all = Ok(());
         while all.is_ok()
-            && taken.len() < max
+            && taken.has_room()
             && !self.is_at_limit()
             && let Some(sequence) = self.position.advance(log)
         {
             self.passed();
-            all = self.deliver(log, sequence, 0, now).map(|delivery| taken.extend(delivery));
+            all = self
+                .deliver(log, sequence, 0, now)
+                .map(|d| d.into_iter().for_each(|d| taken.add(d)));
         }
         if (self.position.next(), self.position.first().len()) != before {
             self.note_head();
@@ -487,6 +500,7 @@ impl Cursor {
         ConsumerInfo {
             config: self.config.clone(),
             created: self.created,
+            moves: self.epoch.into(),
             pending,
             unsettled: self.unsettled.len() as u64,
             delivered_sequence: self.delivered,

@@ -294,6 +294,11 @@ impl Driver for Embedded {
         Ok(())
     }
 
+    /// Never: there is nothing in memory that could fail.
+    async fn failed(&self) -> Error {
+        std::future::pending().await
+    }
+
     async fn close(&self) -> Result<()> {
         self.connection.close();
         Ok(())

@@ -9,7 +9,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
 use crate::config::{BucketConfig, ConsumerConfig, Entry, StreamConfig};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::message::{Message, StoredMessage};
 use crate::name::Subject;
 
@@ -137,27 +137,5 @@ impl Journal {
 
     pub(super) fn record(&self) -> Option<&dyn Record> {
         self.0.as_deref()
-    }
-}
-
-/// Why a stream or bucket that is still held is no longer there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gone {
-    /// It was deleted.
-    Deleted,
-    /// What keeps it failed or was opened anew.
-    Closed,
-}
-
-impl Gone {
-    /// The error of whoever comes too late to `what`.
-    pub(super) fn error(self, what: impl std::fmt::Display) -> Error {
-        match self {
-            Self::Deleted => Error::not_found(format!("{what} was deleted: open it anew")),
-            Self::Closed => Error::new(
-                ErrorKind::Unavailable,
-                format!("{what} is being opened anew from disk: try again"),
-            ),
-        }
     }
 }

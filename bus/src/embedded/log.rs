@@ -6,21 +6,22 @@ use std::time::SystemTime;
 
 use super::journal::{Change, Journal};
 use super::recent::Recent;
+use super::slots::Slots;
 use crate::error::Result;
 use crate::headers::Headers;
 use crate::message::{Message, StoredMessage};
 use crate::name::{Subject, SubjectFilter};
 
-/// An append-only log from which single messages can be taken out again.
-///
-/// A slot per sequence makes every look-up an index; a message that was taken out leaves an empty
-/// slot of two words until everything before it is gone too.
+/// A subject that had many messages keeps room for this many, and no more than it may need soon.
+const SPARE_PLACES: usize = 64;
+
+/// An append-only log from which single messages can be taken out again; it takes memory for what
+/// it holds, and none for what it held.
 #[derive(Debug)]
 pub(super) struct Log {
-    slots: VecDeque<Option<Held>>,
-    /// The sequence of the first slot. The first slot is never an empty one.
-    first: u64,
-    held: u64,
+    held: Slots<Held>,
+    /// The highest sequence ever given.
+    last: u64,
     bytes: u64,
     by_subject: BTreeMap<Subject, VecDeque<u64>>,
     journal: Journal,
@@ -62,7 +63,7 @@ impl Held {
 
     fn bytes(&self) -> u64 {
         match self {
-            Self::Whole(message) => stored_bytes(message),
+            Self::Whole(message) => message.bytes(),
             Self::Outline(outline) => outline.bytes,
         }
     }
@@ -71,9 +72,8 @@ impl Held {
 impl Log {
     pub(super) fn new(journal: Journal) -> Self {
         Self {
-            slots: VecDeque::new(),
-            first: 1,
-            held: 0,
+            held: Slots::default(),
+            last: 0,
             bytes: 0,
             by_subject: BTreeMap::new(),
             journal,
@@ -85,22 +85,15 @@ impl Log {
     #[cfg(feature = "disk")]
     pub(super) fn restore(journal: Journal, last: u64, held: Vec<(u64, Outline)>) -> Self {
         let mut log = Self::new(journal);
-        log.first = held.first().map_or(last + 1, |(sequence, _)| *sequence);
+        log.last = last;
         for (sequence, mut outline) in held {
-            while log.last_sequence() + 1 < sequence {
-                log.slots.push_back(None);
-            }
             // One copy of a subject serves all its messages.
             if let Some((subject, _)) = log.by_subject.get_key_value(&outline.subject) {
                 outline.subject = subject.clone();
             }
             log.by_subject.entry(outline.subject.clone()).or_default().push_back(sequence);
             log.bytes += outline.bytes;
-            log.held += 1;
-            log.slots.push_back(Some(Held::Outline(Box::new(outline))));
-        }
-        while log.last_sequence() < last {
-            log.slots.push_back(None);
+            log.held.push(sequence, Held::Outline(Box::new(outline)));
         }
         log
     }
@@ -111,16 +104,16 @@ impl Log {
 
     /// The lowest sequence held; one past the last when nothing is.
     pub(super) fn first_sequence(&self) -> u64 {
-        self.first
+        self.held.first_from(0).map_or(self.last + 1, |(sequence, _)| sequence)
     }
 
     /// The highest sequence ever given; 0 before the first message.
     pub(super) fn last_sequence(&self) -> u64 {
-        self.first + self.slots.len() as u64 - 1
+        self.last
     }
 
     pub(super) fn messages(&self) -> u64 {
-        self.held
+        self.held.len()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -134,7 +127,7 @@ impl Log {
 
     /// Takes the message in and returns its sequence.
     pub(super) fn append(&mut self, message: Message, timestamp: SystemTime) -> u64 {
-        let sequence = self.last_sequence() + 1;
+        let sequence = self.last + 1;
         let Message { subject, key, headers, payload, .. } = message;
         match self.by_subject.get_mut(&subject) {
             Some(sequences) => sequences.push_back(sequence),
@@ -143,24 +136,29 @@ impl Log {
             }
         }
         let stored = StoredMessage { sequence, timestamp, subject, key, headers, payload };
-        let bytes = stored_bytes(&stored);
+        let bytes = stored.bytes();
         self.bytes += bytes;
-        self.held += 1;
+        self.last = sequence;
         self.journal.note(|| Change::Stored(&stored, bytes));
-        self.slots.push_back(Some(Held::Whole(Box::new(stored))));
+        self.held.push(sequence, Held::Whole(Box::new(stored)));
         if let Some(record) = self.journal.record() {
             self.recent.push(sequence, bytes);
             while let Some(sequence) = self.recent.pop(|| record.readable()) {
-                let slot = sequence.checked_sub(self.first).and_then(|slot| slot.try_into().ok());
-                outline(slot.and_then(|slot: usize| self.slots.get_mut(slot)));
+                if let Some(held) = self.held.get_mut(sequence) {
+                    outline(held);
+                }
             }
         }
         sequence
     }
 
     pub(super) fn get(&self, sequence: u64) -> Option<&Held> {
-        let slot = sequence.checked_sub(self.first)?;
-        self.slots.get(usize::try_from(slot).ok()?)?.as_ref()
+        self.held.get(sequence)
+    }
+
+    /// The first message held at or behind `from`.
+    pub(super) fn first_from(&self, from: u64) -> Option<(u64, &Held)> {
+        self.held.first_from(from)
     }
 
     /// The whole message at `sequence`, if it is held. Fails where it must be read back and cannot.
@@ -184,31 +182,20 @@ impl Log {
 
     /// When the oldest message held was taken.
     pub(super) fn oldest(&self) -> Option<SystemTime> {
-        self.slots.front()?.as_ref().map(Held::timestamp)
+        self.held.first_from(0).map(|(_, held)| held.timestamp())
     }
 
     /// Takes the oldest message out.
     pub(super) fn remove_oldest(&mut self) {
-        self.remove(self.first);
+        self.remove(self.first_sequence());
     }
 
     /// Takes a message out; false when it is not held.
     pub(super) fn remove(&mut self, sequence: u64) -> bool {
-        let Some(removed) = sequence
-            .checked_sub(self.first)
-            .and_then(|slot| self.slots.get_mut(usize::try_from(slot).ok()?))
-            .and_then(Option::take)
-        else {
-            return false;
-        };
-        self.held -= 1;
+        let Some(removed) = self.held.remove(sequence) else { return false };
         self.bytes -= removed.bytes();
         self.forget_place(sequence, removed.subject());
         self.journal.note(|| Change::Removed(sequence));
-        while let Some(None) = self.slots.front() {
-            self.slots.pop_front();
-            self.first += 1;
-        }
         true
     }
 
@@ -219,6 +206,8 @@ impl Log {
         }
         if sequences.is_empty() {
             self.by_subject.remove(subject);
+        } else if sequences.capacity() > SPARE_PLACES.max(4 * sequences.len()) {
+            sequences.shrink_to(2 * sequences.len());
         }
     }
 
@@ -258,19 +247,15 @@ impl Log {
     /// The sequence of the first message held that was taken at or after `time`; one past the
     /// last when there is none.
     pub(super) fn first_since(&self, time: SystemTime) -> u64 {
-        let mut slots = self.slots.iter();
-        let is_since = |slot: &Option<Held>| slot.as_ref().is_some_and(|m| m.timestamp() >= time);
-        let place = slots.position(is_since).unwrap_or(self.slots.len());
-        self.first + place as u64
+        let since = self.held.iter().find(|(_, held)| held.timestamp() >= time);
+        since.map_or(self.last + 1, |(sequence, _)| sequence)
     }
 }
 
 /// Leaves of a message what is needed to find it.
-fn outline(slot: Option<&mut Option<Held>>) {
-    if let Some(Some(held)) = slot {
-        let (subject, timestamp) = (held.subject().clone(), held.timestamp());
-        *held = Held::Outline(Box::new(Outline { subject, timestamp, bytes: held.bytes() }));
-    }
+fn outline(held: &mut Held) {
+    let (subject, timestamp) = (held.subject().clone(), held.timestamp());
+    *held = Held::Outline(Box::new(Outline { subject, timestamp, bytes: held.bytes() }));
 }
 
 /// What a message costs against a stream's limit on bytes.
@@ -284,13 +269,6 @@ pub(super) fn content_bytes(message: &Message) -> u64 {
     let body = message.payload.as_ref().map_or(0, bytes::Bytes::len);
     let key = message.key.as_ref().map_or(0, bytes::Bytes::len);
     (headers.sum::<usize>() + body + key) as u64
-}
-
-fn stored_bytes(message: &StoredMessage) -> u64 {
-    let headers = message.headers.iter().map(|(name, value)| name.len() + value.len());
-    let body = message.payload.as_ref().map_or(0, bytes::Bytes::len);
-    let key = message.key.as_ref().map_or(0, bytes::Bytes::len);
-    (headers.sum::<usize>() + body + key + message.subject.as_str().len()) as u64
 }
 
 /// The tokens of a filter before its first wildcard, without the dot behind them.
@@ -334,6 +312,21 @@ mod tests {
         assert_eq!(log.get(4).unwrap().subject().as_str(), "c");
         assert!(log.remove(1));
         assert_eq!(log.first_sequence(), 3, "the hole goes with what was before it");
+    }
+
+    #[test]
+    fn one_old_message_keeps_nothing_of_those_behind_it() {
+        let mut log = log(&["old"]);
+        for _ in 0..10_000 {
+            log.append(Message::new("row", "x").unwrap(), SystemTime::UNIX_EPOCH);
+        }
+        log.append(Message::new("row", "x").unwrap(), SystemTime::UNIX_EPOCH);
+        for sequence in 2..=10_001 {
+            assert!(log.remove(sequence));
+        }
+        assert_eq!((log.held.len(), log.held.blocks()), (2, 2));
+        assert!(log.by_subject.values().all(|sequences| sequences.capacity() <= SPARE_PLACES));
+        assert_eq!((log.first_sequence(), log.first_from(2).unwrap().0), (1, 10_002));
     }
 
     #[test]

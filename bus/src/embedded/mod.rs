@@ -29,6 +29,7 @@ mod log;
 mod position;
 mod recent;
 mod requests;
+mod slots;
 mod stream;
 mod unit;
 

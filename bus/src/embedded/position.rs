@@ -37,14 +37,6 @@ impl Position {
         Self { filters: filters.to_vec(), first: first.into(), next }
     }
 
-    /// Goes back to where `log` ends, if it is beyond.
-    #[cfg(feature = "disk")]
-    pub(super) fn keep_within(&mut self, log: &Log) {
-        let last = log.last_sequence();
-        self.first.retain(|sequence| *sequence <= last);
-        self.next = self.next.min(last + 1);
-    }
-
     /// The sequences that come before all others.
     pub(super) fn first(&self) -> &VecDeque<u64> {
         &self.first
@@ -82,16 +74,13 @@ impl Position {
                 return Some(sequence);
             }
         }
-        self.next = self.next.max(log.first_sequence());
-        while self.next <= log.last_sequence() {
-            let sequence = self.next;
-            self.next += 1;
-            if let Some(message) = log.get(sequence)
-                && self.matches(message.subject().as_str())
-            {
+        while let Some((sequence, message)) = log.first_from(self.next) {
+            self.next = sequence + 1;
+            if self.matches(message.subject().as_str()) {
                 return Some(sequence);
             }
         }
+        self.next = self.next.max(log.last_sequence() + 1);
         None
     }
 

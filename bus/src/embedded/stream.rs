@@ -14,7 +14,7 @@ use super::cursor::{Cursor, Settled};
 use super::delayed::Delayed;
 use super::entered::{Entered, Journaled};
 use super::ids::Ids;
-use super::journal::{Change, Gone, Journal};
+use super::journal::{Change, Journal};
 use super::log::Log;
 use crate::config::{ConsumerConfig, ConsumerInfo, Retention, Start, StreamConfig, StreamInfo};
 use crate::driver::{LeaseToken, Settlement};
@@ -42,7 +42,7 @@ pub(super) struct StreamState {
     pub(super) ids: Ids,
     pub(super) delayed: Delayed,
     pub(super) journal: Journal,
-    gone: Option<Gone>,
+    deleted: bool,
 }
 
 /// A stream as it was kept.
@@ -80,7 +80,7 @@ impl StreamCell {
             ids: Ids::new(journal.clone()),
             delayed: Delayed::new(journal.clone()),
             journal,
-            gone: None,
+            deleted: false,
         })
     }
 
@@ -112,34 +112,16 @@ impl StreamCell {
             ids: remembered,
             delayed: waiting,
             journal,
-            gone: None,
+            deleted: false,
         })
-    }
-
-    /// Has everyone who holds the stream look for the one that is opened in its place; false for
-    /// one that is in memory only, which stays.
-    #[cfg(feature = "disk")]
-    pub(super) fn close(&self) -> bool {
-        let mut state = self.lock();
-        if state.journal.record().is_none() {
-            return false;
-        }
-        state.gone.get_or_insert(Gone::Closed);
-        state.wake_all();
-        true
-    }
-
-    /// True when the stream was deleted.
-    #[cfg(feature = "disk")]
-    pub(super) fn is_deleted(&self) -> bool {
-        self.lock().gone == Some(Gone::Deleted)
     }
 
     /// The state with everything out of date dropped; `NotFound` when the stream was deleted.
     pub(super) fn enter(&self, now: Now) -> Result<Entered<'_, StreamState>> {
         let mut state = self.lock();
-        if let Some(gone) = state.gone {
-            return Err(gone.error(format_args!("stream {}", state.config.name)));
+        if state.deleted {
+            let name = &state.config.name;
+            return Err(Error::not_found(format!("stream {name} was deleted: open it anew")));
         }
         state.let_in(now);
         state.drop_aged(now);
@@ -196,7 +178,7 @@ impl StreamState {
     pub(super) fn delete(&mut self) {
         self.cursors.values_mut().for_each(Cursor::forget);
         self.journal.note(|| Change::StreamGone);
-        self.gone = Some(Gone::Deleted);
+        self.deleted = true;
         self.wake_all();
     }
 

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -314,4 +315,52 @@ async fn a_question_goes_to_one_of_each_group_and_the_first_answer_counts() {
     };
     let (answer, ()) = tokio::join!(ask(), answering);
     assert_eq!(answer.unwrap().payload.as_deref(), Some(&b"!"[..]));
+}
+
+/// Whoever asks holds what comes, so that bytes bound it and not numbers alone.
+#[tokio::test(start_paused = true)]
+async fn what_is_large_comes_in_smaller_pages_and_all_of_it_comes() {
+    const MESSAGES: usize = 40;
+    let bus = bus();
+    let stream = bus.ensure_stream(&StreamConfig::parse("s", &["s.>"]).unwrap()).await.unwrap();
+    for _ in 0..MESSAGES {
+        stream.publish(Message::new("s.a", vec![0; 1 << 20]).unwrap()).await.unwrap();
+    }
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    let consumer = bus.consumer("s", "c").open().await.unwrap();
+    let (mut read, mut fetched) = (0, 0);
+    while read < MESSAGES {
+        let page = reader.next(1000, NO_WAIT).await.unwrap();
+        assert!((1..=9).contains(&page.len()), "{} MiB at once", page.len());
+        read += page.len();
+    }
+    while fetched < MESSAGES {
+        let page = consumer.fetch(1000, NO_WAIT).await.unwrap();
+        assert!((1..=17).contains(&page.len()), "{} MiB at once", page.len());
+        fetched += page.len();
+    }
+    assert_eq!((read, fetched), (MESSAGES, MESSAGES));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_nobody_reads_keeps_large_values_no_longer_than_they_stand() {
+    let backend = Embedded::new();
+    let bus = Bus::with_driver(Arc::new(backend.another()));
+    let bucket = BucketConfig::new(BucketName::new("b").unwrap());
+    let kv = bus.ensure_kv(&bucket).await.unwrap();
+    let mut watch = kv.watch(">").await.unwrap();
+    for n in 0..200_u8 {
+        kv.put(format!("k.{}", n % 3), vec![n; 1 << 20]).await.unwrap();
+    }
+    let cell = backend.names().buckets.get(&bucket.name).cloned().unwrap();
+    let held = cell.enter(backend.connection.now()).unwrap().changed_bytes();
+    assert!(held <= 40 << 20, "{} MiB wait for a watch that nobody reads", held >> 20);
+    assert_eq!(watch.next().await.unwrap(), KvChange::Synced);
+    let mut last = std::collections::BTreeMap::new();
+    while last.values().max() != Some(&199) {
+        if let KvChange::Put(entry) = watch.next().await.unwrap() {
+            last.insert(entry.key.to_string(), entry.value[0]);
+        }
+    }
+    assert_eq!(last.into_values().collect::<Vec<_>>(), [198, 199, 197]);
 }

@@ -12,7 +12,7 @@ use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
@@ -245,6 +245,10 @@ impl Driver for FaultDriver {
 
     async fn delete_bucket(&self, bucket: &BucketName) -> Result<()> {
         self.faults.run("delete_bucket", bucket, self.inner.delete_bucket(bucket)).await
+    }
+
+    async fn failed(&self) -> Error {
+        self.inner.failed().await
     }
 
     async fn close(&self) -> Result<()> {

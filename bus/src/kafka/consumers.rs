@@ -12,11 +12,12 @@ use super::entry::{ConsumerEntry, Origin, StreamEntry, nanos};
 use super::link::Link;
 use super::member::Member;
 use super::publisher::Publisher;
+use super::shape::refusal;
 use super::shared::Names;
 use super::start::Beginning;
 use super::topics::{self, Topic};
 use super::{groups, retry, standing, streams};
-use crate::config::{ConsumerConfig, ConsumerInfo, Start};
+use crate::config::{ConsumerConfig, ConsumerInfo, Start, StreamConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{ConsumerName, StreamName, SubjectFilter};
 
@@ -62,7 +63,7 @@ impl Consumers {
         stream: &StreamName,
         config: &ConsumerConfig,
     ) -> Result<ConsumerInfo> {
-        let of = streams::entry(&self.link, &self.catalog, stream).await?;
+        let of = streams::fitting(&self.link, &self.catalog, stream).await?;
         check(config)?;
         self.catalog.refresh().await?;
         let has = match self.catalog.consumer(stream, &config.name) {
@@ -109,6 +110,7 @@ impl Consumers {
             epoch,
             origins,
             at_least,
+            moves: 0,
         };
         self.publish_origins(stream, &entry).await;
         self.catalog.put_consumer(name, &entry).await?;
@@ -157,16 +159,16 @@ impl Consumers {
         stream: &StreamName,
         consumer: &ConsumerName,
     ) -> Result<ConsumerInfo> {
-        let of = streams::entry(&self.link, &self.catalog, stream).await?;
+        let of = streams::fitting(&self.link, &self.catalog, stream).await?;
         self.catalog.refresh().await?;
-        let entry = self.entry(stream, consumer)?;
+        let entry = self.fitting(&of, consumer)?;
         let member = self.member(stream, consumer);
         standing::info(&self.link, &of, &entry, member.as_deref()).await
     }
 
     /// See [`crate::driver::Driver::consumers`].
     pub(super) async fn list(&self, stream: &StreamName) -> Result<Vec<ConsumerInfo>> {
-        let of = streams::entry(&self.link, &self.catalog, stream).await?;
+        let of = streams::fitting(&self.link, &self.catalog, stream).await?;
         self.catalog.refresh().await?;
         let mut infos = Vec::new();
         for entry in self.catalog.consumers(stream) {
@@ -228,13 +230,14 @@ impl Consumers {
         consumer: &ConsumerName,
         to: Start,
     ) -> Result<()> {
-        let of = streams::entry(&self.link, &self.catalog, stream).await?;
+        let of = streams::fitting(&self.link, &self.catalog, stream).await?;
         self.catalog.refresh().await?;
         let before = self.entry(stream, consumer)?;
         let (origins, at_least) = self.find(&of, &before.config.filters, to).await?;
         let epoch = nanos(SystemTime::now()).max(before.epoch + 1);
         let group = format!("{stream}.{consumer}.{epoch:x}");
-        let entry = ConsumerEntry { group, epoch, origins, at_least, ..(*before).clone() };
+        let moves = before.moves + 1;
+        let entry = ConsumerEntry { group, epoch, origins, at_least, moves, ..(*before).clone() };
         self.publish_origins(&of, &entry).await;
         self.catalog.put_consumer(stream, &entry).await?;
         if let Some(member) = self.member(stream, consumer) {
@@ -253,9 +256,9 @@ impl Consumers {
         stream: &StreamName,
         consumer: &ConsumerName,
     ) -> Result<Arc<Member>> {
-        let of = streams::entry(&self.link, &self.catalog, stream).await?;
+        let of = streams::fitting(&self.link, &self.catalog, stream).await?;
         self.catalog.refresh().await?;
-        let entry = self.entry(stream, consumer)?;
+        let entry = self.fitting(&of, consumer)?;
         let mut members = self.members();
         let key = (stream.clone(), consumer.clone());
         if let Some(member) = members.get(&key).and_then(Weak::upgrade).filter(|m| m.is_alive()) {
@@ -278,6 +281,16 @@ impl Consumers {
         consumer: &ConsumerName,
     ) -> Option<Arc<Member>> {
         self.members().get(&(stream.clone(), consumer.clone())).and_then(Weak::upgrade)
+    }
+
+    /// The consumer of a stream that counts with the partitions it had when the consumer was made.
+    fn fitting(&self, of: &StreamEntry, consumer: &ConsumerName) -> Result<Arc<ConsumerEntry>> {
+        let StreamConfig { name, partitions, .. } = &of.config;
+        let entry = self.entry(name, consumer)?;
+        match u32::try_from(entry.origins.len()) {
+            Ok(counted) if counted != *partitions => Err(refusal(name, counted, *partitions)),
+            _ => Ok(entry),
+        }
     }
 
     fn entry(&self, stream: &StreamName, consumer: &ConsumerName) -> Result<Arc<ConsumerEntry>> {

@@ -5,6 +5,7 @@
 mod held;
 mod intake;
 mod part;
+mod retried;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use self::part::{Assigned, position};
 pub(super) use self::part::{Copy, Part, Polled, Position, Room, Settled, Standing, size};
+use self::retried::Retried;
 use super::lease::{Leased, Leases, Limits};
 use super::token::{Slot, Token, stale};
 use super::watermark::Watermark;
@@ -36,6 +38,8 @@ pub(super) struct Desk {
     leases: Leases,
     /// Retries that were copied and did not come back yet, with their sequence.
     copies: BTreeMap<Slot, u64>,
+    /// Where those were that were copied for a retry.
+    retried: Retried,
     waiting_bytes: usize,
     /// The partition that was served last.
     served: Part,
@@ -51,6 +55,7 @@ impl Desk {
             parts: BTreeMap::new(),
             leases: Leases::new(limits),
             copies: BTreeMap::new(),
+            retried: Retried::default(),
             waiting_bytes: 0,
             served: (true, i32::MAX),
             delivered: 0,
@@ -97,6 +102,7 @@ impl Desk {
         self.parts.retain(|part, _| !parts.contains(part));
         self.leases.retain(|slot| !gone(slot));
         self.copies.retain(|slot, _| !gone(*slot));
+        self.retried.retain(|slot| !gone(slot));
     }
 
     pub(super) fn parts(&self) -> Vec<Part> {
@@ -241,7 +247,8 @@ impl Desk {
             return Ok(Settled::Done(part, generation));
         }
         let assigned = self.parts.get(&part);
-        if assigned.is_some_and(|assigned| assigned.watermark.is_settled(slot.offset)) {
+        let settled = assigned.is_some_and(|assigned| assigned.watermark.is_settled(slot.offset));
+        if settled && !self.retried.has(slot) {
             return Ok(Settled::Already(part, generation));
         }
         Err(stale(token))

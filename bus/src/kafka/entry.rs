@@ -39,6 +39,8 @@ pub(super) struct ConsumerEntry {
     pub(super) origins: Vec<Origin>,
     /// Messages of a lower sequence are left out: it may begin where nothing is yet.
     pub(super) at_least: u64,
+    /// How often it was moved.
+    pub(super) moves: u64,
 }
 
 /// Where a consumer begins in a partition, as a commit would say it.
@@ -102,6 +104,8 @@ struct ConsumerJson {
     origins: Vec<Origin>,
     #[serde(default)]
     at_least: u64,
+    #[serde(default)]
+    moves: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -192,8 +196,8 @@ impl ConsumerEntry {
         };
         let time = |millis| UNIX_EPOCH + Duration::from_millis(millis);
         let (created, paused_until) = (time(stored.created_ms), stored.paused_until_ms.map(time));
-        let ConsumerJson { group, epoch, origins, at_least, .. } = stored;
-        Ok(Self { config, created, paused_until, group, epoch, origins, at_least })
+        let ConsumerJson { group, epoch, origins, at_least, moves, .. } = stored;
+        Ok(Self { config, created, paused_until, group, epoch, origins, at_least, moves })
     }
 }
 
@@ -219,6 +223,7 @@ impl Stored for ConsumerEntry {
             epoch: self.epoch,
             origins: self.origins.clone(),
             at_least: self.at_least,
+            moves: self.moves,
         })
     }
 }
@@ -310,6 +315,7 @@ mod tests {
                 epoch: 1_795_000_000_000_000_001,
                 origins: vec![origin(7, ""), origin(0, "lg1:AQ")],
                 at_least: 9,
+                moves: 2,
             };
             let json = consumer.to_json().unwrap();
             assert_eq!(ConsumerEntry::from_json("c", &json).unwrap(), consumer);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::time::Instant;
@@ -64,6 +64,12 @@ impl ConsumerContext for Group {
 
 impl Group {
     fn assign(&self, client: &BaseConsumer<Self>, given: &TopicPartitionList) -> KafkaResult<()> {
+        let partitions = i32::try_from(self.shared.declared().config.partitions);
+        let counts = |partition: i32| partitions.is_ok_and(|partitions| partition < partitions);
+        if given.elements().iter().any(|given| !counts(given.partition())) {
+            // Joining again looks at the topic, and says what is wrong with it.
+            return Err(KafkaError::ConsumerCommit(Code::UnknownPartition));
+        }
         let mut from = TopicPartitionList::with_capacity(given.count());
         if given.count() > 0 {
             let committed = self.committed(client, given)?;

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::failure::{code, failed, is_passing};
 use super::settings::{Logged, Settings};
+use super::shape::Shapes;
 use super::threads::{Threads, closed};
 use crate::bus::ConnectOptions;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +36,7 @@ pub(super) struct Link {
     pub(super) settings: Settings,
     pub(super) admin: AdminClient<Logged>,
     pub(super) threads: Threads,
+    pub(super) shapes: Shapes,
     idle: Mutex<Vec<Client>>,
     lent: Arc<Semaphore>,
     lookups: TaskTracker,
@@ -51,6 +53,7 @@ impl Link {
             settings,
             admin,
             threads: Threads::default(),
+            shapes: Shapes::default(),
             idle: Mutex::default(),
             lent: Arc::new(Semaphore::new(CLIENTS)),
             lookups: TaskTracker::new(),

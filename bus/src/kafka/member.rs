@@ -140,6 +140,8 @@ impl Drop for Member {
 impl ConsumerDriver for Member {
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<RawDelivery>> {
         let deadline = after(Instant::now(), wait);
+        drop(self.shared.lock()?);
+        self.shared.link.shapes.check(&self.shared.link, &self.shared.declared()).await?;
         loop {
             // Made before the look, so that nothing between that and the wait is missed.
             let woken = self.shared.arrived.clone().notified_owned();

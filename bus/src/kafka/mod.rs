@@ -9,7 +9,9 @@
 //!
 //! Order is kept per partition: per key, or per subject where a message has no key, chosen as the
 //! Java client does. A sequence is unique in its stream and grows within a partition; with one
-//! partition it is the offset + 1.
+//! partition it is the offset + 1. So it is counted with the number of partitions: a topic that
+//! somebody gives more of them is refused with [`crate::ErrorKind::Mismatch`], which names both
+//! numbers, within ten seconds by every call that reads, writes or settles there.
 //!
 //! The client repeats a publish by itself and stores it once, for two minutes. A receipt that
 //! fails with [`crate::ErrorKind::Timeout`] leaves open whether the message is stored, and without ids a
@@ -72,6 +74,7 @@ mod retry;
 mod scan;
 mod sequence;
 mod settings;
+mod shape;
 mod shared;
 mod standing;
 mod start;
@@ -98,7 +101,7 @@ use crate::capability::{Capability, Support, unsupported};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
@@ -163,7 +166,9 @@ impl Kafka {
     /// What is declared of a stream, or read off a foreign topic; `NotFound` without either.
     async fn entry(&self, stream: &StreamName) -> Result<Arc<StreamEntry>> {
         self.link.check_open()?;
-        self.foreign.entry(&self.link, &self.catalog, stream).await
+        let entry = self.foreign.entry(&self.link, &self.catalog, stream).await?;
+        self.link.shapes.check(&self.link, &entry).await?;
+        Ok(entry)
     }
 }
 
@@ -229,7 +234,8 @@ impl Driver for Kafka {
 
     async fn submit(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
         self.link.check_open()?;
-        let entry = match self.catalog.stream(stream) {
+        let known = self.catalog.stream(stream).filter(|entry| self.link.shapes.is_known(entry));
+        let entry = match known {
             Some(entry) => entry,
             // Boxed, so that the future of the common case stays small.
             None => Box::pin(self.entry(stream)).await?,
@@ -380,6 +386,11 @@ impl Driver for Kafka {
     ) -> Result<Box<dyn ResponderDriver>> {
         let asked = format!("answering on {filter}");
         Err(unsupported(NAME, Capability::RequestReply, asked))
+    }
+
+    /// Never: the servers are elsewhere, and are connected to again.
+    async fn failed(&self) -> Error {
+        std::future::pending().await
     }
 
     async fn close(&self) -> Result<()> {

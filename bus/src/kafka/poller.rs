@@ -19,12 +19,14 @@ use super::entry::{ConsumerEntry, StreamEntry};
 use super::failure::{code, failed, is_passing};
 use super::group::Group;
 use super::lease::{Record, after};
+use super::link::REQUEST_LIMIT;
 use super::record::Decoder;
 use super::retry;
+use super::shape::refusal;
 use super::shared::Shared;
 use super::start::matches_any;
 use super::token::Slot;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How long the thread sleeps when there is nothing to do and nobody rings.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -48,7 +50,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
         };
         match Poller::join(shared, &entry, &classic).and_then(Poller::serve) {
             Ok(()) => {}
-            Err(gone) if gone.is_not_found() => return shared.end(&gone),
+            Err(gone) if gone.is_not_found() || gone.kind() == ErrorKind::Mismatch => {
+                return shared.end(&gone);
+            }
             Err(error) => {
                 tracing::warn!(consumer = %shared.of.consumer, %error, "joining the group again");
                 shared.bell.wait(JOIN_AGAIN);
@@ -79,6 +83,20 @@ struct Queue {
     queue: PartitionQueue<Group>,
 }
 
+/// Refuses to join on a topic with more partitions than sequences are counted with: the group would
+/// give them to this member. A topic that cannot be looked at is found out about later.
+fn check_partitions(shared: &Shared, client: &Client) -> Result<()> {
+    let (name, counted) = (&shared.of.stream, shared.declared().config.partitions);
+    let Ok(found) = client.fetch_metadata(Some(name.as_str()), REQUEST_LIMIT) else {
+        return Ok(());
+    };
+    let found = found.topics().iter().find(|topic| topic.name() == name.as_str());
+    match found.map(|topic| topic.partitions().len()).and_then(|found| u32::try_from(found).ok()) {
+        Some(found) if found > counted => Err(refusal(name, counted, found)),
+        _ => Ok(()),
+    }
+}
+
 impl<'a> Poller<'a> {
     fn join(
         shared: &'a Arc<Shared>,
@@ -103,6 +121,7 @@ impl<'a> Poller<'a> {
         let bell = shared.bell.clone();
         client.set_nonempty_callback(move || bell.ring());
         let client = Arc::new(client);
+        check_partitions(shared, &client)?;
         let topics = shared.of.topics.each_ref().map(String::as_str);
         client.subscribe(&topics).map_err(|e| failed(doing(), e))?;
         {

@@ -21,7 +21,7 @@ use super::streams::missing;
 use super::tail::{self, Sink};
 use super::threads::closed;
 use crate::config::Start;
-use crate::driver::ReaderDriver;
+use crate::driver::{READ_BYTES, ReaderDriver};
 use crate::error::{Error, Result};
 use crate::message::StoredMessage;
 use crate::name::SubjectFilter;
@@ -35,6 +35,7 @@ type Batch = Result<Vec<StoredMessage>>;
 
 /// See [`crate::driver::Driver::reader`].
 pub(super) struct Reader {
+    link: Arc<Link>,
     catalog: Arc<Catalog>,
     entry: Arc<StreamEntry>,
     batches: mpsc::Receiver<Batch>,
@@ -71,8 +72,8 @@ impl Reader {
         };
         let from = feeder.beginning.places.clone();
         tail::spawn(link, entry.config.name.as_str(), from, stop.clone(), feeder)?;
-        let (catalog, _stop) = (catalog.clone(), stop.drop_guard());
-        Ok(Self { catalog, entry, batches, ready: VecDeque::new(), _stop })
+        let (link, catalog, _stop) = (link.clone(), catalog.clone(), stop.drop_guard());
+        Ok(Self { link, catalog, entry, batches, ready: VecDeque::new(), _stop })
     }
 
     /// A stream that was removed, or made anew, is not the one that was opened.
@@ -93,6 +94,7 @@ impl Reader {
 impl ReaderDriver for Reader {
     async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
         self.check_stream()?;
+        self.link.shapes.check(&self.link, &self.entry).await?;
         if self.ready.is_empty() {
             match tokio::time::timeout(wait, self.batches.recv()).await {
                 Ok(Some(batch)) => self.ready.extend(batch?),
@@ -100,12 +102,21 @@ impl ReaderDriver for Reader {
                 Err(_) => return Ok(Vec::new()),
             }
         }
-        while self.ready.len() < max {
+        let held = |ready: &VecDeque<StoredMessage>| ready.iter().map(StoredMessage::bytes).sum();
+        let mut bytes: u64 = held(&self.ready);
+        while self.ready.len() < max && bytes < READ_BYTES {
             // News of an outage is old when messages came: who asks next learns how it stands.
             let Ok(Ok(batch)) = self.batches.try_recv() else { break };
+            bytes += batch.iter().map(StoredMessage::bytes).sum::<u64>();
             self.ready.extend(batch);
         }
-        let count = max.min(self.ready.len());
+        let mut given = 0;
+        let fits = |message: &&StoredMessage| {
+            let fits = given < READ_BYTES;
+            given += message.bytes();
+            fits
+        };
+        let count = self.ready.iter().take(max).take_while(fits).count();
         Ok(self.ready.drain(..count).collect())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `sequence = offset * partitions + partition + 1`: unique over the stream, growing within each
 //! partition, and with one partition it is the offset + 1, so that it grows over the stream. The
-//! number of partitions of a stream never changes.
+//! number of partitions of a stream never changes: see [`super::shape`] for topics whose does.
 
 /// A place in a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -56,6 +56,7 @@ pub(super) async fn info(
     Ok(ConsumerInfo {
         config: entry.config.clone(),
         created: entry.created,
+        moves: entry.moves,
         pending,
         unsettled: ours.unsettled,
         delivered_sequence: if ours.delivered > 0 { ours.delivered } else { settled_sequence },

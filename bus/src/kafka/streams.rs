@@ -76,6 +76,7 @@ async fn make(
     if !topics::ensure_exists(link, &topic(config)).await? {
         return Ok(false);
     }
+    link.shapes.forget(&config.name);
     // A topic of this name was removed by others, if it has an entry: this is another one, and
     // its messages are none of that one's consumers'.
     consumers.delete_all(&config.name).await?;
@@ -140,6 +141,17 @@ pub(super) async fn entry(
     Ok(Arc::new(StreamEntry { config, generation: 0, keyed: Vec::new() }))
 }
 
+/// The same; a mismatch where the topic has got other partitions since.
+pub(super) async fn fitting(
+    link: &Arc<Link>,
+    catalog: &Catalog,
+    name: &StreamName,
+) -> Result<Arc<StreamEntry>> {
+    let entry = entry(link, catalog, name).await?;
+    link.shapes.check(link, &entry).await?;
+    Ok(entry)
+}
+
 /// See [`crate::driver::Driver::stream_info`].
 ///
 /// `messages` counts offsets: records that compaction or a transaction took out are counted too.
@@ -150,7 +162,7 @@ pub(super) async fn info(
     name: &StreamName,
 ) -> Result<StreamInfo> {
     catalog.refresh().await?;
-    let entry = entry(link, catalog, name).await?;
+    let entry = fitting(link, catalog, name).await?;
     let marks = marks(link, &entry.config).await?;
     let partitions = entry.config.partitions;
     let places = |(partition, (low, high)): (usize, &(i64, i64))| {
@@ -168,7 +180,8 @@ pub(super) async fn info(
         messages: held.sum(),
         bytes: 0,
         consumers: catalog.consumers(name).len() as u64,
-        created: None,
+        created: (entry.generation > 0)
+            .then(|| SystemTime::UNIX_EPOCH + Duration::from_nanos(entry.generation)),
         config: entry.config.clone(),
     })
 }
@@ -185,6 +198,7 @@ pub(super) async fn marks(link: &Arc<Link>, config: &StreamConfig) -> Result<Vec
 pub(super) async fn delete(link: &Arc<Link>, catalog: &Catalog, name: &StreamName) -> Result<()> {
     catalog.refresh().await?;
     let deleted = topics::delete(link, name.as_str()).await;
+    link.shapes.forget(name);
     let known = catalog.stream(name).is_some();
     match deleted {
         // The entry of a topic that others removed goes all the same.
@@ -209,7 +223,7 @@ pub(super) async fn purge(
         let asked = format!("purging {filter} of stream {name}");
         return Err(unsupported(NAME, Capability::SelectivePurge, asked));
     }
-    let entry = entry(link, catalog, name).await?;
+    let entry = fitting(link, catalog, name).await?;
     let marks = marks(link, &entry.config).await?;
     let held = marks.iter().map(|(low, high)| (high - low).max(0).unsigned_abs()).sum();
     let ends: Vec<_> = (0..).zip(marks.into_iter().map(|(_, high)| high)).collect();

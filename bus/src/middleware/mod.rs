@@ -30,6 +30,8 @@ mod metrics;
 mod spans;
 mod trace_context;
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -106,6 +108,8 @@ pub trait Middleware: Send + Sync + 'static {
     }
 
     /// After a delivery of [`crate::ConsumerBuilder::run`] was settled, or given up to its lease.
+    /// A panic here is logged and changes nothing; one in [`Middleware::handle`] or
+    /// [`Middleware::publish`] leaves the delivery to its lease.
     fn settled(&self, work: &Work, how: Disposition) {
         let _ = (work, how);
     }
@@ -391,16 +395,32 @@ impl Layers {
         layers.rev().fold(handling, |next, layer| layer.handle(work, next))
     }
 
+    /// Tells every layer. It has happened, so that a layer that panics changes nothing about it, and
+    /// keeps it from no other.
     pub(crate) fn settled(&self, work: &Work, how: Disposition) {
         for layer in self.0.iter().flat_map(|layers| layers.iter()).rev() {
-            layer.settled(work, how);
+            unharmed("settled", || layer.settled(work, how));
         }
     }
 }
 
-/// Tells the result to whoever asked for it, the innermost first.
+/// Tells the result to whoever asked for it, the innermost first; a panic of one is no other's.
 pub(crate) fn tell(after: Vec<AfterPublish>, result: &Result<Receipt>) {
     for done in after.into_iter().rev() {
-        done(result);
+        unharmed("publish", || done(result));
     }
+}
+
+/// Tells somebody's code of what has happened, whatever becomes of that code.
+fn unharmed(point: &'static str, told: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(told)) {
+        tracing::error!(point, why = said(panic.as_ref()), "a middleware panicked");
+    }
+}
+
+/// What a panic said.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<&str>().copied();
+    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    said.unwrap_or("it did not say why")
 }

@@ -14,10 +14,12 @@ use super::Nats;
 use super::convert::headers_out;
 use super::failure::Failure;
 use super::link::{REQUEST_LIMIT, limited};
+use super::recover;
 use crate::backoff::Backoff;
-use crate::driver::Unit;
+use crate::driver::{Unit, UnitInput};
 use crate::error::{Error, Result};
-use crate::message::{Message, Receipt};
+use crate::life::Life;
+use crate::message::{Expect, Message, Receipt};
 use crate::name::StreamName;
 use crate::unit::{self, Committed, Guarantee};
 
@@ -33,19 +35,55 @@ const ABOUT_BATCHES: [u64; 6] = [10174, 10175, 10176, 10177, 10199, 10201];
 
 /// See [`crate::driver::Driver::commit`].
 pub(super) async fn commit(nats: &Nats, unit: &Unit) -> Result<Committed> {
-    let unit = identified(nats, unit);
     let mut shortest = None;
     for (stream, _) in &unit.outputs {
         let window = nats.publisher.facts().get(&nats.link, stream).await?.duplicate_window;
         shortest = Some(window.min(shortest.unwrap_or(window)));
     }
-    let receipts = match as_batch(nats, &unit).await? {
-        Some(receipts) => receipts,
-        None => one_by_one(nats, &unit).await?,
-    };
-    unit::ack_inputs(&unit).await?;
+    let receipts = publish(nats, unit).await?;
+    unit::ack_inputs(unit).await?;
     let guarantee = shortest.map_or(Guarantee::Exactly, Guarantee::Effectively);
     Ok(Committed { receipts, guarantee })
+}
+
+/// Publishes the outputs. What the server knows already is of this unit, or of one like it in a life
+/// of the consumer that is over: which of them it is takes a look.
+async fn publish(nats: &Nats, unit: &Unit) -> Result<Vec<Receipt>> {
+    let mut life = life(nats, unit, false).await?;
+    loop {
+        let named = identified(nats, unit, life);
+        let receipts = match as_batch(nats, &named).await? {
+            Some(receipts) => receipts,
+            None => one_by_one(nats, &named).await?,
+        };
+        let known = |((_, output), receipt): (&(StreamName, Message), &Receipt)| {
+            output.id.is_none() && receipt.duplicate
+        };
+        if life.is_none() || !unit.outputs.iter().zip(&receipts).any(known) {
+            return Ok(receipts);
+        }
+        let now = self::life(nats, unit, true).await?;
+        if now == life {
+            return Ok(receipts);
+        }
+        life = now;
+    }
+}
+
+/// The life of the first input's consumer, where outputs are named after it; as this process knows
+/// it, or as it is now.
+async fn life(nats: &Nats, unit: &Unit, now: bool) -> Result<Option<Life>> {
+    let Some(UnitInput { stream, consumer, .. }) = unit.inputs.first() else { return Ok(None) };
+    if unit.outputs.iter().all(|(_, message)| message.id.is_some()) {
+        return Ok(None);
+    }
+    let gate = nats.link.gates.gate(stream, consumer);
+    if !now && let Some(known) = gate.life() {
+        return Ok(Some(known));
+    }
+    let asked = Life::ask(nats, stream, consumer).await?;
+    gate.set_life(Some(asked));
+    Ok(Some(asked))
 }
 
 async fn one_by_one(nats: &Nats, unit: &Unit) -> Result<Vec<Receipt>> {
@@ -61,9 +99,10 @@ async fn one_by_one(nats: &Nats, unit: &Unit) -> Result<Vec<Receipt>> {
 }
 
 /// The unit with an id for each output, so that any part of it may be repeated.
-fn identified(nats: &Nats, unit: &Unit) -> Unit {
+fn identified(nats: &Nats, unit: &Unit, life: Option<Life>) -> Unit {
     let mut unit = unit.clone();
-    let ids: Vec<_> = (0..unit.outputs.len()).map(|at| unit::output_id(&unit, at)).collect();
+    let id = |at| unit::output_id(&unit, life?, at);
+    let ids: Vec<_> = (0..unit.outputs.len()).map(id).collect();
     for ((_, message), id) in unit.outputs.iter_mut().zip(ids) {
         let given = message.id.take().or(id);
         message.id = Some(given.unwrap_or_else(|| nats.link.unique()));
@@ -92,6 +131,14 @@ async fn as_batch(nats: &Nats, unit: &Unit) -> Result<Option<Vec<Receipt>>> {
                     return Err(error);
                 }
             }
+            // It may be of this very unit: stored before an answer was lost, or by who committed it
+            // before a crash. The server looks at conditions before it looks at ids.
+            Err(conflict) if conflict.is_conflict() => {
+                return match is_stored(nats, unit).await? {
+                    true => Ok(None),
+                    false => Err(conflict.into_error(doing())),
+                };
+            }
             Err(Failure::Lost) => {}
             Err(transient) if transient.is_transient() => {}
             Err(failure) => return Err(failure.into_error(doing())),
@@ -99,6 +146,19 @@ async fn as_batch(nats: &Nats, unit: &Unit) -> Result<Option<Vec<Receipt>>> {
         tokio::time::sleep(backoff.delay(attempt)).await;
     }
     Err(Failure::Lost.into_error(doing()))
+}
+
+/// True when one of the outputs with a condition is what fulfilled it: then the unit was stored, as
+/// a batch is whole or not at all, and by their ids the others are found to be there too.
+async fn is_stored(nats: &Nats, unit: &Unit) -> Result<bool> {
+    for (stream, message) in &unit.outputs {
+        if let Some(Expect::LastSubjectSequence(expected)) = message.expect
+            && recover::follows(&nats.link, stream, message, expected).await?.is_own
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Sends all of them once; only the last one is answered, for all.

@@ -23,8 +23,9 @@ const NAME_EXISTS: u64 = 10013;
 /// The server keeps its own notes in the metadata under this prefix.
 const SERVER_METADATA: &str = "_nats.";
 /// And this crate keeps there what was declared where the server has to be told something else:
-/// the start of a consumer that was moved, and filters that stand for everything.
+/// the start of a consumer that was moved, how often it was, and filters that stand for everything.
 const DECLARED_START: &str = "lg.start";
+const MOVES: &str = "lg.moves";
 const DECLARED_FILTERS: &str = "lg.filters";
 const EVERYTHING: &str = "all";
 const ENSURE_ATTEMPTS: u32 = 5;
@@ -340,7 +341,8 @@ fn merged(
         return Err(Error::new(ErrorKind::Mismatch, what));
     }
     let mut metadata = existing.metadata.clone();
-    metadata.retain(|name, _| name.starts_with(SERVER_METADATA) || name == DECLARED_START);
+    let kept = |name: &str| name == DECLARED_START || name == MOVES;
+    metadata.retain(|name, _| name.starts_with(SERVER_METADATA) || kept(name));
     metadata.extend(wanted.metadata.clone());
     let mut merged = Config {
         ack_wait: wanted.ack_wait,
@@ -360,6 +362,18 @@ fn merged(
 fn declared_start(config: &Config) -> DeliverPolicy {
     let noted = config.metadata.get(DECLARED_START);
     noted.and_then(|noted| serde_json::from_str(noted).ok()).unwrap_or(config.deliver_policy)
+}
+
+/// How often the consumer was moved.
+fn moves(config: &Config) -> u64 {
+    config.metadata.get(MOVES).and_then(|moves| moves.parse().ok()).unwrap_or(0)
+}
+
+/// The consumer as it is, noting that it is moved once more.
+pub(super) fn counted(existing: &Config) -> Config {
+    let mut counted = existing.clone();
+    counted.metadata.insert(MOVES.to_owned(), (moves(existing) + 1).to_string());
+    counted
 }
 
 /// The consumer made anew to begin at `to`, noting where it was declared to.
@@ -396,10 +410,10 @@ fn filters(config: &Config) -> Vec<String> {
 
 fn observed(name: ConsumerName, info: Info) -> Result<ConsumerInfo> {
     let filters = filters(&info.config).iter().map(SubjectFilter::new).collect::<Result<_>>()?;
-    let (start, config) = (declared_start(&info.config), info.config);
+    let (start, moves, config) = (declared_start(&info.config), moves(&info.config), info.config);
     let paused_until = config.pause_until.filter(|_| info.paused).map(SystemTime::from);
     let mut metadata: BTreeMap<_, _> = config.metadata.into_iter().collect();
-    let own = |name: &str| name == DECLARED_START || name == DECLARED_FILTERS;
+    let own = |name: &str| [DECLARED_START, MOVES, DECLARED_FILTERS].contains(&name);
     metadata.retain(|name, _| !name.starts_with(SERVER_METADATA) && !own(name));
     let config = ConsumerConfig {
         name,
@@ -420,6 +434,7 @@ fn observed(name: ConsumerName, info: Info) -> Result<ConsumerInfo> {
     Ok(ConsumerInfo {
         config,
         created: info.created.into(),
+        moves,
         pending: info.num_pending,
         unsettled: u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX),
         delivered_sequence: info.delivered.stream_sequence,

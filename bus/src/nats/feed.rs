@@ -24,10 +24,13 @@ use crate::name::{StreamName, SubjectFilter};
 
 /// How many messages are on their way to a reader.
 const BATCH: usize = 500;
-/// And how many bytes, unless one message may be larger.
-const BATCH_BYTES: usize = 16 << 20;
 /// The server removes a consumer that was not pulled from for this long.
 const INACTIVE: Duration = Duration::from_secs(30);
+/// What was there at the opening may go without a word, by a purge or its age: so long after the
+/// last message of it the consumer is asked whether there is any more.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// As often in a row the consumer may say that it has sent more than came.
+const LOOKS_IN_FLIGHT: u32 = 4;
 
 /// Messages of a stream, in its order, without gap or repeat.
 pub(super) struct Feed {
@@ -48,6 +51,8 @@ pub(super) struct Feed {
     replicated: bool,
     live: Option<Live>,
     failures: u32,
+    /// How often in a row a look found messages on their way.
+    in_flight: u32,
 }
 
 /// The ephemeral consumer of the moment.
@@ -98,6 +103,7 @@ impl Feed {
             replicated: info.config.num_replicas > 1,
             live: None,
             failures: 0,
+            in_flight: 0,
         };
         feed.create().await?;
         Ok(feed)
@@ -156,6 +162,52 @@ impl Feed {
         }
     }
 
+    /// The next message of what was there at the opening; nothing once it is in step, or by `until`.
+    /// An error is final. May be dropped and called again at any point.
+    pub(super) async fn next_initial(&mut self, until: Instant) -> Result<Option<Item>> {
+        while !self.in_step {
+            let look_at = until.min(Instant::now() + LOOK_AFTER);
+            if let Some(item) = self.next(look_at).await? {
+                return Ok(Some(item));
+            }
+            if Instant::now() >= until {
+                break;
+            }
+            self.look().await?;
+        }
+        Ok(None)
+    }
+
+    /// Asks the consumer whether anything is left of what was there at the opening. What cannot be
+    /// told is told another time.
+    async fn look(&mut self) -> Result<()> {
+        let Some(live) = &self.live else { return Ok(()) };
+        let asked = self.link.api::<Info>(&format!("CONSUMER.INFO.{}", live.name), &()).await;
+        let info = match asked {
+            Ok(info) => info,
+            Err(failure) if failure.is_stream_missing() => {
+                return Err(streams::missing(&self.stream));
+            }
+            Err(failure) => {
+                if failure.is_consumer_missing() {
+                    self.live = None;
+                }
+                return Ok(());
+            }
+        };
+        if info.delivered.consumer_sequence == live.last_delivered {
+            self.in_step |= info.num_pending == 0;
+            self.in_flight = 0;
+            return Ok(());
+        }
+        self.in_flight += 1;
+        if self.in_flight >= LOOKS_IN_FLIGHT {
+            tracing::debug!(stream = %self.stream, "a message was lost on the way, reading anew");
+            (self.live, self.in_flight) = (None, 0);
+        }
+        Ok(())
+    }
+
     /// A message that is here already.
     pub(super) fn ready(&mut self) -> Option<Item> {
         let pulled = self.live.as_mut()?.puller.ready()?;
@@ -179,7 +231,7 @@ impl Feed {
         self.in_step |= ack.pending == 0 || sequence >= self.opened_at;
         self.resume_at = Some(sequence + 1);
         self.last = Some((sequence, timestamp));
-        self.failures = 0;
+        (self.failures, self.in_flight) = (0, 0);
         Some(Item { message, sequence, timestamp })
     }
 
@@ -252,10 +304,9 @@ impl Feed {
         };
         set_filters(&mut config, &self.filters);
         let stream = self.stream.as_str();
-        let max_bytes = BATCH_BYTES.max(2 * self.link.client.max_payload());
         let consumer = format!("{stream}.{name}");
         let doing = || format!("read stream {stream}");
-        let puller = Puller::start(self.link.clone(), &consumer, BATCH, Some(max_bytes))
+        let puller = Puller::start(self.link.clone(), &consumer, BATCH)
             .await
             .map_err(|failure| failure.into_error(doing()))?;
         // Whatever becomes of the request, the consumer is removed with this.

@@ -236,7 +236,10 @@ impl KvDriver for Bucket {
     async fn entries(&self, filter: &SubjectFilter) -> Result<Vec<Entry>> {
         let (mut feed, mut found) = (self.feed(filter).await?, BTreeMap::new());
         while !feed.in_step() {
-            let Some(item) = feed.next(Instant::now() + REQUEST_LIMIT).await? else {
+            let Some(item) = feed.next_initial(Instant::now() + REQUEST_LIMIT).await? else {
+                if feed.in_step() {
+                    break;
+                }
                 let what = format!("the entries of {} did not come to an end", self.stream);
                 return Err(Error::new(ErrorKind::Timeout, what));
             };

@@ -7,6 +7,7 @@
 //! stream under `lg-delay.<stream>.`, hidden from readers; `messages` and `bytes` count it.
 
 mod arena;
+mod arrival;
 mod commit;
 mod connect;
 mod consumers;
@@ -50,7 +51,7 @@ use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
@@ -300,6 +301,11 @@ impl Driver for Nats {
 
     async fn delete_bucket(&self, bucket: &BucketName) -> Result<()> {
         kv::delete(&self.link, bucket).await
+    }
+
+    /// Never: the servers are elsewhere, and are connected to again.
+    async fn failed(&self) -> Error {
+        std::future::pending().await
     }
 
     async fn close(&self) -> Result<()> {

@@ -3,6 +3,9 @@
 //! Every message goes out with a reply subject `<inbox>.<place>`; one task reads the answers and
 //! resolves the receipts. A bounded number of places is the back-pressure. What is not answered
 //! plainly leaves the fast path for [`super::recover`], and keeps its place until it is resolved.
+//!
+//! What has to be sent again goes in the order it was submitted, stream by stream, and nothing that
+//! is submitted later passes it.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,22 +15,25 @@ use async_nats::{HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::convert::headers_out;
 use super::facts::KnownFacts;
 use super::failure::Failure;
-use super::link::{Link, limited};
-use super::recover::{recover, send};
+use super::link::{Link, REQUEST_LIMIT, limited};
+use super::recover::{RECOVER_FOR, is_sent_again, recover, send};
 use super::schedule;
-use super::window::{Outstanding, Reserved, WINDOW, Window};
+use super::window::{Outstanding, Place, Reserved, WINDOW, WINDOW_KIB, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
 use crate::name::StreamName;
 use crate::publish::PendingReceipt;
 
+/// How long a message waits for those before it that are sent again; each of them has ended then.
+const HELD_UP_FOR: Duration =
+    RECOVER_FOR.saturating_add(REQUEST_LIMIT).saturating_add(REQUEST_LIMIT);
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// How many answers are read before the timers get their turn.
 const ANSWERS_AT_ONCE: usize = 256;
@@ -37,6 +43,8 @@ pub(super) struct Publisher {
     link: Arc<Link>,
     window: Arc<Window>,
     places: Arc<Semaphore>,
+    /// In KiB.
+    bytes: Arc<Semaphore>,
     task: Mutex<Option<JoinHandle<()>>>,
     facts: KnownFacts,
 }
@@ -83,6 +91,7 @@ impl Publisher {
             link,
             window,
             places: Arc::new(Semaphore::new(WINDOW)),
+            bytes: Arc::new(Semaphore::new(WINDOW_KIB)),
             task,
             facts: KnownFacts::default(),
         })
@@ -106,12 +115,13 @@ impl Publisher {
 
     /// Submits without waiting; gives the message back where that cannot be.
     fn submit_now(&self, stream: &StreamName, message: Message) -> Attempt {
-        if !self.link.is_connected() {
+        if !self.link.is_connected() || !self.window.is_clear(stream, &self.link) {
             return Attempt::MustWait(message);
         }
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return Attempt::MustWait(message);
-        };
+        let one = self.places.clone().try_acquire_owned();
+        let bytes = self.bytes.clone().try_acquire_many_owned(kib(&message));
+        let (Ok(_one), Ok(_bytes)) = (one, bytes) else { return Attempt::MustWait(message) };
+        let place = Place { _one, _bytes };
         let (entry, outbound, receipt) = match self.reserve(stream, message, place) {
             Ok(reserved) => reserved,
             Err(error) => return Attempt::Done(Err(error)),
@@ -150,7 +160,8 @@ impl Publisher {
 
     async fn submit_later(&self, stream: &StreamName, message: Message) -> Result<PendingReceipt> {
         self.link.connected().await.map_err(not_sent)?;
-        let place = self.place().await?;
+        self.wait_in_line(stream).await?;
+        let place = self.place(&message).await?;
         let (entry, outbound, receipt) = self.reserve(stream, message, place)?;
         limited(self.hand_over(outbound)).await.map_err(not_sent)?;
         entry.keep();
@@ -162,13 +173,13 @@ impl Publisher {
         &self,
         stream: &StreamName,
         message: Message,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<(Reserved<'_>, Outbound, oneshot::Receiver<Result<Receipt>>)> {
         let job = self.job(stream, message);
         let headers = headers_out(&job.message, job.message.id.as_deref())?;
         let payload = job.message.payload.clone().unwrap_or_default();
         let (sender, receipt) = oneshot::channel();
-        let job = Outstanding { job, receipt: sender, _place: place };
+        let job = Outstanding { job, receipt: sender, _place: place, order: 0 };
         let (entry, subject, reply) = self.window.add(job, &self.link);
         Ok((entry, Outbound { subject, reply, headers, payload }, receipt))
     }
@@ -187,8 +198,11 @@ impl Publisher {
     /// Publishes one message and waits until it is durable: quicker than the window for one that
     /// is waited for anyway, since its answer passes through no other task.
     pub(super) async fn publish(&self, stream: &StreamName, message: Message) -> Result<Receipt> {
+        if !self.window.is_clear(stream, &self.link) {
+            self.wait_in_line(stream).await?;
+        }
         let job = self.job(stream, message);
-        let _place = self.place().await?;
+        let _place = self.place(&job.message).await?;
         match send(&self.link, &job).await {
             Ok(result) => result,
             Err(failure) => recover(&self.link, &job, failure).await,
@@ -206,9 +220,25 @@ impl Publisher {
         Job { stream: stream.clone(), message, own_id, waits_on, submitted: Instant::now() }
     }
 
-    async fn place(&self) -> Result<OwnedSemaphorePermit> {
-        let place = self.places.clone().acquire_owned().await;
-        place.map_err(|_| Failure::Closed.into_error("publish"))
+    /// Waits until nothing that was submitted to the stream before would be passed.
+    async fn wait_in_line(&self, stream: &StreamName) -> Result<()> {
+        if self.window.clear(stream, &self.link, Instant::now() + HELD_UP_FOR).await {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "the message was not sent: earlier ones to stream {stream} are still being sent \
+                 again: try later"
+            ),
+        ))
+    }
+
+    async fn place(&self, message: &Message) -> Result<Place> {
+        let closed = |_| Failure::Closed.into_error("publish");
+        let _one = self.places.clone().acquire_owned().await.map_err(closed)?;
+        let bytes = self.bytes.clone().acquire_many_owned(kib(message));
+        Ok(Place { _one, _bytes: bytes.await.map_err(closed)? })
     }
 
     /// Waits until every receipt is resolved, then stops.
@@ -231,6 +261,14 @@ impl Drop for Publisher {
             task.abort();
         }
     }
+}
+
+/// What a message takes of the window's bytes; all of them at most, so that any goes alone.
+fn kib(message: &Message) -> u32 {
+    let body = message.payload.as_ref().map_or(0, Bytes::len);
+    let headers = message.headers.iter().map(|(name, value)| name.len() + value.len());
+    let kib = (body + headers.sum::<usize>()).div_ceil(1024).clamp(1, WINDOW_KIB);
+    u32::try_from(kib).unwrap_or(u32::MAX)
 }
 
 fn not_sent(failure: Failure) -> Error {
@@ -391,10 +429,22 @@ impl AnswerReader {
 
     fn recover(&mut self, job: Outstanding, failure: Failure) {
         let link = self.link.clone();
-        self.recovering.spawn(async move {
-            let result = recover(&link, &job.job, failure).await;
-            job.resolve(result);
-        });
+        if !is_sent_again(&job.job, &failure) {
+            self.recovering.spawn(async move {
+                let result = recover(&link, &job.job, failure).await;
+                job.resolve(result);
+            });
+            return;
+        }
+        let (window, stream) = (self.window.clone(), job.job.stream.clone());
+        if self.window.line_up(job, failure) {
+            self.recovering.spawn(async move {
+                while let Some((job, failure)) = window.next_in_line(&stream) {
+                    let result = recover(&link, &job.job, failure).await;
+                    job.resolve(result);
+                }
+            });
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A bound durable consumer: fetching and settling.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::arrival::noted;
 use super::consumers;
 use super::convert::{parse_ack_subject, stored};
 use super::failure::Failure;
 use super::fence::Fence;
 use super::link::{Link, limited};
 use super::made::Made;
-use super::puller::{Pulled, Puller, Trouble, nanos};
+use super::puller::{Pulled, Puller, Trouble, nanos, pull_bytes};
 use super::seek::Gate;
 use super::settle;
 use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
@@ -47,6 +49,8 @@ pub(super) struct Pull {
     /// on its way then is out and has not come.
     cut_short: std::sync::Mutex<Option<Trouble>>,
     made: std::sync::Mutex<Made>,
+    /// The highest delivery of the consumer that came here: it counts from 1 again after a move.
+    counted: AtomicU64,
 }
 
 /// What is fetched ahead.
@@ -89,6 +93,7 @@ impl Pull {
             fence,
             cut_short: Default::default(),
             made: Default::default(),
+            counted: AtomicU64::new(0),
         })
     }
 
@@ -98,11 +103,14 @@ impl Pull {
             return Err(trouble);
         }
         let wait = until.saturating_duration_since(Instant::now());
-        let mut request = json!({ "batch": max, "no_wait": true });
+        let mut request =
+            json!({ "batch": max, "max_bytes": pull_bytes(&self.link), "no_wait": true });
         if !wait.is_zero() {
             request["expires"] = nanos(wait).into();
         }
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.name);
+        // The leases of what is there begin at the server, and not when it is read here.
+        let mut since = Instant::now();
         let mut answers = match self.link.ask(subject, request.to_string().into()).await {
             Ok(answers) => answers,
             Err(Failure::Closed) => return Err(Trouble::Closed),
@@ -111,14 +119,18 @@ impl Pull {
         let mut connects = self.link.connects();
         let mut found = Vec::new();
         while found.len() < max {
+            let next = tokio::time::timeout_at(until + GRACE, noted(answers.next(), since));
             let answer = tokio::select! { biased;
-                answer = tokio::time::timeout_at(until + GRACE, answers.next()) => answer,
+                answer = next => answer,
                 _ = connects.changed() => return self.ended(found, Trouble::Reconnected),
             };
-            let Ok(Some(message)) = answer else { return self.ended(found, Trouble::Silent) };
+            let Ok((Some(message), arrived)) = answer else {
+                return self.ended(found, Trouble::Silent);
+            };
+            since = arrived;
             match verdict(&message) {
                 Verdict::Message => {
-                    let pulled = Pulled { message, since: Instant::now() };
+                    let pulled = Pulled { message, since };
                     found.extend(self.delivery(pulled));
                 }
                 Verdict::Over => break,
@@ -184,8 +196,7 @@ impl Pull {
                 Some(puller) => puller,
                 None => {
                     let consumer = format!("{}.{}", self.stream, self.name);
-                    let start =
-                        Puller::start(self.link.clone(), &consumer, prefetch.deliveries, None);
+                    let start = Puller::start(self.link.clone(), &consumer, prefetch.deliveries);
                     let started =
                         start.await.map_err(|failure| failure.into_error(self.doing()))?;
                     slot.insert(started)
@@ -230,6 +241,7 @@ impl Pull {
 
     /// Waits a moment for the consumer: who moves it may have to make it anew.
     async fn made_anew(&self) -> Result<()> {
+        self.gate.set_life(None);
         for _ in 0..NOT_READY_ATTEMPTS {
             match self.exists().await {
                 Err(error) if error.is_not_found() => {}
@@ -255,6 +267,9 @@ impl Pull {
         let reply = reply?;
         let ack = parse_ack_subject(reply.as_str())?;
         let (attempt, sequence, timestamp) = (ack.delivered, ack.stream_sequence, ack.timestamp);
+        if ack.consumer_sequence <= self.counted.swap(ack.consumer_sequence, Ordering::Relaxed) {
+            self.gate.set_life(None);
+        }
         self.fence.delivered(sequence, attempt);
         let (subject, token) = self.made().of(&subject, &reply, &self.link, self.gate.moves());
         Some(RawDelivery {

@@ -31,7 +31,7 @@ pub(super) struct Puller {
     inbox: String,
     subject: String,
     batch: usize,
-    max_bytes: Option<usize>,
+    max_bytes: usize,
     requests: VecDeque<Asked>,
     /// Ready once the connection was established anew.
     reconnected: Changed,
@@ -74,15 +74,23 @@ pub(super) enum Trouble {
     Closed,
 }
 
+/// At most so many bytes are on their way to a consumer here, unless one message may be larger.
+const PULL_BYTES: usize = 16 << 20;
+
+/// How many bytes one request may ask for: less would never let the largest message through.
+pub(super) fn pull_bytes(link: &Link) -> usize {
+    PULL_BYTES.max(2 * link.client.max_payload())
+}
+
 impl Puller {
-    /// Makes ready to pull from `<stream>.<consumer>`, up to `batch` messages, and `max_bytes` if
-    /// given, per request.
+    /// Makes ready to pull from `<stream>.<consumer>`, up to `batch` messages and a bounded number of
+    /// bytes per request.
     pub(super) async fn start(
         link: Arc<Link>,
         consumer: &str,
         batch: usize,
-        max_bytes: Option<usize>,
     ) -> Result<Self, Failure> {
+        let max_bytes = pull_bytes(&link);
         let reconnected = changed(link.connects());
         let inbox = link.client.new_inbox();
         let subscribe = link.client.subscribe(inbox.clone());
@@ -203,14 +211,12 @@ impl Puller {
             return Ok(());
         }
         let batch = self.batch - asked;
-        let mut request = json!({
+        let request = json!({
             "batch": batch,
+            "max_bytes": self.max_bytes,
             "expires": nanos(EXPIRES),
             "idle_heartbeat": nanos(HEARTBEAT),
         });
-        if let Some(max_bytes) = self.max_bytes {
-            request["max_bytes"] = max_bytes.into();
-        }
         let payload = request.to_string().into();
         let (subject, inbox) = (self.subject.clone(), self.inbox.clone());
         let sent = self.link.client.publish_with_reply(subject, inbox, payload);

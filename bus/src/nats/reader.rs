@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::convert::stored;
 use super::feed::{Feed, Item};
-use crate::driver::ReaderDriver;
+use crate::driver::{READ_BYTES, ReaderDriver};
 use crate::error::Result;
 use crate::message::StoredMessage;
 use crate::name::Subject;
@@ -23,9 +23,12 @@ impl ReaderDriver for Reader {
             return Ok(found);
         }
         let mut item = self.0.next(Instant::now() + wait).await?;
+        let mut bytes = 0;
         while let Some(next) = item {
-            found.push(next.into_stored());
-            if found.len() >= max {
+            let message = next.into_stored();
+            bytes += message.bytes();
+            found.push(message);
+            if found.len() >= max || bytes >= READ_BYTES {
                 break;
             }
             item = self.0.ready();

@@ -12,16 +12,22 @@ use super::link::{Link, REQUEST_LIMIT};
 use super::publisher::{Job, read_answer};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
-use crate::message::{Expect, Receipt};
+use crate::message::{Expect, Message, Receipt};
+use crate::name::StreamName;
 
 /// How long a message is tried, from its submission: a leader election took 6.4 s where measured.
-const RECOVER_FOR: Duration = Duration::from_secs(20);
+pub(super) const RECOVER_FOR: Duration = Duration::from_secs(20);
 
 /// Longer than the successor of a leader that answered by mistake takes to store a message.
 const STALE_LEADER: Duration = Duration::from_millis(20);
 
 /// How long a connection is waited for in between. A server that restarts is back sooner.
 const RECONNECT: Duration = Duration::from_secs(5);
+
+/// True for a failure after which [`recover`] sends the message again.
+pub(super) fn is_sent_again(job: &Job, failure: &Failure) -> bool {
+    failure.is_transient() || matches!(failure, Failure::Lost) && job.may_repeat()
+}
 
 /// Brings a message that got `failure` for an answer to its end.
 ///
@@ -34,7 +40,7 @@ pub(super) async fn recover(link: &Link, job: &Job, failure: Failure) -> Result<
     for attempt in 1.. {
         match &failure {
             Failure::Lost if job.may_repeat() => lost = true,
-            Failure::NoResponders => {
+            Failure::NoResponders if Instant::now() < deadline => {
                 if let Some(error) =
                     link.explain(&job.stream, Some(job.message.subject.as_str())).await
                 {
@@ -99,16 +105,38 @@ async fn own_success(link: &Link, job: &Job, conflict: Failure, repeated: bool) 
     let Some(Expect::LastSubjectSequence(expected)) = job.message.expect else {
         return Err(conflict.into_error(doing()));
     };
-    let next = json!({ "seq": expected + 1, "next_by_subj": job.message.subject.as_str() });
-    let found = direct::get(link, &job.stream, &next).await?;
-    let header = |name: &str| found.as_ref()?.headers.as_ref()?.get(name).map(|v| v.as_str());
-    let own = header(MESSAGE_ID).is_some_and(|id| Some(id) == job.message.id.as_deref());
-    if let (true, Some(found)) = (own, &found) {
-        return Ok(Receipt { sequence: found.sequence, duplicate: !job.own_id });
+    let next = follows(link, &job.stream, &job.message, expected).await?;
+    if let (true, Some(sequence)) = (next.is_own, next.sequence) {
+        return Ok(Receipt { sequence, duplicate: !job.own_id });
     }
-    let direct_successor = header(EXPECTED_LAST) == Some(expected.to_string().as_str());
-    if repeated && !direct_successor {
+    if repeated && !next.is_direct {
         return Err(Failure::Lost.into_error(doing()));
     }
     Err(conflict.into_error(doing()))
+}
+
+/// The first message on the subject of another one behind the sequence that was expected there.
+pub(super) struct Next {
+    sequence: Option<u64>,
+    /// It is that very message, by its id.
+    pub(super) is_own: bool,
+    /// Whoever stored it expected the same.
+    is_direct: bool,
+}
+
+/// Looks at what follows on the sequence that `message` expects.
+pub(super) async fn follows(
+    link: &Link,
+    stream: &StreamName,
+    message: &Message,
+    expected: u64,
+) -> Result<Next> {
+    let next = json!({ "seq": expected + 1, "next_by_subj": message.subject.as_str() });
+    let found = direct::get(link, stream, &next).await?;
+    let header = |name: &str| found.as_ref()?.headers.as_ref()?.get(name).map(|v| v.as_str());
+    Ok(Next {
+        is_own: header(MESSAGE_ID).is_some_and(|id| Some(id) == message.id.as_deref()),
+        is_direct: header(EXPECTED_LAST) == Some(expected.to_string().as_str()),
+        sequence: found.as_ref().map(|found| found.sequence),
+    })
 }

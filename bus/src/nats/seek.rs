@@ -22,6 +22,7 @@ use super::pull::Prefetch;
 use super::streams::{self, Removed};
 use crate::config::Start;
 use crate::error::{Error, ErrorKind, Result};
+use crate::life::Life;
 use crate::name::{ConsumerName, StreamName};
 
 const RESET_NOT_ALLOWED: u64 = 10204;
@@ -41,6 +42,8 @@ pub(super) struct Gate {
     moved: AtomicU64,
     passage: RwLock<()>,
     prefetches: Mutex<Vec<Weak<Prefetch>>>,
+    /// The life that the consumer was last seen in, unless there are signs of another one.
+    life: Mutex<Option<Life>>,
 }
 
 /// A fetch under way.
@@ -62,6 +65,7 @@ impl Gates {
             moved: AtomicU64::new(0),
             passage: RwLock::default(),
             prefetches: Mutex::default(),
+            life: Mutex::default(),
         });
         gates.insert(place, Arc::downgrade(&gate));
         gate
@@ -74,6 +78,16 @@ impl Gate {
         let mut all = self.prefetches.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|prefetch| prefetch.strong_count() > 0);
         all.push(Arc::downgrade(prefetch));
+    }
+
+    /// The life that the consumer was last seen in.
+    pub(super) fn life(&self) -> Option<Life> {
+        *self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the life that the consumer is in; `None` where that has to be asked again.
+    pub(super) fn set_life(&self, life: Option<Life>) {
+        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = life;
     }
 
     /// How often this process has moved the consumer.
@@ -121,7 +135,7 @@ pub(super) async fn seek(
     to: Start,
 ) -> Result<()> {
     let fail = |failure| consumers::explained(stream, name, failure);
-    let existing = consumers::raw_info(link, stream, name).await.map_err(fail)?;
+    let mut existing = consumers::raw_info(link, stream, name).await.map_err(fail)?;
     let gate = link.gates.gate(stream, name);
     // Whoever fetches at this moment lets go, and what the server sends from here on finds no
     // inbox of before: the connection keeps the order.
@@ -130,10 +144,14 @@ pub(super) async fn seek(
         gate.moved.store(*moves, Ordering::Release);
     });
     let _closed = gate.passage.write().await;
+    gate.set_life(None);
     gate.give_up_ahead().await;
+    // First the count: whatever comes after the move finds it.
+    existing.config = consumers::counted(&existing.config);
     if let Some(sequence) = sequence(link, stream, to).await?
         && link.client.is_server_compatible(2, 14, 0)
     {
+        count(link, stream, name, &existing).await?;
         let operation = format!("CONSUMER.RESET.{stream}.{name}");
         match link.api_repeated::<Info>(&operation, &json!({ "seq": sequence })).await {
             Ok(_) => return Ok(()),
@@ -142,6 +160,20 @@ pub(super) async fn seek(
         }
     }
     make_anew(link, stream, name, &existing, to).await
+}
+
+/// Has the server keep how often the consumer was moved.
+async fn count(
+    link: &Link,
+    stream: &StreamName,
+    name: &ConsumerName,
+    counted: &Info,
+) -> Result<()> {
+    let (stream_name, config) = (stream.as_str(), &counted.config);
+    let request = CreateRequest { stream_name, config, action: "update" };
+    let operation = format!("CONSUMER.CREATE.{stream}.{name}");
+    let updated = link.api_repeated::<Info>(&operation, &request).await;
+    updated.map(|_| ()).map_err(|failure| consumers::explained(stream, name, failure))
 }
 
 /// The sequence to go on at, where it can be told beforehand.

@@ -110,7 +110,15 @@ impl WatchDriver for Watch {
                     }
                     continue;
                 }
-                State::Initial { .. } => {}
+                State::Initial { .. } => {
+                    let until = Instant::now() + TURN;
+                    if let Some(item) = self.feed.next_initial(until).await?
+                        && let Some(change) = self.change(item)?
+                    {
+                        return Ok(change);
+                    }
+                    continue;
+                }
                 State::Told { queue, .. } => {
                     if let Some(change) = queue.pop_front() {
                         return Ok(change);

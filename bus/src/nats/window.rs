@@ -1,31 +1,44 @@
 //! The places of the publish window: what is on its way, found again by its ticket.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::Subject;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use super::failure::Failure;
 use super::link::{Link, REQUEST_LIMIT};
 use super::publisher::Job;
 use super::tickets::Tickets;
 use crate::arena::Arena;
 use crate::error::Result;
 use crate::message::Receipt;
+use crate::name::StreamName;
 
 /// How many messages may be on their way: more buys latency only (measured). Each has a subject for
 /// its answer, and the server keeps the routes of 1024 subjects at hand.
 pub(super) const WINDOW: usize = 900;
+/// And how many bytes, counted in KiB: each message is kept until it is answered.
+pub(super) const WINDOW_KIB: usize = 64 << 10;
 /// After a reconnect, how long the answers of what was sent before are still waited for.
 const RECONNECT_GRACE: Duration = Duration::from_millis(300);
+
+/// Room for one message, by number and by bytes.
+pub(super) struct Place {
+    pub(super) _one: OwnedSemaphorePermit,
+    pub(super) _bytes: OwnedSemaphorePermit,
+}
 
 /// A job in the window, with its place and whoever waits for it.
 pub(super) struct Outstanding {
     pub(super) job: Job,
     pub(super) receipt: oneshot::Sender<Result<Receipt>>,
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _place: Place,
+    /// Numbers the jobs in the order they were submitted; given by the window.
+    pub(super) order: u64,
 }
 
 impl Outstanding {
@@ -36,13 +49,21 @@ impl Outstanding {
 }
 
 /// What is on its way, by place.
-pub(super) struct Window(Mutex<Places>);
+pub(super) struct Window {
+    places: Mutex<Places>,
+    /// Something that held up what comes after it does not any more.
+    freed: Notify,
+}
 
 struct Places {
     entries: Vec<Option<Entry>>,
     tickets: Tickets,
-    /// Numbers the entries, so that a sweep finds them in the order they were sent.
+    /// Numbers the entries, so that they are found in the order they were sent.
     added: u64,
+    /// How many of the entries may be sent again, by the connection that they were sent over.
+    by_connection: BTreeMap<u64, usize>,
+    /// What is sent again, in order: a task is at work for each stream that is here.
+    lanes: BTreeMap<StreamName, BTreeMap<u64, (Outstanding, Failure)>>,
     /// Reply subjects are written here, behind the inbox that they all begin with.
     reply: String,
     inbox_len: usize,
@@ -51,7 +72,6 @@ struct Places {
 
 struct Entry {
     job: Outstanding,
-    order: u64,
     connects: u64,
 }
 
@@ -60,31 +80,41 @@ impl Window {
     pub(super) fn new(inbox: String) -> Self {
         let entries = std::iter::repeat_with(|| None).take(WINDOW).collect();
         let inbox_len = inbox.len();
-        Self(Mutex::new(Places {
+        let places = Mutex::new(Places {
             entries,
             tickets: Tickets::new(WINDOW),
             added: 0,
+            by_connection: BTreeMap::new(),
+            lanes: BTreeMap::new(),
             reply: inbox,
             inbox_len,
             arena: Arena::default(),
-        }))
+        });
+        Self { places, freed: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the job a place: with it go the message's own subject, and the one for the answer.
-    pub(super) fn add(&self, job: Outstanding, link: &Link) -> (Reserved<'_>, Subject, Subject) {
+    pub(super) fn add(
+        &self,
+        mut job: Outstanding,
+        link: &Link,
+    ) -> (Reserved<'_>, Subject, Subject) {
         let connects = link.connect_count();
         let mut all = self.lock();
         let subject = all.arena.subject(job.job.subject());
         all.added += 1;
-        let order = all.added;
+        job.order = all.added;
+        if job.job.may_repeat() {
+            *all.by_connection.entry(connects).or_default() += 1;
+        }
         // The job holds one of as many permits as there are places: one is free.
         let (place, ticket) = all.tickets.enter().unwrap_or((WINDOW, u64::MAX));
         if let Some(entry) = all.entries.get_mut(place) {
-            *entry = Some(Entry { job, order, connects });
+            *entry = Some(Entry { job, connects });
         }
         let Places { reply, inbox_len, arena, .. } = &mut *all;
         reply.truncate(*inbox_len);
@@ -97,9 +127,65 @@ impl Window {
     pub(super) fn take(&self, ticket: u64, answered: bool) -> Option<Outstanding> {
         let mut all = self.lock();
         let place = all.tickets.place(ticket)?;
-        let entry = all.entries.get_mut(place)?.take()?;
+        let Entry { job, connects } = all.entries.get_mut(place)?.take()?;
         all.tickets.leave(place, answered);
-        Some(entry.job)
+        let sent_over = all.by_connection.get_mut(&connects).filter(|_| job.job.may_repeat());
+        if let Some(entries) = sent_over {
+            *entries -= 1;
+            if *entries == 0 {
+                all.by_connection.remove(&connects);
+                self.freed.notify_waiters();
+            }
+        }
+        Some(job)
+    }
+
+    /// Lines up a job to be sent again, in the order of submission among those of its stream; true
+    /// when nobody is at work on them yet.
+    pub(super) fn line_up(&self, job: Outstanding, failure: Failure) -> bool {
+        let mut all = self.lock();
+        let nobody = !all.lanes.contains_key(&job.job.stream);
+        let lane = all.lanes.entry(job.job.stream.clone()).or_default();
+        lane.insert(job.order, (job, failure));
+        nobody
+    }
+
+    /// The next job of the stream that is to be sent again; with the last one whoever is at work on
+    /// them ends, and others may be sent.
+    pub(super) fn next_in_line(&self, stream: &StreamName) -> Option<(Outstanding, Failure)> {
+        let mut all = self.lock();
+        let next = all.lanes.get_mut(stream)?.pop_first();
+        if next.is_none() {
+            all.lanes.remove(stream);
+            self.freed.notify_waiters();
+        }
+        next.map(|(_, job)| job)
+    }
+
+    /// True while something on its way to the stream is sent again, or may have to be because its
+    /// connection is gone: what is submitted now would pass it.
+    fn is_held_up(&self, stream: &StreamName, connects: u64) -> bool {
+        let all = self.lock();
+        let earlier = all.by_connection.first_key_value().is_some_and(|(sent, _)| *sent < connects);
+        earlier || !all.lanes.is_empty() && all.lanes.contains_key(stream)
+    }
+
+    /// True when what is submitted to the stream now passes nothing that was submitted before.
+    pub(super) fn is_clear(&self, stream: &StreamName, link: &Link) -> bool {
+        !self.is_held_up(stream, link.connect_count())
+    }
+
+    /// Waits until nothing would be passed; false when that is not so by `until`.
+    pub(super) async fn clear(&self, stream: &StreamName, link: &Link, until: Instant) -> bool {
+        loop {
+            let freed = self.freed.notified();
+            if self.is_clear(stream, link) {
+                return true;
+            }
+            if tokio::time::timeout_at(until, freed).await.is_err() {
+                return false;
+            }
+        }
     }
 
     /// Takes out what waited too long, or was sent over a connection that is gone.
@@ -114,7 +200,7 @@ impl Window {
         let all = self.lock();
         for (place, entry) in all.entries.iter().enumerate() {
             let entry = entry.as_ref().filter(|entry| late(entry));
-            found.extend(entry.and_then(|entry| Some((entry.order, all.tickets.of(place)?))));
+            found.extend(entry.and_then(|entry| Some((entry.job.order, all.tickets.of(place)?))));
         }
         drop(all);
         found.sort_unstable();

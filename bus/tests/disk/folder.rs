@@ -2,8 +2,10 @@
 
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bus::embedded::disk::{Disk, SyncPolicy};
 use bus::{BucketConfig, BucketName, Bus, ErrorKind, Start, Storage, StreamConfig, SubjectFilter};
 
 use super::{child, connect, message, url};
@@ -118,6 +120,40 @@ async fn a_consumer_stands_where_it_stood() {
     let stale = consumer.settle(&token, bus::Settlement::Ack).await;
     assert_eq!(stale.unwrap_err().kind(), ErrorKind::Stale, "a lease from before the move");
     assert_eq!(consumer.fetch(9, PATIENCE).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn what_was_promised_outlives_a_crash_at_any_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = StreamConfig::parse("s", &["s.>"]).unwrap();
+    config.delayed = true;
+    for round in 0..5_u64 {
+        let disk = Disk::open(folder.path(), SyncPolicy::Each).await.unwrap();
+        let bus = Bus::with_driver(Arc::new(disk.another()));
+        let stream = bus.ensure_stream(&config).await.unwrap();
+        let held = stream.info().await.unwrap().last_sequence;
+        assert!(held >= 2 * round, "round {round}: {held} messages");
+        for id in 0..2 * round {
+            let again = stream.publish(message("s.a", id).id(format!("{id}"))).await.unwrap();
+            assert!(again.duplicate, "round {round}: {id}");
+        }
+        stream.publish(message("s.a", "x").id(format!("{}", 2 * round))).await.unwrap();
+        let until = SystemTime::now() + Duration::from_secs(3600);
+        stream.publish(message("s.b", round).not_before(until)).await.unwrap();
+        // This one is told of, and the next may be on its way.
+        stream.publish(message("s.a", "y").id(format!("{}", 2 * round + 1))).await.unwrap();
+        let _unknown = stream.submit(message("s.c", "z")).await.unwrap();
+        disk.crash().await.unwrap();
+        let over = stream.publish(message("s.a", "late")).await.unwrap_err();
+        assert_eq!(over.kind(), ErrorKind::Closed, "{over}");
+    }
+    let bus = connect(folder.path()).await;
+    let stream = bus.stream("s").await.unwrap();
+    assert_eq!(stream.purge(&SubjectFilter::new(">").unwrap()).await.unwrap() - 5, {
+        let last = stream.info().await.unwrap().last_sequence;
+        assert!((10..=15).contains(&last), "{last} messages");
+        last
+    });
 }
 
 #[tokio::test]

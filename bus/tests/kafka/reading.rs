@@ -1,17 +1,18 @@
 //! Reading: what is on the wire, what others wrote, a broker that goes away, several partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use bus::{Bus, Message, Reader, Start, StoredMessage, StreamConfig, Subject, SubjectFilter};
 use bytes::Bytes;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::time::Instant;
 
 use super::{PATIENCE, alone, message, shared, stream, unique};
 
@@ -345,4 +346,69 @@ async fn several_partitions_keep_order_by_key_and_state_by_sequence() {
     assert_eq!(stream.purge(&SubjectFilter::all()).await.unwrap(), 3 * KEYS as u64);
     assert_eq!(stream.get(rounds[2][0]).await.unwrap(), None);
     assert!(stream.subjects(&SubjectFilter::all()).await.unwrap().is_empty());
+}
+
+/// Sequences are counted with the number of partitions: with another one they name other messages.
+#[tokio::test]
+async fn partitions_that_somebody_adds_are_refused_by_name_and_nothing_comes_under_two_sequences() {
+    let (broker, bus) = shared().await;
+    let admin: AdminClient<DefaultClientContext> = raw(&broker.url()).create().unwrap();
+    let own = stream(&bus, |config| config.partitions = 3).await;
+    let foreign = unique("foreign");
+    let topic = NewTopic::new(&foreign, 3, TopicReplication::Fixed(1));
+    admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
+    for stream in [own, bus.stream(&foreign).await.unwrap()] {
+        let name = stream.name().to_string();
+        let subject = stream.info().await.unwrap().config.subjects[0].to_string();
+        let subject = subject.replace('>', "a");
+        let message = |n: usize| Message::new(&subject, n.to_string()).unwrap().key(n.to_string());
+        for n in 0..30 {
+            stream.publish(message(n)).await.unwrap();
+        }
+        let consumer = bus.consumer(&name, "c").open().await.unwrap();
+        let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+        assert_eq!(read(&mut reader, 30).await.len(), 30);
+
+        admin
+            .create_partitions([&NewPartitions::new(&name, 6)], &AdminOptions::new())
+            .await
+            .unwrap();
+        let producer: FutureProducer = raw(&broker.url()).create().unwrap();
+        for partition in 0..6 {
+            let record = FutureRecord::<[u8], _>::to(&name).payload("theirs").partition(partition);
+            producer.send(record, PATIENCE).await.unwrap();
+        }
+        let (mut seen, deadline) = (BTreeSet::new(), Instant::now() + PATIENCE);
+        let refused = loop {
+            assert!(Instant::now() < deadline, "the consumer is not refused");
+            match consumer.fetch(100, Duration::from_millis(500)).await {
+                Ok(deliveries) => deliveries.iter().for_each(|delivery| {
+                    let sequence = delivery.message().sequence;
+                    assert!(seen.insert(sequence), "{sequence} names two messages");
+                }),
+                Err(error) => break error,
+            }
+        };
+        let mut refusals = vec![refused];
+        let mut refuse = async |what: &str, refused: Option<bus::Error>| {
+            refusals.push(refused.unwrap_or_else(|| panic!("{what} of {name} is not refused")));
+        };
+        refuse("info", stream.info().await.err()).await;
+        refuse("get", stream.get(1).await.err()).await;
+        refuse("publish", stream.publish(message(0)).await.err()).await;
+        refuse("subjects", stream.subjects(&SubjectFilter::all()).await.err()).await;
+        refuse("next", reader.next(1, Duration::ZERO).await.err()).await;
+        refuse("reader", stream.reader(&[], Start::Beginning).await.err()).await;
+        refuse("consumer", bus.consumer_info(&name, "c").await.err()).await;
+        // Another process knows what it counts with by what was written down.
+        let other = Bus::connect(&broker.url()).await.unwrap();
+        refuse("bind", other.bind(&name, "c").await.err()).await;
+        for error in refusals {
+            assert_eq!(error.kind(), bus::ErrorKind::Mismatch, "{error}");
+            let text = error.to_string();
+            let told = [&name, "6", "3"].iter().all(|part| text.contains(*part));
+            assert!(told, "{text}");
+        }
+        bus.delete_stream(&name).await.unwrap();
+    }
 }

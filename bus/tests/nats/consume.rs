@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bus::{ConsumerConfig, ConsumerName, ErrorKind, LeaseToken, Settlement, Start, SubjectFilter};
 
-use super::{PATIENCE, message, server, stream};
+use super::{PATIENCE, message, raw, server, stream};
 
 #[tokio::test]
 async fn a_confirmation_from_a_deleted_consumer_is_an_error() {
@@ -228,4 +228,53 @@ async fn a_dropped_reader_leaves_no_consumer_behind() {
     };
     tokio::time::timeout(PATIENCE / 3, gone).await.unwrap();
     drop(server);
+}
+
+/// What came while nobody looked had its lease from then on.
+#[tokio::test]
+async fn a_lease_begins_when_the_message_arrives_and_not_when_it_is_read() {
+    let (server, bus) = server().await;
+    let stream = stream(&bus, "S", "s.>").await;
+    let lease = Duration::from_millis(400);
+    let consumer = bus.consumer("S", "c").ack_wait(lease).open().await.unwrap();
+    let mut fetch = std::pin::pin!(consumer.fetch(1, PATIENCE));
+    // It has asked, and is busy elsewhere when the message comes.
+    let raw = raw(&server).await;
+    let asks = async || {
+        let stream = raw.get_stream("S").await.unwrap();
+        stream.consumer_info("c").await.unwrap().num_waiting
+    };
+    while asks().await == 0 {
+        assert!(futures_util::poll!(fetch.as_mut()).is_pending());
+    }
+    stream.publish(message("s.a", 1)).await.unwrap();
+    while bus.consumer_info("S", "c").await.unwrap().delivered_sequence == 0 {}
+    tokio::time::sleep(lease).await;
+    let delivery = fetch.await.unwrap().remove(0);
+    assert!(delivery.expires() <= tokio::time::Instant::now(), "its lease is over");
+    let late = delivery.ack_confirmed().await.unwrap_err();
+    assert_eq!(late.error.kind(), ErrorKind::Stale, "{}", late.error);
+}
+
+/// What is fetched ahead is bounded in bytes too.
+#[tokio::test]
+async fn what_is_fetched_ahead_takes_a_bounded_number_of_bytes() {
+    const MESSAGES: usize = 100;
+    let (_server, bus) = server().await;
+    let stream = stream(&bus, "S", "s.>").await;
+    for _ in 0..MESSAGES {
+        stream.publish(message("s.a", "x".repeat(1_000_000))).await.unwrap();
+    }
+    let consumer = bus.consumer("S", "c").prefetch(1000).open().await.unwrap();
+    let mut got = consumer.fetch(1, PATIENCE).await.unwrap().len();
+    for _ in 0..20 {
+        let out = bus.consumer_info("S", "c").await.unwrap().unsettled;
+        assert!(out <= 50, "{out} MB were sent ahead");
+    }
+    while got < MESSAGES {
+        for delivery in consumer.fetch(10, PATIENCE).await.unwrap() {
+            got += 1;
+            delivery.ack_confirmed().await.unwrap();
+        }
+    }
 }

@@ -1,8 +1,14 @@
 //! Delays, units and moves as the server really does them.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bus::{ErrorKind, Guarantee, Settlement, Start, StreamConfig, SubjectFilter, WhenFull};
+use async_trait::async_trait;
+use bus::driver::{ConsumerDriver, RawDelivery, Unit, UnitInput};
+use bus::{
+    Committed, ConsumerName, Delivery, Error, ErrorKind, Guarantee, LeaseToken, Result, Settlement,
+    Start, StreamConfig, StreamName, SubjectFilter, WhenFull,
+};
 
 use super::{PATIENCE, message, raw, server, stream};
 
@@ -87,10 +93,71 @@ async fn the_outputs_of_a_unit_are_one_batch_and_known_again() {
     }
     assert_eq!(batches[0], batches[1]);
 
+    // Where the consumer was moved it is no repetition, and a repetition is known.
     bus.seek("in", "c", Start::Beginning).await.unwrap();
-    let again = unit().await.commit().await.unwrap();
+    let input = consumer.fetch(1, PATIENCE).await.unwrap().remove(0);
+    let mut input = Unit { inputs: vec![lost(&input)], outputs: Vec::new() };
+    input.outputs = vec![("out", "out.a"), ("out", "out.b")]
+        .into_iter()
+        .map(|(to, subject)| (StreamName::new(to).unwrap(), message(subject, 3)))
+        .collect();
+    for _ in 0..2 {
+        let lost = bus.driver().commit(&input).await.unwrap_err();
+        assert_eq!(lost.kind(), ErrorKind::Unavailable, "{lost}");
+        assert_eq!(outputs.info().await.unwrap().messages, 4);
+    }
+}
+
+/// The input of a unit whose acks are lost.
+fn lost(input: &Delivery) -> UnitInput {
+    UnitInput {
+        stream: StreamName::new("in").unwrap(),
+        consumer: ConsumerName::new("c").unwrap(),
+        sequence: input.message().sequence,
+        published: input.message().timestamp,
+        token: input.token().clone(),
+        via: Arc::new(LosesAcks),
+    }
+}
+
+struct LosesAcks;
+
+#[async_trait]
+impl ConsumerDriver for LosesAcks {
+    async fn fetch(&self, _max: usize, _wait: Duration) -> Result<Vec<RawDelivery>> {
+        Ok(Vec::new())
+    }
+
+    fn ack_now(&self, _token: &LeaseToken) -> Option<Result<()>> {
+        None
+    }
+
+    async fn settle(&self, _token: &LeaseToken, _how: &Settlement, _confirm: bool) -> Result<()> {
+        Err(Error::new(ErrorKind::Unavailable, "the ack was lost"))
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_repeated_fulfils_its_conditions_itself() {
+    let (_server, bus) = server().await;
+    let outputs = stream(&bus, "out", "out.>").await;
+    let first = outputs.publish(message("out.a", 1)).await.unwrap().sequence;
+    let unit = |condition| {
+        let unit = bus.unit().publish(&outputs, message("out.a", 2).id("a").expect_last(condition));
+        let unit = unit.publish(&outputs, message("out.b", 2).id("b"));
+        unit.publish(&outputs, message("out.c", 2).id("c").expect_last(0)).commit()
+    };
+    let done = unit(first).await.unwrap();
+    // The answer is lost, or the process dies before it reads it.
+    let again = unit(first).await.unwrap();
+    let sequences = |done: &Committed| done.receipts.iter().map(|r| r.sequence).collect::<Vec<_>>();
+    assert_eq!(sequences(&again), sequences(&done));
     assert!(again.receipts.iter().all(|receipt| receipt.duplicate), "{again:?}");
-    assert_eq!(outputs.info().await.unwrap().messages, 2);
+    // Somebody else's message is a conflict still, and nothing of the unit is stored.
+    let other = bus.unit().publish(&outputs, message("out.a", 3).id("x").expect_last(first));
+    let other = other.publish(&outputs, message("out.b", 3).id("y")).commit().await.unwrap_err();
+    assert!(other.error.is_conflict(), "{}", other.error);
+    assert_eq!(outputs.info().await.unwrap().messages, 4);
 }
 
 #[tokio::test]

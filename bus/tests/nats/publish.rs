@@ -1,8 +1,16 @@
 //! Publishing: fidelity on the wire, conditions, and servers that die in the middle.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bus::{ErrorKind, Message, Retention, Start, StreamConfig, SubjectFilter};
+
+use bus::Bus;
+use bus::testkit::NatsServer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
 
 use super::{PATIENCE, message, raw, server, stream};
 
@@ -159,4 +167,110 @@ async fn without_an_id_a_lost_answer_is_a_time_out() {
     server.kill9();
     let error = stream.publish(message("s.a", 1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+/// Between the bus and the server: swallows what the bus sends, and cuts the connections.
+struct Proxy {
+    url: String,
+    swallows: Arc<AtomicBool>,
+    swallowed: mpsc::UnboundedReceiver<Vec<u8>>,
+    accepted: mpsc::UnboundedReceiver<()>,
+    cut: watch::Sender<()>,
+}
+
+impl Proxy {
+    async fn before(server: &NatsServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let to = server.url().replace("nats://", "");
+        let (tell, swallowed) = mpsc::unbounded_channel();
+        let (came, accepted) = mpsc::unbounded_channel();
+        let (swallows, cut) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(()));
+        let (swallowing, cuts) = (swallows.clone(), cut.clone());
+        tokio::spawn(async move {
+            while let Ok((bus, _)) = listener.accept().await {
+                let _ = came.send(());
+                let server = TcpStream::connect(&to).await.unwrap();
+                let (swallowing, tell, mut cut) =
+                    (swallowing.clone(), tell.clone(), cuts.subscribe());
+                tokio::spawn(async move {
+                    let (mut from_bus, mut to_bus) = bus.into_split();
+                    let (mut from_server, mut to_server) = server.into_split();
+                    let upwards = async {
+                        let mut read = vec![0; 65_536];
+                        while let Ok(count @ 1..) = from_bus.read(&mut read).await {
+                            if swallowing.load(Ordering::SeqCst) {
+                                let _ = tell.send(read[..count].to_vec());
+                            } else if to_server.write_all(&read[..count]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        () = upwards => {}
+                        _ = tokio::io::copy(&mut from_server, &mut to_bus) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { url, swallows, swallowed, accepted, cut }
+    }
+
+    /// Waits until this was swallowed.
+    async fn until_swallowed(&mut self, what: &str) {
+        let mut all = Vec::new();
+        while !String::from_utf8_lossy(&all).contains(what) {
+            let more = tokio::time::timeout(PATIENCE, self.swallowed.recv()).await.unwrap();
+            all.extend(more.unwrap());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_keeps_its_order_and_nothing_passes_it() {
+    let server = NatsServer::start().await.unwrap();
+    let mut proxy = Proxy::before(&server).await;
+    let bus = Bus::connect(&proxy.url).await.unwrap();
+    proxy.accepted.recv().await.unwrap();
+    let stream = stream(&bus, "S", "s.>").await;
+    let (mut receipts, mut expected) = (Vec::new(), Vec::new());
+    for round in 0..3 {
+        for n in 0..300 {
+            // Swallowed from the middle of the window on.
+            proxy.swallows.store(n >= 100, Ordering::SeqCst);
+            let body = format!("body-{round}-{n}.");
+            let receipt = stream.submit(message("s.a", &body).id(&body)).await.unwrap();
+            receipts.push(receipt);
+            expected.push(body);
+            if n == 299 {
+                proxy.until_swallowed(&format!("body-{round}-299.")).await;
+                proxy.swallows.store(false, Ordering::SeqCst);
+                proxy.cut.send_replace(());
+                // It has noticed when it comes again.
+                proxy.accepted.recv().await.unwrap();
+            }
+        }
+        // While those are sent again.
+        for n in 0..50 {
+            let body = format!("later-{round}-{n}.");
+            let message = message("s.a", &body).id(&body);
+            match n % 10 {
+                9 => drop(stream.publish(message).await.unwrap()),
+                _ => receipts.push(stream.submit(message).await.unwrap()),
+            }
+            expected.push(body);
+        }
+    }
+    for receipt in receipts {
+        receipt.await.unwrap();
+    }
+    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
+    let mut stored = Vec::new();
+    while stored.len() < expected.len() {
+        let read = reader.next(1000, PATIENCE).await.unwrap();
+        let body = |message: bus::StoredMessage| message.payload.unwrap().to_vec();
+        stored.extend(read.into_iter().map(|message| String::from_utf8(body(message)).unwrap()));
+    }
+    assert_eq!(stored, expected);
 }

@@ -150,3 +150,56 @@ async fn entries_are_complete_while_others_write() {
     assert_eq!(kv.keys("k.1*").await.err().map(|error| error.kind()), Some(ErrorKind::Invalid));
     assert_eq!(kv.keys("k.1999").await.unwrap().len(), 1);
 }
+
+/// The initial part ends although what it was to tell is gone before it is read, and nobody writes.
+#[tokio::test]
+async fn a_watch_ends_its_initial_part_when_the_bucket_is_purged_before_it_is_read() {
+    let (server, bus) = server().await;
+    let kv = bucket(&bus).await;
+    let raw = raw(&server).await;
+    for purges_by_subject in [false, true] {
+        for n in 0..50 {
+            kv.put(format!("k.{n}"), "1").await.unwrap();
+        }
+        let mut watch = kv.watch(">").await.unwrap();
+        let stream = raw.get_stream("KV_b").await.unwrap();
+        match purges_by_subject {
+            true => stream.purge().filter("$KV.b.k.>").await.unwrap(),
+            false => stream.purge().await.unwrap(),
+        };
+        assert_eq!(next(&mut watch).await, "synced");
+        assert!(
+            kv.entries(">").await.unwrap().is_empty() && kv.keys(">").await.unwrap().is_empty()
+        );
+        kv.put("k.a", "2").await.unwrap();
+        assert_eq!(next(&mut watch).await, "+k.a=2");
+        kv.delete("k.a", None).await.unwrap();
+    }
+}
+
+/// The same while it is being read, which finds some of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_and_a_listing_end_while_the_bucket_is_purged() {
+    const KEYS: usize = 3000;
+    let (server, bus) = server().await;
+    let kv = bucket(&bus).await;
+    let raw = raw(&server).await;
+    for round in 0..3 {
+        let puts = (0..KEYS).map(|n| kv.put(format!("k.{n}"), vec![b'x'; 512]));
+        for put in futures_util::future::join_all(puts).await {
+            put.unwrap();
+        }
+        let mut watch = kv.watch(">").await.unwrap();
+        let listing = tokio::spawn({
+            let kv = kv.clone();
+            async move { kv.entries(">").await }
+        });
+        for _ in 0..100 * round {
+            assert!(next(&mut watch).await.starts_with("+k."));
+        }
+        raw.get_stream("KV_b").await.unwrap().purge().await.unwrap();
+        while next(&mut watch).await != "synced" {}
+        let listed = tokio::time::timeout(PATIENCE, listing).await.unwrap().unwrap().unwrap();
+        assert!(listed.len() <= KEYS);
+    }
+}

@@ -109,7 +109,9 @@ impl From<bus::Error> for Problem {
             ErrorKind::TooLarge => ProblemKind::EventTooLarge,
             ErrorKind::Full => ProblemKind::Full,
             // Closed by this process: another one, or this one after its restart, will answer.
-            ErrorKind::Unavailable | ErrorKind::Closed => ProblemKind::Unavailable,
+            ErrorKind::Unavailable | ErrorKind::Closed | ErrorKind::Failed => {
+                ProblemKind::Unavailable
+            }
             ErrorKind::Timeout => ProblemKind::Timeout,
             _ => ProblemKind::Internal,
         };
@@ -181,6 +183,7 @@ mod tests {
             (ErrorKind::Unavailable, 503),
             (ErrorKind::Timeout, 503),
             (ErrorKind::Closed, 503),
+            (ErrorKind::Failed, 503),
             (ErrorKind::Mismatch, 500),
             (unsupported, 500),
             (ErrorKind::Corrupt, 500),

@@ -1,11 +1,10 @@
-//! One backend per folder and process: opened, shared, opened anew after a failure, closed.
+//! One backend per folder and process: opened, shared, closed, and closed for good where the disk
+//! failed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
-
-use tokio::sync::OwnedMutexGuard;
 
 use super::SyncPolicy;
 use super::committer::Committer;
@@ -14,18 +13,25 @@ use super::recover::Recovery;
 use super::tables::Tables;
 use crate::embedded::clock::Clock;
 use crate::embedded::connection::Connection;
-use crate::embedded::requests::Responders;
-use crate::embedded::{Broker, Embedded, Names};
+use crate::embedded::{Broker, Embedded};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The backends of this process by folder. One that is being closed is still in it.
-static OPEN: Mutex<BTreeMap<PathBuf, Weak<Backend>>> = Mutex::new(BTreeMap::new());
+/// The folders of this process.
+static OPEN: Mutex<BTreeMap<PathBuf, Place>> = Mutex::new(BTreeMap::new());
 
 /// How long the end of an earlier user of the folder is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
-/// A backend that failed is opened anew at most this often.
-const HEAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What this process has in a folder.
+#[derive(Debug)]
+enum Place {
+    /// A backend; one that is being closed is still here.
+    Open(Weak<Backend>),
+    /// Its disk failed, for this reason: this process opens it no more. What the operating system
+    /// then shows of the folder need not be what the disk has.
+    Failed(String),
+}
 
 /// The backend of one folder.
 #[derive(Debug)]
@@ -33,17 +39,7 @@ pub(super) struct Backend {
     path: PathBuf,
     policy: SyncPolicy,
     clock: Clock,
-    current: RwLock<Arc<Life>>,
-    /// Held while the folder is opened anew; when that was tried last.
-    healing: Arc<tokio::sync::Mutex<Option<Instant>>>,
-}
-
-/// The backend from one opening of the folder to the next.
-#[derive(Debug)]
-pub(super) struct Life {
-    /// How many there were before.
-    pub(super) count: u64,
-    pub(super) broker: Arc<Broker>,
+    broker: Arc<Broker>,
     pub(super) shared: Arc<Shared>,
     committer: Committer,
 }
@@ -69,7 +65,12 @@ impl Backend {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut open = registry();
-            match open.get(&path).map(Weak::upgrade) {
+            let backend = match open.get(&path) {
+                Some(Place::Failed(reason)) => return Err(failed(&path, reason)),
+                Some(Place::Open(backend)) => Some(backend.upgrade()),
+                None => None,
+            };
+            match backend {
                 Some(Some(backend)) => {
                     // First, because the backend's end needs it, and this may be the last handle.
                     drop(open);
@@ -82,7 +83,7 @@ impl Backend {
                 }
                 Some(None) | None => {
                     let backend = Arc::new(Self::start(&path, policy, base)?);
-                    open.insert(path, Arc::downgrade(&backend));
+                    open.insert(path, Place::Open(Arc::downgrade(&backend)));
                     return Ok(backend);
                 }
             }
@@ -90,6 +91,9 @@ impl Backend {
     }
 
     fn shared_with(self: Arc<Self>, policy: SyncPolicy) -> Result<Arc<Self>> {
+        if self.shared.has_failed() {
+            return Err(self.shared.failure());
+        }
         if self.policy == policy {
             return Ok(self);
         }
@@ -104,130 +108,54 @@ impl Backend {
 
     fn start(path: &Path, policy: SyncPolicy, base: SystemTime) -> Result<Self> {
         let clock = Clock::starting_at(base);
-        let life = Life::begin(path, policy, &clock, None)?;
-        Ok(Self {
-            path: path.to_owned(),
-            policy,
-            clock,
-            current: RwLock::new(Arc::new(life)),
-            healing: Arc::default(),
-        })
+        let tables = open_tables(path)?;
+        clock.go_on_from(tables.clock(path)?);
+        let inventory = Recovery { path, tables: &tables }.inventory()?;
+        let next = inventory.highest + 1;
+        let shared = Arc::new(Shared::new(path.to_owned(), policy, clock.clone(), tables, next));
+        let names = shared.with_tables(|tables| {
+            Recovery { path, tables }.names(&inventory, &shared, clock.now())
+        })?;
+        let broker = Arc::new(Broker {
+            names: Mutex::new(names),
+            responders: Arc::default(),
+            storage: Some(Arc::new(shared.clone())),
+        });
+        let committer = Committer::start(shared.clone(), inventory.dropped)?;
+        Ok(Self { path: path.to_owned(), policy, clock, broker, shared, committer })
     }
 
     pub(super) fn clock(&self) -> Clock {
         self.clock.clone()
     }
 
-    /// The backend as it is now; perhaps one that has failed.
-    pub(super) fn current(&self) -> Arc<Life> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The backend, opened anew where it had failed, with room for more.
-    pub(super) async fn ready(self: &Arc<Self>) -> Result<Arc<Life>> {
-        let mut life = self.current();
-        if life.shared.has_failed() {
-            let failed = life.count;
-            let mut tried = self.healing.clone().lock_owned().await;
-            // Someone else may have been faster.
-            if self.current().count == failed {
-                if tried.is_some_and(|at| at.elapsed() < HEAL_INTERVAL) {
-                    return Err(life.shared.failure());
-                }
-                *tried = Some(Instant::now());
-                self.open_anew(tried).await?;
-            }
-            life = self.current();
-        }
-        life.shared.room().await?;
-        Ok(life)
-    }
-
     /// See [`super::Disk::crash`].
     pub(super) async fn crash(self: &Arc<Self>) -> Result<()> {
-        let healing = self.healing.clone().lock_owned().await;
-        self.open_anew(healing).await
-    }
-
-    /// Runs to its end even where the future is dropped: the guard goes along.
-    async fn open_anew(self: &Arc<Self>, healing: OwnedMutexGuard<Option<Instant>>) -> Result<()> {
         let (backend, name) = (self.clone(), self.path.display().to_string());
         blocking(&name, move || {
-            let _healing = healing;
-            backend.open_anew_now()
+            backend.committer.stop(Stop::Now, "it was closed as a crash would close it");
+            backend.leave();
+            Ok(())
         })
         .await
     }
 
-    fn open_anew_now(&self) -> Result<()> {
-        let before = self.current();
-        before.committer.stop(Stop::Now, "it is being opened anew");
-        let life = Life::begin(&self.path, self.policy, &self.clock, Some(&before))?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(life);
-        Ok(())
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        self.current().committer.stop(Stop::Drained, "it was closed");
+    /// Lets others open the folder, unless its disk failed.
+    fn leave(&self) {
         let mut open = registry();
-        if open.get(&self.path).is_some_and(|entry| std::ptr::eq(entry.as_ptr(), self)) {
-            open.remove(&self.path);
-        }
-    }
-}
-
-impl Life {
-    /// Opens the folder; what is in memory only is taken over from `before`.
-    fn begin(
-        path: &Path,
-        policy: SyncPolicy,
-        clock: &Clock,
-        before: Option<&Self>,
-    ) -> Result<Self> {
-        let memory = before.map(Self::end).unwrap_or_default();
-        let tables = open_tables(path)?;
-        clock.go_on_from(tables.clock(path)?);
-        let inventory = Recovery { path, tables: &tables }.inventory()?;
-        let next = inventory.highest + 1;
-        let shared = Arc::new(Shared::new(path.to_owned(), policy, clock.clone(), tables, next));
-        let mut names = {
-            let tables = shared.tables.read().unwrap_or_else(PoisonError::into_inner);
-            match tables.as_ref() {
-                Some(tables) => {
-                    Recovery { path, tables }.names(&inventory, &shared, clock.now())?
-                }
-                None => Names::default(),
-            }
+        let is_own = |place: &Place| match place {
+            Place::Open(backend) => std::ptr::eq(backend.as_ptr(), self),
+            Place::Failed(_) => false,
         };
-        if let Some(before) = before {
-            take_over(&mut names, memory, &before.broker);
+        if open.get(&self.path).is_some_and(is_own) {
+            match self.shared.disk_failure() {
+                Some(reason) => open.insert(self.path.clone(), Place::Failed(reason)),
+                None => open.remove(&self.path),
+            };
         }
-        let broker = Arc::new(Broker {
-            names: Mutex::new(names),
-            responders: before
-                .map_or_else(Arc::<Responders>::default, |before| before.broker.responders.clone()),
-            storage: Some(Arc::new(shared.clone())),
-        });
-        let committer = Committer::start(shared.clone(), inventory.dropped)?;
-        Ok(Self { count: before.map_or(0, |before| before.count + 1), broker, shared, committer })
     }
 
-    /// Has everyone look for what comes after; returns what is in memory only.
-    fn end(&self) -> Names {
-        let names = self.broker.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut memory = Names::default();
-        for (name, cell) in names.streams.iter().filter(|(_, cell)| !cell.close()) {
-            memory.streams.insert(name.clone(), cell.clone());
-        }
-        for (name, cell) in names.buckets.iter().filter(|(_, cell)| !cell.close()) {
-            memory.buckets.insert(name.clone(), cell.clone());
-        }
-        memory
-    }
-
-    /// This life as a backend in memory, seen through `connection`.
+    /// The backend in memory, seen through `connection`.
     pub(super) fn seen_through(&self, connection: &Connection) -> Embedded {
         Embedded { broker: self.broker.clone(), connection: connection.clone() }
     }
@@ -250,16 +178,24 @@ impl Life {
     }
 }
 
-/// Takes over what is in memory only, and the watches on what is not.
-fn take_over(names: &mut Names, memory: Names, before: &Broker) {
-    let before = before.names.lock().unwrap_or_else(PoisonError::into_inner);
-    for (name, cell) in &names.buckets {
-        if let Some(before) = before.buckets.get(name) {
-            cell.take_over(before);
-        }
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.committer.stop(Stop::Drained, "it was closed");
+        self.leave();
     }
-    names.streams.extend(memory.streams);
-    names.buckets.extend(memory.buckets);
+}
+
+/// The error of everything in a folder whose disk failed.
+pub(super) fn failed(path: &Path, reason: &str) -> Error {
+    Error::new(
+        ErrorKind::Failed,
+        format!(
+            "{}: {reason}: this process reads and writes nothing more there, and what it has not \
+             answered may be stored or not: free or mend the disk, then start the process anew and \
+             repeat with the same ids",
+            path.display()
+        ),
+    )
 }
 
 /// Opens the database, waiting a little for an earlier user to let go of it.
@@ -275,7 +211,7 @@ fn open_tables(path: &Path) -> Result<Tables> {
     }
 }
 
-fn registry() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<Backend>>> {
+fn registry() -> MutexGuard<'static, BTreeMap<PathBuf, Place>> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

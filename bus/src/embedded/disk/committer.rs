@@ -49,7 +49,7 @@ impl Committer {
             // A panic in there has failed the backend already.
             let _ = thread.join();
         }
-        self.shared.fail(reason.to_owned());
+        self.shared.close(reason);
         drop(self.shared.tables.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
@@ -89,7 +89,7 @@ impl Turns {
             if let Err(error) = self.turn(work) {
                 let shared = &self.shared;
                 tracing::error!(path = %shared.path.display(), %error, "the disk failed");
-                shared.fail(format!("the disk did not take what was written ({error})"));
+                shared.fail(format!("the disk did not take what was written ({})", chain(&error)));
                 return;
             }
             if stop.is_some() {
@@ -129,6 +129,8 @@ impl Turns {
             }
         };
         if is_due || ends {
+            #[cfg(test)]
+            shared.fail_sync_if_told()?;
             tables.sync()?;
             shared.set_synced(work.ticket);
             self.synced_at = Instant::now();
@@ -170,9 +172,15 @@ impl Turns {
 
 /// Reads one row of an open backend.
 pub(super) fn read(shared: &Shared, table: Table, key: &[u8]) -> Result<Option<Slice>> {
-    let tables = shared.tables.read().unwrap_or_else(PoisonError::into_inner);
-    match tables.as_ref() {
-        Some(tables) => tables.get(table, key).map_err(|error| failed(&shared.path, error)),
-        None => Err(shared.failure()),
+    shared.with_tables(|tables| tables.get(table, key).map_err(|error| failed(&shared.path, error)))
+}
+
+/// A failure and what caused it, on one line.
+fn chain(error: &fjall::Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), std::error::Error::source(error));
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
     }
+    text
 }

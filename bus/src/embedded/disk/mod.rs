@@ -31,10 +31,13 @@
 //! [`crate::Bus::connect`] to the same folder shares one backend, which ends when the last of its
 //! handles is dropped: that drop waits until everything is on disk.
 //!
-//! When the disk fails or is full nothing more is accepted: operations fail with
-//! [`crate::ErrorKind::Unavailable`], and once a second one of them tries to open the folder anew.
-//! When that works everything goes on with what the disk has, and so do consumers, readers and
-//! watches that were open.
+//! When a write or a sync fails, because the disk is full or broken, the folder is closed for the
+//! rest of the process: after a failed `fdatasync` the operating system may show what never reached
+//! the disk, so that opening it anew would promise what is not there. Every call from then on fails
+//! with [`crate::ErrorKind::Failed`], which says so, those that wait too, and opening the folder
+//! again does. [`crate::Bus::failed`] tells the program, which ends itself: what was not answered is
+//! repeated against the next process, with the same ids. On opening everything that is there is
+//! synced before anything is told of it.
 
 mod backend;
 mod bytes;
@@ -49,6 +52,8 @@ mod record;
 mod recover;
 mod rows;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,8 +105,9 @@ pub enum SyncPolicy {
 /// let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
 /// orders.publish(Message::new("orders.created", "42")?).await?;
 ///
-/// disk.crash().await?; // as if the process had died and begun again
-/// assert!(orders.get(1).await?.is_some(), "what has a receipt is on disk");
+/// disk.crash().await?; // as if the process had died
+/// let again = Bus::with_driver(Arc::new(Disk::open(folder.path(), SyncPolicy::Each).await?));
+/// assert!(again.stream("orders").await?.get(1).await?.is_some(), "what has a receipt is on disk");
 /// # Ok(())
 /// # }
 /// ```
@@ -145,10 +151,10 @@ impl Disk {
         Self { backend: self.backend.clone(), connection: self.connection.another() }
     }
 
-    /// Closes the database as a crash of the process would, forgetting what is not written, and
-    /// opens it again from disk, for everyone in this process who has it open. What they bound goes
-    /// on; an operation in between fails with [`crate::ErrorKind::Unavailable`]. For tests of
-    /// recovery.
+    /// Closes the database as a crash of the process would, forgetting what is not written: for
+    /// tests of recovery. When it returns the folder can be opened again; everything that was opened
+    /// through this backend, by others in this process too, fails with
+    /// [`crate::ErrorKind::Closed`] from then on.
     pub async fn crash(&self) -> Result<()> {
         self.backend.crash().await
     }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::SyncPolicy;
 use super::tables::{Tables, Write};
+use super::{SyncPolicy, backend};
 use crate::embedded::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -39,10 +39,22 @@ pub(super) struct Shared {
     synced: AtomicU64,
     /// The highest ticket that someone waits to be synced.
     wanted: AtomicU64,
-    failure: OnceLock<String>,
+    end: OnceLock<End>,
     has_failed: AtomicBool,
+    /// The next sync fails, as on a disk that is broken.
+    #[cfg(test)]
+    fails_to_sync: AtomicBool,
     /// Something above moved on.
     moved: Notify,
+}
+
+/// Why nothing more is taken.
+#[derive(Debug)]
+enum End {
+    /// This process closed it.
+    Closed(String),
+    /// The disk failed, or whoever writes to it.
+    Failed(String),
 }
 
 #[derive(Debug, Default)]
@@ -96,8 +108,10 @@ impl Shared {
             written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
-            failure: OnceLock::new(),
+            end: OnceLock::new(),
             has_failed: AtomicBool::new(false),
+            #[cfg(test)]
+            fails_to_sync: AtomicBool::new(false),
             moved: Notify::new(),
         }
     }
@@ -180,9 +194,20 @@ impl Shared {
         self.written.load(Ordering::Acquire)
     }
 
-    /// Everything from now on fails for this reason.
+    /// Everything from now on fails, because the disk did. What was written and not synced may be
+    /// on the disk or not, whatever the operating system says of it later, so that nothing but the
+    /// end of the process is an answer.
     pub(super) fn fail(&self, reason: String) {
-        let _ = self.failure.set(reason);
+        self.finish(End::Failed(reason));
+    }
+
+    /// Everything from now on fails, because this process closed the backend.
+    pub(super) fn close(&self, reason: &str) {
+        self.finish(End::Closed(reason.to_owned()));
+    }
+
+    fn finish(&self, end: End) {
+        let _ = self.end.set(end);
         self.has_failed.store(true, Ordering::Release);
         self.moved.notify_waiters();
     }
@@ -191,16 +216,46 @@ impl Shared {
         self.has_failed.load(Ordering::Acquire)
     }
 
+    /// Why the disk failed, if it did.
+    pub(super) fn disk_failure(&self) -> Option<String> {
+        match self.end.get()? {
+            End::Failed(reason) => Some(reason.clone()),
+            End::Closed(_) => None,
+        }
+    }
+
     pub(super) fn failure(&self) -> Error {
-        let reason = self.failure.get().map_or("it was closed", String::as_str);
-        Error::new(
-            ErrorKind::Unavailable,
-            format!(
-                "{}: {reason}; what was not answered may be stored or not: try again, with the \
-                 same id",
-                self.path.display()
-            ),
-        )
+        match self.end.get() {
+            Some(End::Failed(reason)) => backend::failed(&self.path, reason),
+            Some(End::Closed(reason)) => {
+                let what = format!("{}: {reason}: open it anew", self.path.display());
+                Error::new(ErrorKind::Closed, what)
+            }
+            None => {
+                let what = format!("{}: it was closed: open it anew", self.path.display());
+                Error::new(ErrorKind::Closed, what)
+            }
+        }
+    }
+
+    /// Waits until everything fails, and says why.
+    pub(super) async fn failed(&self) -> Error {
+        loop {
+            let moved = self.moved.notified();
+            if self.has_failed() {
+                return self.failure();
+            }
+            moved.await;
+        }
+    }
+
+    /// What `read` finds in the open database.
+    pub(super) fn with_tables<T>(&self, read: impl FnOnce(&Tables) -> Result<T>) -> Result<T> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        match tables.as_ref() {
+            Some(tables) => read(tables),
+            None => Err(self.failure()),
+        }
     }
 
     /// The ticket of everything that happened so far.
@@ -213,8 +268,11 @@ impl Shared {
         !self.has_failed() && self.queued_bytes.load(Ordering::Acquire) < MAX_QUEUED_BYTES
     }
 
-    /// Waits until few enough bytes are on their way.
+    /// Waits until few enough bytes are on their way; fails where nothing more is taken.
     pub(super) async fn room(&self) -> Result<()> {
+        if self.has_failed() {
+            return Err(self.failure());
+        }
         self.until(|| self.queued_bytes.load(Ordering::Acquire) < MAX_QUEUED_BYTES).await
     }
 
@@ -254,6 +312,21 @@ impl Shared {
                 return Err(self.failure());
             }
             moved.await;
+        }
+    }
+
+    /// Has the next sync fail.
+    #[cfg(test)]
+    pub(super) fn break_disk(&self) {
+        self.fails_to_sync.store(true, Ordering::Release);
+    }
+
+    #[cfg(test)]
+    pub(super) fn fail_sync_if_told(&self) -> fjall::Result<()> {
+        // EIO, once, as the operating system reports it: what it could not write counts as written.
+        match self.fails_to_sync.swap(false, Ordering::AcqRel) {
+            true => Err(fjall::Error::Io(std::io::Error::from_raw_os_error(5))),
+            false => Ok(()),
         }
     }
 }

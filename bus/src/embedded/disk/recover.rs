@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use fjall::Slice;
 use serde::de::DeserializeOwned;
@@ -32,10 +33,10 @@ use crate::name::Subject;
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
     /// With the time at which each was made, where that is known.
-    streams: BTreeMap<u64, (StreamConfig, Option<std::time::SystemTime>)>,
+    streams: BTreeMap<u64, (StreamConfig, Option<SystemTime>)>,
     last_sequences: BTreeMap<u64, u64>,
     /// By stream and number.
-    consumers: BTreeMap<(u64, u64), (ConsumerConfig, std::time::SystemTime)>,
+    consumers: BTreeMap<(u64, u64), (ConsumerConfig, SystemTime)>,
     buckets: BTreeMap<u64, BucketConfig>,
     revisions: BTreeMap<u64, u64>,
     /// Those whose rows are to go.
@@ -137,7 +138,7 @@ impl Recovery<'_> {
         &self,
         found: &Inventory,
         number: u64,
-        (config, created): &(StreamConfig, Option<std::time::SystemTime>),
+        (config, created): &(StreamConfig, Option<SystemTime>),
         journal: Journal,
         now: Now,
     ) -> Result<StreamParts> {
@@ -164,7 +165,7 @@ impl Recovery<'_> {
     fn consumer(
         &self,
         number: u64,
-        (config, created): &(ConsumerConfig, std::time::SystemTime),
+        (config, created): &(ConsumerConfig, SystemTime),
     ) -> Result<CursorParts> {
         let head_key = Meta::Head.key(number);
         let head = self.get(&head_key)?.as_deref().and_then(rows::read_head);

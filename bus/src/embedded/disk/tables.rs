@@ -43,7 +43,9 @@ impl Tables {
     /// Opens the database in the folder `path`, or makes one there.
     ///
     /// It is made under another name and then renamed: a database whose making was cut short
-    /// cannot be opened.
+    /// cannot be opened. What is in it is on the disk when this returns: a process that was killed
+    /// may have left some of it to the operating system, and whatever is told of it from here on
+    /// must stand.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let io = |error: std::io::Error| failed(path, error.into());
         let lock = lock(path)?;
@@ -59,6 +61,7 @@ impl Tables {
             std::fs::rename(&unfinished, &database).map_err(io)?;
             File::open(path).and_then(|folder| folder.sync_all()).map_err(io)?;
         }
+        sync_all(&database).map_err(io)?;
         Self::open_in(&database, lock)
     }
 
@@ -161,6 +164,23 @@ impl Tables {
     pub(super) fn sync(&self) -> fjall::Result<()> {
         self.database.persist(PersistMode::SyncData)
     }
+}
+
+/// Returns when every file below `folder` is on the disk.
+fn sync_all(folder: &Path) -> std::io::Result<()> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                File::open(&path)?.sync_all()?;
+            }
+        }
+        File::open(&folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Keeps other processes out until it is dropped.

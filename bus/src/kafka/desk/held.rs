@@ -24,6 +24,7 @@ impl Desk {
             self.copies.insert(to, copy.message.sequence);
         }
         self.finish(copy.slot);
+        self.retried.add(copy.slot);
         true
     }
 

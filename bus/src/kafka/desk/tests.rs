@@ -108,6 +108,8 @@ fn a_retry_is_settled_when_its_copy_is_there_and_counts_until_that_is_settled() 
     assert!(desk.copied(&copy, to));
     assert_eq!(only(desk.unsaved()), (1, String::new()));
     assert_eq!(desk.unsettled(), (1, Some(1)), "on its way back");
+    let late = desk.settle(&token, &Settlement::Ack, now).unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Stale, "it comes again whatever is said of the first time");
     let mut back = polled(RETRIES, 0, true);
     let record = back.record.as_mut().unwrap();
     (record.attempts, record.due) = (copy.attempts, Some(now + copy.delay));
