@@ -76,7 +76,7 @@ async fn a_thousand_realms_are_asked_side_by_side() {
     let batch: Vec<Value> = (0..1000).map(|n| event("1", &format!("r{n}"))).collect();
     assert_eq!(world.post(BATCH, json!(batch).to_string()).await.status, 202);
     // One after the other this would be two requests to the bus for each realm, and half a minute.
-    let slow = FaultRates { delay: 1000, max_delay: Duration::from_millis(28), ..FaultRates::NONE };
+    let slow = FaultRates { delay: 1000, max_delay: Duration::from_millis(70), ..FaultRates::NONE };
     world.faults.set_rates(slow);
     let body = json!({"name": "all", "topics": ["*.*"]});
     let answer = world.call("POST", "/v1/subscriptions", None, &body).await;
