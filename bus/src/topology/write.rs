@@ -108,7 +108,7 @@ fn number(number: u64) -> Result<i64> {
 /// In the largest unit that leaves no rest.
 fn size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let exact = |(shift, _): &&(u32, &str)| bytes > 0 && bytes % (1 << shift) == 0;
+    let exact = |(shift, _): &&(u32, &str)| bytes > 0 && bytes.is_multiple_of(1 << shift);
     match units.iter().find(exact) {
         Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
         None => format!("{bytes}B"),
