@@ -37,7 +37,7 @@ async fn what_others_made_stays_as_it_is() {
         let mut configs = Vec::new();
         for name in ["S", "KV_b"] {
             let mut stream = raw.get_stream(name).await.unwrap();
-            configs.push(serde_json::to_string(&stream.info().await.unwrap().config).unwrap());
+            configs.push(serde_json::to_value(&stream.info().await.unwrap().config).unwrap());
         }
         configs
     };
