@@ -113,9 +113,10 @@ pub(super) enum Settled {
 }
 
 impl Cursor {
-    pub(super) fn new(config: ConsumerConfig, log: &Log, now: Now) -> Self {
+    /// A new consumer that is made at this time.
+    pub(super) fn new(config: ConsumerConfig, log: &Log, created: SystemTime) -> Self {
         let position = Position::new(log, &config.filters, config.start);
-        let (journal, created) = (log.journal().clone(), now.time);
+        let journal = log.journal().clone();
         let number = journal.number();
         journal.note(|| Change::Consumer { number, config: &config, created });
         let cursor = Self {
@@ -179,6 +180,11 @@ impl Cursor {
             self.put_back(sequence, attempt - 1, now);
             self.woken.notify_waiters();
         }
+    }
+
+    /// When it was made.
+    pub(super) fn created(&self) -> SystemTime {
+        self.created
     }
 
     /// Changes what may be changed.

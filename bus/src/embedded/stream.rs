@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -39,6 +39,8 @@ pub(super) struct StreamState {
     /// Woken when a message came or the stream is gone: for readers.
     pub(super) arrived: Arc<Notify>,
     pub(super) cursors: BTreeMap<ConsumerName, Cursor>,
+    /// When the newest consumer was made, if this process made one.
+    newest: Option<SystemTime>,
     pub(super) ids: Ids,
     pub(super) delayed: Delayed,
     pub(super) journal: Journal,
@@ -77,6 +79,7 @@ impl StreamCell {
             log: Log::new(journal.clone()),
             arrived: Arc::new(Notify::new()),
             cursors: BTreeMap::new(),
+            newest: None,
             ids: Ids::new(journal.clone()),
             delayed: Delayed::new(journal.clone()),
             journal,
@@ -109,6 +112,7 @@ impl StreamCell {
             log,
             arrived: Arc::new(Notify::new()),
             cursors: consumers.into_iter().map(restore).collect(),
+            newest: None,
             ids: remembered,
             delayed: waiting,
             journal,
@@ -231,10 +235,22 @@ impl StreamState {
             return Ok(cursor.info(&self.log, now));
         }
         self.check_new_consumer(config)?;
-        let mut cursor = Cursor::new(config.clone(), &self.log, now);
+        let created = self.moment(now.time);
+        let mut cursor = Cursor::new(config.clone(), &self.log, created);
         let info = cursor.info(&self.log, now);
         self.cursors.insert(config.name.clone(), cursor);
         Ok(info)
+    }
+
+    /// When a consumer is made that is made now: no two are made at the same time, so that one is
+    /// told from its successor even where the clock stands still.
+    fn moment(&mut self, now: SystemTime) -> SystemTime {
+        let kept = || self.cursors.values().map(Cursor::created).max();
+        let newest = self.newest.or_else(kept);
+        let after = newest.and_then(|newest| newest.checked_add(Duration::from_nanos(1)));
+        let moment = after.map_or(now, |after| after.max(now));
+        self.newest = Some(moment);
+        moment
     }
 
     fn check_new_consumer(&self, wanted: &ConsumerConfig) -> Result<()> {

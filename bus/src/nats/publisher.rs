@@ -25,7 +25,7 @@ use super::failure::Failure;
 use super::link::{Link, REQUEST_LIMIT, limited};
 use super::recover::{RECOVER_FOR, is_sent_again, recover, send};
 use super::schedule;
-use super::window::{Outstanding, Place, Reserved, WINDOW, WINDOW_KIB, Window};
+use super::window::{Outstanding, Overdue, Place, Reserved, WINDOW, WINDOW_KIB, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
 use crate::name::StreamName;
@@ -384,9 +384,9 @@ impl AnswerReader {
         loop {
             tokio::select! { biased;
                 _ = sweep.tick() => {
-                    for job in self.window.overdue(&self.link) {
-                        self.recover(job, Failure::Lost);
-                    }
+                    let Overdue { lost, lanes } = self.window.overdue(&self.link);
+                    lost.into_iter().for_each(|job| self.recover(job, Failure::Lost));
+                    lanes.into_iter().for_each(|stream| self.send_again(stream));
                     while self.recovering.try_join_next().is_some() {}
                 }
                 answer = answers.next() => {
@@ -436,15 +436,21 @@ impl AnswerReader {
             });
             return;
         }
-        let (window, stream) = (self.window.clone(), job.job.stream.clone());
+        let stream = job.job.stream.clone();
         if self.window.line_up(job, failure) {
-            self.recovering.spawn(async move {
-                while let Some((job, failure)) = window.next_in_line(&stream) {
-                    let result = recover(&link, &job.job, failure).await;
-                    job.resolve(result);
-                }
-            });
+            self.send_again(stream);
         }
+    }
+
+    /// Sends again what is lined up for the stream, one after another.
+    fn send_again(&mut self, stream: StreamName) {
+        let (link, window) = (self.link.clone(), self.window.clone());
+        self.recovering.spawn(async move {
+            while let Some((job, failure)) = window.next_in_line(&stream) {
+                let result = recover(&link, &job.job, failure).await;
+                job.resolve(result);
+            }
+        });
     }
 }
 

@@ -126,16 +126,10 @@ impl Window {
     /// Takes out a job, whose place is free then; `answered` says that nothing more comes for it.
     pub(super) fn take(&self, ticket: u64, answered: bool) -> Option<Outstanding> {
         let mut all = self.lock();
-        let place = all.tickets.place(ticket)?;
-        let Entry { job, connects } = all.entries.get_mut(place)?.take()?;
-        all.tickets.leave(place, answered);
-        let sent_over = all.by_connection.get_mut(&connects).filter(|_| job.job.may_repeat());
-        if let Some(entries) = sent_over {
-            *entries -= 1;
-            if *entries == 0 {
-                all.by_connection.remove(&connects);
-                self.freed.notify_waiters();
-            }
+        let (job, freed) = all.take(ticket, answered)?;
+        drop(all);
+        if freed {
+            self.freed.notify_waiters();
         }
         Some(job)
     }
@@ -143,11 +137,7 @@ impl Window {
     /// Lines up a job to be sent again, in the order of submission among those of its stream; true
     /// when nobody is at work on them yet.
     pub(super) fn line_up(&self, job: Outstanding, failure: Failure) -> bool {
-        let mut all = self.lock();
-        let nobody = !all.lanes.contains_key(&job.job.stream);
-        let lane = all.lanes.entry(job.job.stream.clone()).or_default();
-        lane.insert(job.order, (job, failure));
-        nobody
+        self.lock().line_up(job, failure)
     }
 
     /// The next job of the stream that is to be sent again; with the last one whoever is at work on
@@ -188,23 +178,70 @@ impl Window {
         }
     }
 
-    /// Takes out what waited too long, or was sent over a connection that is gone.
-    pub(super) fn overdue(&self, link: &Link) -> Vec<Outstanding> {
+    /// Looks for what waited too long, or was sent over a connection that is gone: lines up what may
+    /// be sent again, so that nothing passes it from one moment to the next, and takes out the rest.
+    pub(super) fn overdue(&self, link: &Link) -> Overdue {
         let (now, connects, since) = (Instant::now(), link.connect_count(), link.connected_since());
         let settled = since.is_some_and(|since| now >= since + RECONNECT_GRACE);
         let late = |entry: &Entry| {
             let cut_off = settled && entry.connects != connects && entry.job.job.may_repeat();
             cut_off || now >= entry.job.job.submitted + REQUEST_LIMIT
         };
-        let mut found = Vec::new();
-        let all = self.lock();
+        let (mut found, mut overdue) = (Vec::new(), Overdue::default());
+        let mut all = self.lock();
         for (place, entry) in all.entries.iter().enumerate() {
             let entry = entry.as_ref().filter(|entry| late(entry));
             found.extend(entry.and_then(|entry| Some((entry.job.order, all.tickets.of(place)?))));
         }
+        for (_, ticket) in found {
+            let Some((job, _)) = all.take(ticket, false) else { continue };
+            if !job.job.may_repeat() {
+                overdue.lost.push(job);
+                continue;
+            }
+            let stream = job.job.stream.clone();
+            if all.line_up(job, Failure::Lost) {
+                overdue.lanes.push(stream);
+            }
+        }
         drop(all);
-        found.sort_unstable();
-        found.into_iter().filter_map(|(_, ticket)| self.take(ticket, false)).collect()
+        self.freed.notify_waiters();
+        overdue
+    }
+}
+
+/// What has to be seen to.
+#[derive(Default)]
+pub(super) struct Overdue {
+    /// Nobody knows whether these are stored, and sending them again might store them twice.
+    pub(super) lost: Vec<Outstanding>,
+    /// The streams of those that are to be sent again where nobody is at work on them yet.
+    pub(super) lanes: Vec<StreamName>,
+}
+
+impl Places {
+    /// Takes out a job; true with it where it was the last of its connection.
+    fn take(&mut self, ticket: u64, answered: bool) -> Option<(Outstanding, bool)> {
+        let place = self.tickets.place(ticket)?;
+        let Entry { job, connects } = self.entries.get_mut(place)?.take()?;
+        self.tickets.leave(place, answered);
+        let sent_over = self.by_connection.get_mut(&connects).filter(|_| job.job.may_repeat());
+        let mut last = false;
+        if let Some(entries) = sent_over {
+            *entries -= 1;
+            last = *entries == 0;
+        }
+        if last {
+            self.by_connection.remove(&connects);
+        }
+        Some((job, last))
+    }
+
+    fn line_up(&mut self, job: Outstanding, failure: Failure) -> bool {
+        let nobody = !self.lanes.contains_key(&job.job.stream);
+        let lane = self.lanes.entry(job.job.stream.clone()).or_default();
+        lane.insert(job.order, (job, failure));
+        nobody
     }
 }
 

@@ -20,7 +20,7 @@ impl Bench {
         config.ack_wait = LEASE;
         change(&mut config);
         let now = Now { instant: Instant::now(), time: SystemTime::UNIX_EPOCH };
-        Self { cursor: Cursor::new(config, &log, now), log, started: now.instant }
+        Self { cursor: Cursor::new(config, &log, now.time), log, started: now.instant }
     }
 
     fn at(&self, seconds: u64) -> Now {
