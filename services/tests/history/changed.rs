@@ -121,10 +121,14 @@ async fn another_realm_is_served_while_a_log_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registration_makes_a_log_that_is_gone() {
+async fn while_a_log_is_gone_subscriptions_are_registered_and_its_realm_joins_later() {
     let mut world = World::new().await;
     world.publish("dir.user", "anna", 1).await;
     delete_log(&world).await;
-    let kept = world.subscribe("people", TOPICS, true).await;
-    assert_eq!(kept.subscription.fence[&super::realm()], 0);
+    let process = world.process().await;
+    world.subscribe("people", TOPICS, true).await;
+    let mut stream = process.stream("people", None).await;
+    world.publish("dir.user", "anna", 2).await;
+    let shown = until(&mut stream, "anna=2").await;
+    assert!(!shown.contains(&String::from("expired")), "{shown:?}");
 }

@@ -5,6 +5,7 @@
 
 mod changed;
 mod purged;
+mod queue;
 mod restored;
 #[allow(dead_code, reason = "shared with the tests of the messages role, which use more of it")]
 #[path = "../messages/support.rs"]
