@@ -7,6 +7,7 @@ use bus::KvChange;
 use tokio::time::Instant;
 
 use super::agenda::Agenda;
+use super::history::Histories;
 use crate::model::{Incarnation, Prefill, Realm, Subscription, SubscriptionName};
 use crate::store::Kept;
 
@@ -36,6 +37,8 @@ pub(super) struct Known {
     unreadable: BTreeSet<String>,
     realms: BTreeSet<Realm>,
     agenda: Agenda<Key>,
+    /// The places of the records in the logs.
+    pub(super) histories: Histories,
 }
 
 /// A record, and what was done about it.
@@ -66,6 +69,7 @@ impl Known {
             unreadable: BTreeSet::new(),
             realms: BTreeSet::new(),
             agenda: Agenda::new(),
+            histories: Histories::default(),
         }
     }
 
@@ -80,8 +84,7 @@ impl Known {
                 Err(error) => {
                     tracing::error!(key = %entry.key, %error, "a record is left out");
                     if let Ok(name) = SubscriptionName::new(entry.key.as_str()) {
-                        self.agenda.remove(&Key::Subscription(name.clone()));
-                        self.records.remove(&name);
+                        self.forget(&name);
                     }
                     self.unreadable.insert(entry.key.as_str().to_owned());
                 }
@@ -89,10 +92,8 @@ impl Known {
             KvChange::Delete { key, .. } => {
                 self.unreadable.remove(key.as_str());
                 let name = SubscriptionName::new(key.as_str());
-                if let Some(record) = name.ok().and_then(|name| self.records.remove(&name)) {
-                    let of = record.subscription.incarnation;
-                    self.agenda.remove(&Key::Subscription(of.name.clone()));
-                    self.agenda.put(Key::Gone(of), now + GRACE);
+                if let Some(gone) = name.ok().and_then(|name| self.forget(&name)) {
+                    self.agenda.put(Key::Gone(gone.incarnation), now + GRACE);
                 }
             }
             KvChange::Synced => return true,
@@ -126,11 +127,6 @@ impl Known {
                 self.agenda.put(Key::Gone(of), now);
             }
         }
-    }
-
-    /// Every record.
-    pub(super) fn subscriptions(&self) -> impl Iterator<Item = &Subscription> {
-        self.records.values().map(|record| &record.subscription)
     }
 
     /// When something is to be looked at next.
@@ -176,8 +172,20 @@ impl Known {
         }
     }
 
+    fn forget(&mut self, name: &SubscriptionName) -> Option<Subscription> {
+        let Record { subscription, .. } = self.records.remove(name)?;
+        self.agenda.remove(&Key::Subscription(name.clone()));
+        self.histories.remove(&subscription);
+        Some(subscription)
+    }
+
     fn put(&mut self, subscription: Subscription, now: Instant) {
         let name = subscription.name().clone();
+        let before = self.records.get(&name).map(|before| &before.subscription);
+        if before.is_none_or(|before| !has_same_places(before, &subscription)) {
+            before.into_iter().for_each(|before| self.histories.remove(before));
+            self.histories.add(&subscription);
+        }
         let cursor = match self.records.get(&name) {
             Some(before) if before.subscription.incarnation == subscription.incarnation => {
                 before.cursor
@@ -210,6 +218,10 @@ impl Known {
             }
         }
     }
+}
+
+fn has_same_places(one: &Subscription, other: &Subscription) -> bool {
+    one.incarnation == other.incarnation && one.fence_marks() == other.fence_marks()
 }
 
 fn missing(subscription: &Subscription, realms: &BTreeSet<Realm>) -> Vec<Realm> {

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bus::{Error, KvChange, Watch};
 use futures_util::{FutureExt, StreamExt, stream};
-use history::Histories;
 use known::{Key, Known};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,10 +59,10 @@ async fn round(store: &Store) -> Result<(), Error> {
     while !known.realm(next(&mut realms).await?, Instant::now()) {}
     while !known.subscription(next(&mut subscriptions).await?, Instant::now()) {}
     known.sweep(lives, Instant::now());
-    let (mut histories, mut look_at) = (Histories::default(), Instant::now());
+    let mut look_at = Instant::now();
     loop {
         if Instant::now() >= look_at {
-            look_at = histories.look(store, known.subscriptions()).await;
+            look_at = known.histories.look(store).await;
         }
         let batch = known.due(Instant::now(), BATCH);
         if batch.is_empty() {

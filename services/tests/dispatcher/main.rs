@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus::Bus;
 use bus::fault::Faults;
 use lockgate::dispatcher;
-use lockgate::model::{SubscriptionName, TopicSet};
+use lockgate::model::{CloudEvent, SubscriptionName, TopicSet};
 use lockgate::platform::{Entropy, Platform};
 use lockgate::registration::{Registration, Request};
 use lockgate::store::{Store, StoreOptions};
@@ -26,7 +26,9 @@ impl World {
     async fn with(subscriptions: usize) -> Self {
         let bus = Bus::connect("embedded:").await.unwrap();
         let faults = Faults::new(1);
-        let registration = Registration::new(store(bus.clone()).await);
+        let store_of = store(bus.clone()).await;
+        publish(&store_of).await;
+        let registration = Registration::new(store_of);
         register(&registration, 0..subscriptions).await;
         let stop = CancellationToken::new();
         let counted = store(faults.wrap(&bus)).await;
@@ -54,6 +56,14 @@ async fn store(bus: Bus) -> Store {
     Store::open(platform, StoreOptions::default()).await.unwrap()
 }
 
+/// One event, so that there is a realm.
+async fn publish(store: &Store) {
+    let event = br#"{"specversion":"1.0","id":"1","source":"/t","type":"dir.user","subject":"a"}"#;
+    let event = CloudEvent::from_json(event).unwrap();
+    let log = store.ensure_realm(&event.topic().realm).await.unwrap();
+    log.publish(event.to_message().unwrap()).await.unwrap();
+}
+
 async fn register(registration: &Registration, numbers: std::ops::Range<usize>) {
     for number in numbers {
         let request = Request {
@@ -69,19 +79,26 @@ async fn register(registration: &Registration, numbers: std::ops::Range<usize>) 
     }
 }
 
+/// While nothing changes the logs are looked at now and then, two requests each.
 #[tokio::test(start_paused = true)]
-async fn nothing_is_asked_while_nothing_changes() {
-    let world = World::with(100).await;
-    assert_eq!(world.operations(Duration::from_secs(120)).await, 0);
-    world.end().await;
+async fn an_idle_dispatcher_asks_for_realms_and_not_for_subscriptions() {
+    let mut asked = Vec::new();
+    for there in [1, 200] {
+        let world = World::with(there).await;
+        asked.push(world.operations(Duration::from_secs(120)).await);
+        world.end().await;
+    }
+    assert_eq!(asked, [16, 16], "every 15 s");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_registration_is_one_change_however_many_there_are() {
-    for there in [0, 200] {
+    let mut asked = Vec::new();
+    for there in [1, 200] {
         let world = World::with(there).await;
         register(&world.registration, there..there + 50).await;
-        assert_eq!(world.operations(Duration::from_secs(60)).await, 50, "beside {there} others");
+        asked.push(world.operations(Duration::from_secs(60)).await);
         world.end().await;
     }
+    assert_eq!(asked, [50 + 8, 50 + 8]);
 }
