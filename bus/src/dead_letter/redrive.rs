@@ -243,7 +243,7 @@ impl DeadLetters {
         let redriven = self.redriven().await?;
         let mut reader = self.driver.reader(&self.dead, &[], Start::Beginning).await?;
         loop {
-            let page = reader.next(PAGE, READ_WAIT).await?;
+            let page = reader.next(PAGE, READ_BYTES, READ_WAIT).await?;
             // Of several partitions none alone says that all were read.
             let end = page.is_empty()
                 || info.config.partitions <= 1

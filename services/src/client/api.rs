@@ -4,16 +4,16 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::{Value, json};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
 use url::Url;
 
-use super::error::Result;
+use super::error::{Error, ErrorKind, Result};
 use super::event_stream::EventStream;
 use super::transport::{http, json, parse_server, required_json, send};
 use super::wire::{
-    NewSubscription, PublishAnswer, Published, Pulled, RealmStatus, Realms, Settled,
-    SubscriptionPage, SubscriptionStatus,
+    DeadLetterPage, DeadLetters, NewSubscription, PublishAnswer, Published, PullRequest, Pulled,
+    RealmStatus, Realms, Settled, Settlements, SubscriptionPage, SubscriptionStatus,
 };
 use crate::model::{Realm, SubscriptionName};
 
@@ -52,8 +52,14 @@ impl Client {
     /// Publishes structured CloudEvents as one batch that keeps the order of each key; one result
     /// each, in the order of the request. An event whose source and id the log knows is not stored
     /// twice.
-    pub async fn publish(&self, events: &[Value]) -> Result<Vec<Published>> {
-        let body = serde_json::to_vec(events).unwrap_or_default();
+    ///
+    /// An event is whatever serialises as one, for example a [`serde_json::Value`]. A
+    /// [`serde_json::value::RawValue`] is sent as it is written: digits and the order of members
+    /// stay.
+    pub async fn publish<E: Serialize>(&self, events: &[E]) -> Result<Vec<Published>> {
+        let body = serde_json::to_vec(events).map_err(|error| {
+            Error::new(ErrorKind::Invalid, format!("the events are not JSON: {error}"))
+        })?;
         let request = self
             .request(Method::POST, "v1/events", None)
             .header(CONTENT_TYPE, "application/cloudevents-batch+json")
@@ -85,16 +91,80 @@ impl Client {
         name: &SubscriptionName,
         secret: Option<&str>,
     ) -> Result<SubscriptionStatus> {
-        let bearer = self.token.as_deref().or(secret);
-        let request = self.request(Method::GET, &format!("v1/subscriptions/{name}"), bearer);
-        required_json(send(request, REQUEST_TIMEOUT).await?, REQUEST_TIMEOUT).await
+        let path = format!("v1/subscriptions/{name}");
+        let ask = |bearer: Option<&str>| self.request(Method::GET, &path, bearer);
+        required_json(self.as_owner(secret, ask).await?, REQUEST_TIMEOUT).await
     }
 
     /// Deletes a subscription with its position; a missing one is [`super::ErrorKind::NotFound`].
     pub async fn delete(&self, name: &SubscriptionName, secret: Option<&str>) -> Result<()> {
-        let bearer = self.token.as_deref().or(secret);
-        let request = self.request(Method::DELETE, &format!("v1/subscriptions/{name}"), bearer);
-        send(request, REQUEST_TIMEOUT).await.map(drop)
+        let path = format!("v1/subscriptions/{name}");
+        let ask = |bearer: Option<&str>| self.request(Method::DELETE, &path, bearer);
+        self.as_owner(secret, ask).await.map(drop)
+    }
+
+    /// One page of a subscription's dead letters; its own secret serves where no admin token is at
+    /// hand. `page_token` is that of the page before.
+    pub async fn dead_letters(
+        &self,
+        name: &SubscriptionName,
+        secret: Option<&str>,
+        page_token: Option<&str>,
+    ) -> Result<DeadLetterPage> {
+        let path = format!("v1/subscriptions/{name}/dead-letters");
+        let query = page_token.map(|token| [("page_token", token)]);
+        let ask = |bearer: Option<&str>| self.request(Method::GET, &path, bearer).query(&query);
+        required_json(self.as_owner(secret, ask).await?, REQUEST_TIMEOUT).await
+    }
+
+    /// Has dead letters delivered again, in order, with their attempts counted anew. One result
+    /// each.
+    pub async fn redrive(
+        &self,
+        name: &SubscriptionName,
+        secret: Option<&str>,
+        which: &DeadLetters,
+    ) -> Result<Settled> {
+        self.settle_dead_letters(name, secret, "redrive", which).await
+    }
+
+    /// Forgets dead letters for good. One result each.
+    pub async fn drop_dead_letters(
+        &self,
+        name: &SubscriptionName,
+        secret: Option<&str>,
+        which: &DeadLetters,
+    ) -> Result<Settled> {
+        self.settle_dead_letters(name, secret, "drop", which).await
+    }
+
+    async fn settle_dead_letters(
+        &self,
+        name: &SubscriptionName,
+        secret: Option<&str>,
+        what: &str,
+        which: &DeadLetters,
+    ) -> Result<Settled> {
+        let path = format!("v1/subscriptions/{name}/dead-letters/{what}");
+        let ask = |bearer: Option<&str>| self.request(Method::POST, &path, bearer).json(which);
+        settled(self.as_owner(secret, ask).await).await
+    }
+
+    /// Asks with the token, and where that is refused (it may be good for publishing only) with
+    /// the subscription's secret.
+    async fn as_owner(
+        &self,
+        secret: Option<&str>,
+        ask: impl Fn(Option<&str>) -> RequestBuilder,
+    ) -> Result<Response> {
+        let token = self.token.as_deref();
+        match send(ask(token.or(secret)), REQUEST_TIMEOUT).await {
+            Err(error) if error.kind() == ErrorKind::Denied && token.is_some() => match secret {
+                Some(secret) => send(ask(Some(secret)), REQUEST_TIMEOUT).await,
+                None => Err(error),
+            },
+            answer => answer,
+        }
     }
 
     /// Every realm, sorted by name.
@@ -156,16 +226,30 @@ impl Subscriber {
     }
 
     /// Up to `max` deliveries, leased; waits up to `wait` for the first. Empty when none came.
-    pub async fn pull(&self, max: usize, wait: Duration) -> Result<Pulled> {
-        let body = json!({ "max": max, "wait": humantime::format_duration(wait).to_string() });
+    ///
+    /// With `max_per_key` the batch holds up to so many events of one key, in their order, to be
+    /// settled in that order; 1 is one at a time. Without, the server chooses.
+    pub async fn pull(
+        &self,
+        max: usize,
+        max_per_key: Option<usize>,
+        wait: Duration,
+    ) -> Result<Pulled> {
+        let told = humantime::format_duration(wait).to_string();
+        let body = PullRequest { max, wait: told, max_per_key };
         let request = self.request(Method::POST, "pull").json(&body);
         json(send(request, wait + PULL_MARGIN).await?, REQUEST_TIMEOUT).await
     }
 
+    /// Settles deliveries by their `ack`; one result each, also where nothing could be settled.
+    pub async fn settle(&self, settlements: &Settlements) -> Result<Settled> {
+        let request = self.request(Method::POST, "acks").json(settlements);
+        settled(send(request, REQUEST_TIMEOUT).await).await
+    }
+
     /// Settles deliveries by their `ack`: done, never again. One result each.
     pub async fn ack(&self, ids: &[String]) -> Result<Settled> {
-        let request = self.request(Method::POST, "acks").json(&json!({ "ack": ids }));
-        required_json(send(request, REQUEST_TIMEOUT).await?, REQUEST_TIMEOUT).await
+        self.settle(&Settlements { ack: ids.to_vec(), ..Settlements::default() }).await
     }
 
     pub(super) fn request(&self, method: Method, what: &str) -> RequestBuilder {
@@ -175,6 +259,17 @@ impl Subscriber {
 
     pub(super) fn server(&self) -> &Url {
         &self.client.server
+    }
+}
+
+/// The results, whether they come as an answer or, where none is `done`, within a problem.
+async fn settled(answer: Result<Response>) -> Result<Settled> {
+    match answer {
+        Ok(response) => required_json(response, REQUEST_TIMEOUT).await,
+        Err(mut error) => match error.take_settled() {
+            Some(results) => Ok(Settled { results }),
+            None => Err(error),
+        },
     }
 }
 
@@ -193,7 +288,7 @@ mod tests {
             topics: Vec::new(),
             prefill: false,
             secret: "open-secret".into(),
-            ack_wait: None,
+            ..NewSubscription::default()
         };
         let shown = format!("{client:?} {subscriber:?} {new:?}");
         assert!(shown.contains("people") && !shown.contains("open"), "{shown}");

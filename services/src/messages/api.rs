@@ -1,5 +1,6 @@
 //! The messages API over HTTP: parse, one call, convert.
 
+mod asked;
 mod dead_letters;
 mod events;
 mod queue;

@@ -7,6 +7,8 @@
 //! resume token, which only an authorised read of this subscription was ever given, so ticket and
 //! token together are let in again until [`RECONNECT`] after the ticket was issued. Then the
 //! page gets an error and fetches a new ticket, so that a revoked secret ends its streams.
+//!
+//! A request that is refused for another reason, and one that only looks (HEAD), use no ticket up.
 
 use std::time::Duration;
 
@@ -50,27 +52,87 @@ impl Tickets {
         Ok(self.store.signer.seal(&purpose, &payload.finish()))
     }
 
-    /// True when the ticket lets its bearer in. `resumes`: a resume token of this subscription
-    /// came with it.
+    /// Lets a request in, or says why not. `resumes`: a resume token of this subscription came
+    /// with it. `request` names the request: one that is repeated, because the bus did not answer
+    /// the first time, finds its own mark and not that of another.
     pub(super) async fn redeem(
         &self,
         subscription: &Subscription,
-        ticket: &str,
+        brought: &Brought<'_>,
         resumes: bool,
-    ) -> Result<bool, Error> {
-        let opened = self.store.signer.open(&purpose(&subscription.incarnation), ticket);
-        let Some(ticket) = opened.as_deref().and_then(read) else { return Ok(false) };
-        let age = Duration::from_millis(
-            self.store.platform.clock.now_ms().saturating_sub(ticket.issued_ms),
-        );
+    ) -> Result<Verdict, Error> {
+        let (nonce, age) = match self.read(subscription, brought) {
+            Some(read) => read,
+            None => return Ok(Verdict::Refused("is not one of this subscription")),
+        };
         if age < TTL {
-            match self.store.tickets.create(HEXLOWER.encode(&ticket.nonce), "").await {
-                Ok(_) => return Ok(true),
+            match self.store.tickets.create(&nonce, brought.request.to_owned()).await {
+                Ok(_) => return Ok(Verdict::LetIn),
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
             }
+            let mark = self.store.tickets.get(&nonce).await?;
+            if mark.is_some_and(|mark| mark.value == brought.request.as_bytes()) {
+                return Ok(Verdict::LetIn);
+            }
         }
-        Ok(resumes && age < RECONNECT)
+        Ok(judge(age, resumes))
+    }
+
+    /// What [`Tickets::redeem`] would say now, without using the ticket.
+    pub(super) async fn look(
+        &self,
+        subscription: &Subscription,
+        brought: &Brought<'_>,
+        resumes: bool,
+    ) -> Result<Verdict, Error> {
+        let (nonce, age) = match self.read(subscription, brought) {
+            Some(read) => read,
+            None => return Ok(Verdict::Refused("is not one of this subscription")),
+        };
+        if age < TTL && self.store.tickets.get(&nonce).await?.is_none() {
+            return Ok(Verdict::LetIn);
+        }
+        Ok(judge(age, resumes))
+    }
+
+    /// Its nonce, and how old it was when the request came.
+    fn read(
+        &self,
+        subscription: &Subscription,
+        brought: &Brought<'_>,
+    ) -> Option<(String, Duration)> {
+        let purpose = purpose(&subscription.incarnation);
+        let ticket = read(&self.store.signer.open(&purpose, brought.ticket)?)?;
+        let age = Duration::from_millis(brought.came_ms.saturating_sub(ticket.issued_ms));
+        Some((HEXLOWER.encode(&ticket.nonce), age))
+    }
+}
+
+/// A ticket that a request brought.
+pub(super) struct Brought<'a> {
+    pub(super) ticket: &'a str,
+    /// Names the request.
+    pub(super) request: &'a str,
+    /// When it came, in milliseconds since 1970: waiting for the bus makes no ticket too old.
+    pub(super) came_ms: u64,
+}
+
+/// What becomes of a request with a ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    LetIn,
+    /// "The ticket ..."
+    Refused(&'static str),
+}
+
+/// A ticket that cannot be used, or was.
+fn judge(age: Duration, resumes: bool) -> Verdict {
+    match (resumes, age < RECONNECT, age < TTL) {
+        (true, true, _) => Verdict::LetIn,
+        (true, false, _) => Verdict::Refused("has expired: it lets a stream reconnect for an hour"),
+        (false, _, true) => Verdict::Refused("was used already: it opens one stream, once"),
+        (false, _, false) => Verdict::Refused("has expired: it is good for a minute"),
     }
 }
 

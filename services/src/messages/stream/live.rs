@@ -10,6 +10,7 @@ use futures_util::future::select_all;
 use super::catch_up::{CatchUp, Page};
 use super::feed::{Feed, Feeds};
 use super::ring::{Entry, Found};
+use crate::limits::STREAM_PAGE_BYTES;
 use crate::messages::position::Position;
 use crate::messages::watched::Follower;
 use crate::model::{History, Mark, Realm, Subscription, TopicSet};
@@ -114,6 +115,25 @@ impl Live {
     }
 }
 
+/// What fits a page that a client holds, in bytes; true when something was left out. A client that
+/// stops reading keeps what the ring has long let go of.
+fn within_bytes(mut entries: Vec<Arc<Entry>>, up_to: Mark) -> (Vec<Arc<Entry>>, Mark, bool) {
+    let mut bytes = 0;
+    let fits = entries.iter().take_while(|entry| {
+        let has_room = bytes < STREAM_PAGE_BYTES;
+        bytes += entry.frame.len();
+        has_room
+    });
+    let fitting = fits.count();
+    if fitting == entries.len() {
+        return (entries, up_to, false);
+    }
+    entries.truncate(fitting);
+    let place = |entry: &Arc<Entry>| Mark::of(up_to.life(), entry.sequence, entry.time);
+    let up_to = entries.last().map_or(up_to, place);
+    (entries, up_to, true)
+}
+
 impl Strand {
     fn new(feed: Arc<Feed>) -> Self {
         Self { changes: feed.changes(), feed, checked: None, catch_up: None }
@@ -171,7 +191,8 @@ impl Strand {
                 if up_to.sequence <= at.sequence {
                     return Ok(Step::UpToDate);
                 }
-                let more = entries.len() >= BATCH;
+                let (entries, up_to, cut) = within_bytes(entries, up_to);
+                let more = cut || entries.len() >= BATCH;
                 Ok(Step::Events { realm: realm.clone(), entries, up_to, more })
             }
         }
