@@ -266,17 +266,112 @@ impl Subscriber {
 async fn settled(answer: Result<Response>) -> Result<Settled> {
     match answer {
         Ok(response) => required_json(response, REQUEST_TIMEOUT).await,
-        Err(mut error) => match error.take_settled() {
-            Some(results) => Ok(Settled { results }),
-            None => Err(error),
+        Err(mut error) => match (error.kind(), error.take_settled()) {
+            (ErrorKind::Conflict | ErrorKind::Unavailable, Some(results)) => {
+                Ok(Settled { results })
+            }
+            _ => Err(error),
         },
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::Router;
+    use axum::extract::State;
+    use axum::http::{HeaderMap, StatusCode as Status, Uri, header};
+    use axum::response::{IntoResponse, Response as Answer};
+    use serde_json::value::RawValue;
+
     use super::*;
     use crate::client::wire::NewSubscription;
+
+    type Heard = Arc<Mutex<Vec<String>>>;
+
+    /// Answers every request alike; notes who asked, for what, and the body.
+    async fn server(status: u16, body: &'static str) -> (String, Heard) {
+        async fn hear(
+            State((heard, status, body)): State<(Heard, u16, &'static str)>,
+            uri: Uri,
+            headers: HeaderMap,
+            sent: String,
+        ) -> Answer {
+            let bearer = headers.get(header::AUTHORIZATION).map(|b| b.to_str().unwrap().to_owned());
+            let bearer = bearer.unwrap_or_default();
+            let line = format!("{} {uri} {sent}", bearer.trim_start_matches("Bearer "));
+            heard.lock().unwrap().push(line);
+            let status = if bearer.ends_with("publish-only") { 403 } else { status };
+            (Status::from_u16(status).unwrap(), body).into_response()
+        }
+        let heard = Heard::default();
+        let app = Router::new().fallback(hear).with_state((heard.clone(), status, body));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        (format!("http://{addr}"), heard)
+    }
+
+    fn name() -> SubscriptionName {
+        SubscriptionName::new("jobs").unwrap()
+    }
+
+    #[tokio::test]
+    async fn events_are_sent_as_they_are_written() {
+        let (url, heard) = server(202, r#"{"results":[]}"#).await;
+        let event = r#"{"n":12345678901234567890123,"b":1.10,"a":1E2}"#;
+        let raw = RawValue::from_string(event.to_owned()).unwrap();
+        Client::new(&url, None).unwrap().publish(&[raw]).await.unwrap();
+        assert_eq!(heard.lock().unwrap()[0], format!(" /v1/events [{event}]"));
+    }
+
+    #[tokio::test]
+    async fn settlements_have_results_also_where_none_is_done() {
+        let problem =
+            r#"{"title":"too late","retryable":false,"results":[{"id":"a","status":"stale"}]}"#;
+        let (url, _) = server(409, problem).await;
+        let subscriber = Client::new(&url, None).unwrap().subscriber(name(), "s".into());
+        let settled = subscriber.ack(&["a".into()]).await.unwrap();
+        assert_eq!((settled.results.len(), settled.results[0].status.as_str()), (1, "stale"));
+        let (url, _) = server(409, r#"{"title":"conflict"}"#).await;
+        let subscriber = Client::new(&url, None).unwrap().subscriber(name(), "s".into());
+        assert_eq!(subscriber.ack(&[]).await.unwrap_err().kind(), ErrorKind::Conflict);
+    }
+
+    #[tokio::test]
+    async fn dead_letters_are_the_owners_whose_token_may_only_publish() {
+        let (url, heard) = server(200, r#"{"results":[{"id":"7","status":"done"}]}"#).await;
+        let client = Client::new(&url, Some("publish-only".into())).unwrap();
+        let which = DeadLetters::Ids(vec!["7".into()]);
+        let done = client.redrive(&name(), Some("secret"), &which).await.unwrap();
+        assert_eq!(done.results[0].status, "done");
+        let path = "/v1/subscriptions/jobs/dead-letters/redrive";
+        let sent = [
+            format!("publish-only {path} {{\"ids\":[\"7\"]}}"),
+            format!("secret {path} {{\"ids\":[\"7\"]}}"),
+        ];
+        assert_eq!(*heard.lock().unwrap(), sent);
+        let refused = client.drop_dead_letters(&name(), None, &DeadLetters::All(true)).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Denied);
+    }
+
+    #[tokio::test]
+    async fn dead_letters_come_in_pages() {
+        let page = r#"{"dead_letters":[{"id":"1","phase":"live","realm":"a","sequence":17,
+            "attempts":5,"reason":"no","since":"2026-01-01T00:00:00Z","event":{"n":1.10}}],
+            "next_page_token":"t"}"#;
+        let (url, heard) = server(200, page).await;
+        let client = Client::new(&url, None).unwrap();
+        let page = client.dead_letters(&name(), Some("s"), Some("before")).await.unwrap();
+        assert_eq!(
+            (page.dead_letters[0].sequence, page.next_page_token.as_deref()),
+            (17, Some("t"))
+        );
+        assert_eq!(page.dead_letters[0].event.get(), r#"{"n":1.10}"#);
+        let asked = "s /v1/subscriptions/jobs/dead-letters?page_token=before ";
+        assert_eq!(heard.lock().unwrap()[0], asked);
+    }
 
     #[test]
     fn no_secret_stands_in_a_log() {

@@ -148,3 +148,37 @@ fn read(payload: &[u8]) -> Option<Ticket> {
 fn purpose(of: &Incarnation) -> String {
     format!("ticket {} {}", of.name, of.uid)
 }
+
+#[cfg(test)]
+mod tests {
+    use bus::Bus;
+
+    use super::*;
+    use crate::platform::Platform;
+    use crate::store::StoreOptions;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_whose_answer_was_lost_finds_its_own_mark() {
+        let bus = Bus::connect("embedded:").await.unwrap();
+        let store = Store::open(Platform::new(bus), StoreOptions::default()).await.unwrap();
+        let subscription: Subscription = serde_json::from_value(serde_json::json!({
+            "name": "people", "uid": "a", "generation": 1, "topics": ["*.*"],
+            "prefill": {"status": "pending"}, "fence": {}, "ack_wait_ms": 1000, "created_ms": 1,
+            "secret_hash": "",
+        }))
+        .unwrap();
+        let tickets = Tickets::new(store.clone());
+        let ticket = tickets.issue(&subscription).unwrap();
+        let came_ms = store.platform.clock.now_ms();
+        let redeem = async |request: &str| {
+            let brought = Brought { ticket: &ticket, request, came_ms };
+            tickets.redeem(&subscription, &brought, false).await.unwrap()
+        };
+        assert_eq!(redeem("one").await, Verdict::LetIn);
+        assert_eq!(redeem("one").await, Verdict::LetIn);
+        assert!(matches!(redeem("another").await, Verdict::Refused(why) if why.contains("used")));
+        // A request that came in time is not too late because the bus was.
+        tokio::time::sleep(TTL).await;
+        assert_eq!(redeem("one").await, Verdict::LetIn);
+    }
+}

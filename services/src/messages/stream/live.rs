@@ -229,3 +229,50 @@ impl Strand {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bus::{Headers, StoredMessage, Subject};
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::limits::{MAX_EVENT_JSON_BYTES, MAX_STORED_MESSAGE_BYTES};
+    use crate::model::LogEvent;
+
+    fn message(sequence: u64, payload: Vec<u8>) -> StoredMessage {
+        StoredMessage {
+            sequence,
+            timestamp: SystemTime::UNIX_EPOCH,
+            subject: Subject::new("events.a.b.k").unwrap(),
+            key: None,
+            headers: Headers::new(),
+            payload: Some(Bytes::from(payload)),
+        }
+    }
+
+    #[test]
+    fn a_page_ends_with_the_event_that_fills_it() {
+        let entry = |sequence| {
+            let message = message(sequence, vec![b'1'; STREAM_PAGE_BYTES / 2]);
+            Arc::new(Entry::of(&message).unwrap())
+        };
+        let entries: Vec<_> = (1..=5).map(entry).collect();
+        let (page, up_to, cut) = within_bytes(entries.clone(), 9);
+        assert_eq!((page.len(), up_to, cut), (2, 2, true));
+        let (page, up_to, cut) = within_bytes(entries[..1].to_vec(), 9);
+        assert_eq!((page.len(), up_to, cut), (1, 9, false));
+        assert_eq!(within_bytes(Vec::new(), 9), (Vec::new(), 9, false));
+    }
+
+    #[test]
+    fn the_longest_event_is_within_what_a_client_reads() {
+        let full = MAX_STORED_MESSAGE_BYTES as usize;
+        for byte in [1, b'"', b'1', 0xFF] {
+            let event = LogEvent::from_log(&message(u64::MAX, vec![byte; full])).unwrap();
+            let json = event.to_json();
+            assert!(json.len() <= MAX_EVENT_JSON_BYTES, "{byte}: {}", json.len());
+        }
+    }
+}
