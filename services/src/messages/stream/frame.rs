@@ -45,7 +45,7 @@ impl Frame {
 
     /// No event: it sets how long a client waits before it connects again.
     pub(super) fn retry(retry_ms: u64) -> Self {
-        Self { shared: Bytes::from(format!("retry: {retry_ms}\n")), id: None }
+        Self { around: WHOLE, shared: Bytes::from(format!("retry: {retry_ms}\n")), id: None }
     }
 
     /// A comment that keeps proxies from closing a quiet connection.
@@ -54,7 +54,9 @@ impl Frame {
     }
 
     fn len(&self) -> usize {
-        self.shared.len() + self.id.as_ref().map_or(0, |id| id.len() + 5) + 1
+        let (before, after) = self.around;
+        let around = before.len() + after.len();
+        around + self.shared.len() + self.id.as_ref().map_or(0, |id| id.len() + 5) + 1
     }
 
     fn write(&self, chunk: &mut BytesMut) {

@@ -121,7 +121,7 @@ fn within_bytes(mut entries: Vec<Arc<Entry>>, up_to: Mark) -> (Vec<Arc<Entry>>, 
     let mut bytes = 0;
     let fits = entries.iter().take_while(|entry| {
         let has_room = bytes < STREAM_PAGE_BYTES;
-        bytes += entry.frame.len();
+        bytes += entry.json.len();
         has_room
     });
     let fitting = fits.count();

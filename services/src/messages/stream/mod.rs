@@ -11,7 +11,7 @@ mod ring;
 
 pub(super) use catch_up::{CatchUp, Page};
 pub(super) use connection::{Connection, Opening};
-pub(super) use feed::{Feed, Feeds, PAGE};
 pub(super) use entrance::{Entrance, LONGEST_WAIT};
+pub(super) use feed::{Feed, Feeds, PAGE};
 pub use ring::RingSize;
 pub(super) use ring::{Entry, Found};
