@@ -29,8 +29,9 @@ pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 pub(crate) const PULLED_ENVELOPE_BYTES: usize = 1024;
 const _: () = assert!(
     MAX_PULL_BYTES + MAX_EVENT_JSON_BYTES + MAX_PULL_MESSAGES * PULLED_ENVELOPE_BYTES
-        < MAX_ANSWER_BYTES,
-    "a client reads whatever a pull may be answered with"
+        < MAX_ANSWER_BYTES
+        && MAX_PULL_BYTES + 8 * MAX_EVENT_JSON_BYTES < MAX_ANSWER_BYTES,
+    "a client reads whatever a pull and a page of dead letters may be answered with"
 );
 /// One request body.
 pub(crate) const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;

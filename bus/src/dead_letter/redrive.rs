@@ -11,7 +11,7 @@ use crate::capability::{Capability, Support};
 use crate::config::{Start, StreamInfo};
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::delivery::Delivery;
-use crate::driver::Driver;
+use crate::driver::{Driver, READ_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::middleware::Layers;
 use crate::name::{ConsumerName, StreamName};

@@ -124,8 +124,8 @@ impl Desk<'_> {
     /// Says how it went; what could not be done is a failure.
     fn tell(&self, action: Action, settled: &Settled) -> Result<(), Failure> {
         let of = |status: &str| settled.results.iter().filter(|item| item.status == status).count();
-        let (done, unknown) = (of("done"), of("unknown"));
-        let failed = settled.results.len() - done - unknown;
+        let (done, unknown, stale) = (of("done"), of("unknown"), of("stale"));
+        let failed = settled.results.len() - done - unknown - stale;
         if self.screen.is_json() {
             for item in &settled.results {
                 self.screen.told(&serde_json::to_string(item).unwrap_or_default())?;
@@ -137,6 +137,14 @@ impl Desk<'_> {
         if failed > 0 {
             let what = format!("{failed} are left as they were: the bus did not answer");
             return Err(Failure::unavailable(format!("{what}\n  repeat it")));
+        }
+        if stale > 0 {
+            return Err(Failure::new(format!(
+                "{stale} cannot be delivered any more: they are rows of a prefill that is over, or \
+                 the log does not hold them\n  drop them: lockgate subscriptions dead-letters {} \
+                 drop --id ID",
+                self.name
+            )));
         }
         if unknown > 0 {
             return Err(Failure::new(format!(

@@ -88,8 +88,8 @@ impl Topology {
         match command {
             What::Show => {
                 let has = store::existing_topology(&bus).await?;
-                print!("# What Lockgate has on {url}\n\n{}", has.to_toml()?);
-                Ok(())
+                let text = format!("# What Lockgate has on {url}\n\n{}", has.to_toml()?);
+                Ok(tell(text.trim_end_matches('\n'))?)
             }
             What::Check { .. } => {
                 let changes = bus.compare_topology(&declared).await?;

@@ -241,9 +241,9 @@ pub struct Settled {
 pub struct SettledItem {
     /// The delivery or dead letter.
     pub id: String,
-    /// `done`, or why not: `stale` means that it is delivered again, `early` that an event of its
-    /// key before it is not settled yet, `failed` that the bus did not answer, `unknown` that
-    /// there is no such one.
+    /// `done`, or why not. `stale`: the lease is over and it is delivered again, or, of a dead
+    /// letter, it cannot be delivered any more. `early`: an event of its key before it is not
+    /// settled yet. `failed`: the bus did not answer. `unknown`: there is no such one.
     pub status: String,
 }
 

@@ -16,7 +16,7 @@ use bus::Error;
 use data_encoding::HEXLOWER;
 
 use super::varint::{Reader, Writer};
-use crate::model::{Incarnation, Subscription};
+use crate::model::Subscription;
 use crate::store::Store;
 
 /// How long an unused ticket is good.
@@ -48,7 +48,7 @@ impl Tickets {
         payload.byte(VERSION);
         payload.raw(&platform.entropy.bytes::<16>()?);
         payload.number(platform.clock.now_ms());
-        let purpose = purpose(&subscription.incarnation);
+        let purpose = purpose(subscription);
         Ok(self.store.signer.seal(&purpose, &payload.finish()))
     }
 
@@ -102,7 +102,7 @@ impl Tickets {
         subscription: &Subscription,
         brought: &Brought<'_>,
     ) -> Option<(String, Duration)> {
-        let purpose = purpose(&subscription.incarnation);
+        let purpose = purpose(subscription);
         let ticket = read(&self.store.signer.open(&purpose, brought.ticket)?)?;
         let age = Duration::from_millis(brought.came_ms.saturating_sub(ticket.issued_ms));
         Some((HEXLOWER.encode(&ticket.nonce), age))
@@ -145,8 +145,10 @@ fn read(payload: &[u8]) -> Option<Ticket> {
     payload.is_empty().then_some(ticket)
 }
 
-fn purpose(of: &Incarnation) -> String {
-    format!("ticket {} {}", of.name, of.uid)
+/// A ticket stands for the secret: it lets in to what the secret would, through another prefill
+/// too, and not to a subscription that has taken over the name.
+fn purpose(of: &Subscription) -> String {
+    format!("ticket {} {}", of.name(), of.secret_hash)
 }
 
 #[cfg(test)]

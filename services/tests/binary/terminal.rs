@@ -92,8 +92,8 @@ async fn a_pipe_that_closes_changes_no_work_and_no_exit_code() {
     let whole = lockgate.command(&["subscribe", "some", "--until-up-to-date"], state.path()).await;
     assert_eq!((whole.status.code(), text(&whole.stdout).lines().count()), (Some(0), 1200));
     assert_eq!(code(&["subscriptions", "delete", "some"]).await, Some(0));
-    assert_eq!(code(&["demo", "--changes", "60"]).await, Some(0));
-    assert_eq!(code(&["demo", "--changes", "60", "--json"]).await, Some(0));
+    assert_eq!(code(&["demo", "--changes", "100"]).await, Some(0));
+    assert_eq!(code(&["demo", "--changes", "100", "--json"]).await, Some(0));
 
     // And where nobody reads the errors either.
     let refused = async |args: &[&str]| {

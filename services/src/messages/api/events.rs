@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use super::asked::Asked;
 use super::secret_needed;
-use crate::http::{Deadline, Due, PathName, Problem, ProblemKind, come_again, stream_headers, wants_stream};
+use crate::http::{
+    Deadline, Due, PathName, Problem, ProblemKind, come_again, stream_headers, wants_stream,
+};
 use crate::limits::MAX_STREAMS;
 use crate::messages::Messages;
 use crate::messages::directory::Followed;

@@ -259,11 +259,12 @@ mod tests {
             Arc::new(Entry::of(&message).unwrap())
         };
         let entries: Vec<_> = (1..=5).map(entry).collect();
-        let (page, up_to, cut) = within_bytes(entries.clone(), 9);
-        assert_eq!((page.len(), up_to, cut), (2, 2, true));
-        let (page, up_to, cut) = within_bytes(entries[..1].to_vec(), 9);
-        assert_eq!((page.len(), up_to, cut), (1, 9, false));
-        assert_eq!(within_bytes(Vec::new(), 9), (Vec::new(), 9, false));
+        let head = Mark::bare(9);
+        let (page, up_to, cut) = within_bytes(entries.clone(), head);
+        assert_eq!((page.len(), up_to.sequence, cut), (2, 2, true));
+        let (page, up_to, cut) = within_bytes(entries[..1].to_vec(), head);
+        assert_eq!((page.len(), up_to.sequence, cut), (1, 9, false));
+        assert_eq!(within_bytes(Vec::new(), head), (Vec::new(), head, false));
     }
 
     #[test]
