@@ -183,6 +183,14 @@ impl StoredMessage {
         })
     }
 
+    /// The bytes of subject, key, headers and body.
+    pub fn size(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        let body = self.payload.as_ref().map_or(0, Bytes::len);
+        let key = self.key.as_ref().map_or(0, Bytes::len);
+        self.subject.as_str().len() + key + headers.sum::<usize>() + body
+    }
+
     /// What order is kept by: the key, or the subject where none was set.
     pub fn order_key(&self) -> &[u8] {
         self.key.as_deref().unwrap_or(self.subject.as_str().as_bytes())
@@ -195,10 +203,7 @@ impl StoredMessage {
 
     /// What it counts against a limit on bytes: subject, key, headers and body.
     pub(crate) fn bytes(&self) -> u64 {
-        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
-        let body = self.payload.as_ref().map_or(0, Bytes::len);
-        let key = self.key.as_ref().map_or(0, Bytes::len);
-        (headers.sum::<usize>() + body + key + self.subject.as_str().len()) as u64
+        self.size() as u64
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::capability::{Capability, require};
 use crate::config::{Start, StreamInfo};
-use crate::driver::{Driver, ReaderDriver};
+use crate::driver::{Driver, READ_BYTES, ReaderDriver};
 use crate::error::{Error, Result};
 use crate::message::{Message, Receipt, StoredMessage};
 use crate::middleware::Layers;
@@ -187,6 +187,18 @@ impl Reader {
     /// empty when none came. Fewer are no sign of the end: of large ones about 8 MiB come at a
     /// time.
     pub async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
-        self.0.next(max, wait).await
+        self.0.next(max, READ_BYTES, wait).await
+    }
+
+    /// The same, and not more than about `max_bytes` of them: the message that brings their
+    /// [`StoredMessage::size`] to it is the last. On `nats://` about as much is read ahead, in
+    /// place of 16 MiB, so that a reader whose caller is slow stays small.
+    pub async fn next_within(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<StoredMessage>> {
+        self.0.next(max, max_bytes.min(READ_BYTES), wait).await
     }
 }

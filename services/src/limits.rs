@@ -13,6 +13,26 @@ pub(crate) const MAX_STORED_MESSAGE_BYTES: u32 = 768 * 1024;
 /// How deep JSON may be nested. Common parsers stop at 128 levels (serde_json, for one), and the
 /// answer to a pull puts four around the data of an event.
 pub(crate) const MAX_JSON_DEPTH: usize = 120;
+/// One event as it is delivered, JSON on one line: a byte that is stored stands for six at most
+/// (`\u0001`), and there is room for what Lockgate itself says.
+pub(crate) const MAX_EVENT_JSON_BYTES: usize = 6 * MAX_STORED_MESSAGE_BYTES as usize + 64 * 1024;
+/// One line of an event stream, and the data of one event of it.
+pub(crate) const MAX_STREAM_LINE_BYTES: usize = MAX_EVENT_JSON_BYTES + 256 * 1024;
+/// Events of one page that is read for a client, as they are stored: the one that fills it is the
+/// last.
+pub(crate) const STREAM_PAGE_BYTES: usize = 256 * 1024;
+/// Events in one answer to a pull, as JSON: the one that fills it is the last.
+pub(crate) const MAX_PULL_BYTES: usize = 4 * 1024 * 1024;
+/// One answer, whatever it is, as far as a client reads it.
+pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// What stands around each message in the answer to a pull, at most.
+pub(crate) const PULLED_ENVELOPE_BYTES: usize = 1024;
+const _: () = assert!(
+    MAX_PULL_BYTES + MAX_EVENT_JSON_BYTES + MAX_PULL_MESSAGES * PULLED_ENVELOPE_BYTES
+        < MAX_ANSWER_BYTES
+        && MAX_PULL_BYTES + 8 * MAX_EVENT_JSON_BYTES < MAX_ANSWER_BYTES,
+    "a client reads whatever a pull and a page of dead letters may be answered with"
+);
 /// One request body.
 pub(crate) const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// Events in one batch.
@@ -25,8 +45,6 @@ pub(crate) const BUS_WINDOW: usize = 32;
 pub(crate) const MAX_REALMS: usize = 1000;
 /// Messages in one answer to a pull.
 pub(crate) const MAX_PULL_MESSAGES: usize = 1000;
-/// Events in one answer to a pull, in bytes; one that is larger comes alone.
-pub(crate) const MAX_PULL_BYTES: usize = 4 * 1024 * 1024;
 /// How long a pull may wait.
 pub(crate) const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
 /// Settlements in one request.
@@ -41,6 +59,8 @@ pub(crate) const MAX_STREAMS: usize = 20_000;
 pub(crate) const MAX_REQUESTS: usize = 4096;
 /// How long a request that does not wait for events may take.
 pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// A client that takes nothing of an answer for this long is let go.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Open connections in one process: event streams, requests at work, and idle ones.
 pub(crate) const MAX_CONNECTIONS: usize = MAX_STREAMS + 2 * MAX_REQUESTS;
 /// How long a client may take to send a request's head, and an idle connection stays open.

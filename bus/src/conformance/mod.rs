@@ -176,6 +176,7 @@ macro_rules! conformance_tests {
             max_in_flight_and_resume
             offset_gaps
             open_keeps_limits
+            pages_are_bounded_in_bytes
             partial_batch_results
             pause_and_resume
             per_key_order_under_faults

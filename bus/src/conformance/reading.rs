@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use super::Target;
-use super::bench::{Case, ack_all, assert_refused, collect, eventually, read, refuses, sequences};
+use super::bench::{
+    Case, PATIENCE, ack_all, assert_refused, collect, eventually, read, refuses, sequences,
+};
 use crate::capability::{Capability, Support};
 use crate::config::Start;
 use crate::consumer::Consumer;
 use crate::error::ErrorKind;
+use crate::message::StoredMessage;
 use crate::name::{Subject, SubjectFilter};
 use crate::stream::Reader;
 
@@ -160,6 +163,29 @@ pub async fn reader_resumes(target: &dyn Target) {
     assert_eq!(seen, (1..=20).collect::<Vec<_>>());
     let nothing = reader.next(1, Duration::from_millis(200)).await.unwrap();
     assert!(nothing.is_empty(), "the reader repeats itself");
+}
+
+/// A page ends with the message that fills it, at one message at the least, and the next page goes
+/// on behind it.
+pub async fn pages_are_bounded_in_bytes(target: &dyn Target) {
+    let case = Case::new(target).await;
+    for n in 0..12 {
+        let size = if n == 5 { 60_000 } else { 1000 };
+        case.stream.publish(case.message("a", vec![b'x'; size])).await.unwrap();
+    }
+    let mut reader = case.stream.reader(&[], Start::Beginning).await.unwrap();
+    let mut seen = Vec::new();
+    for max_bytes in [0, 1, 3000, usize::MAX].into_iter().cycle() {
+        let page = reader.next_within(100, max_bytes, PATIENCE).await.unwrap();
+        let bytes: usize = page.iter().map(StoredMessage::size).sum();
+        let last = page.last().map_or(0, StoredMessage::size);
+        assert!(!page.is_empty() && (page.len() == 1 || bytes - last < max_bytes), "{bytes}");
+        seen.extend(page.iter().map(|message| message.sequence));
+        if seen.len() >= 12 {
+            break;
+        }
+    }
+    assert_eq!(seen, (1..=12).collect::<Vec<_>>());
 }
 
 /// Messages purged from the middle leave a hole that stops nobody, and no sequence is given twice.

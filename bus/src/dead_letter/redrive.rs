@@ -11,7 +11,7 @@ use crate::capability::{Capability, Support};
 use crate::config::{Start, StreamInfo};
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::delivery::Delivery;
-use crate::driver::Driver;
+use crate::driver::{Driver, READ_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::middleware::Layers;
 use crate::name::{ConsumerName, StreamName};
@@ -243,7 +243,7 @@ impl DeadLetters {
         let redriven = self.redriven().await?;
         let mut reader = self.driver.reader(&self.dead, &[], Start::Beginning).await?;
         loop {
-            let page = reader.next(PAGE, READ_WAIT).await?;
+            let page = reader.next(PAGE, READ_BYTES, READ_WAIT).await?;
             // Of several partitions none alone says that all were read.
             let end = page.is_empty()
                 || info.config.partitions <= 1

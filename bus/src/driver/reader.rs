@@ -9,7 +9,7 @@ use crate::message::StoredMessage;
 
 /// A reader gives no more at once when it has given so many bytes, however many messages are asked
 /// for: whoever asks holds them all.
-pub(crate) const READ_BYTES: u64 = 8 << 20;
+pub(crate) const READ_BYTES: usize = 8 << 20;
 
 /// An open reader.
 ///
@@ -26,12 +26,24 @@ pub(crate) const READ_BYTES: u64 = 8 << 20;
 ///
 /// #[async_trait]
 /// impl ReaderDriver for Archive {
-///     async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
+///     async fn next(
+///         &mut self,
+///         max: usize,
+///         max_bytes: usize,
+///         wait: Duration,
+///     ) -> Result<Vec<StoredMessage>> {
 ///         if self.0.is_empty() {
 ///             tokio::time::sleep(wait).await; // for the first and not for more
 ///         }
-///         let page = max.min(self.0.len());
-///         Ok(self.0.drain(..page).collect())
+///         let (mut page, mut bytes) = (Vec::new(), 0);
+///         while page.len() < max
+///             && (page.is_empty() || bytes < max_bytes)
+///             && let Some(message) = self.0.pop_front()
+///         {
+///             bytes += message.size();
+///             page.push(message);
+///         }
+///         Ok(page)
 ///     }
 /// }
 ///
@@ -45,17 +57,22 @@ pub(crate) const READ_BYTES: u64 = 8 << 20;
 /// # let mut reader = orders.reader(&[], bus::Start::Beginning).await?;
 /// # let all = reader.next(10, Duration::from_secs(1)).await?;
 /// let mut archive = Archive(all.into());
-/// assert_eq!(archive.next(2, Duration::ZERO).await?.len(), 2);
-/// assert_eq!(archive.next(2, Duration::ZERO).await?[0].sequence, 3);
-/// assert!(archive.next(2, Duration::ZERO).await?.is_empty());
+/// assert_eq!(archive.next(2, 1000, Duration::ZERO).await?.len(), 2);
+/// assert_eq!(archive.next(2, 1000, Duration::ZERO).await?[0].sequence, 3);
+/// assert!(archive.next(2, 1000, Duration::ZERO).await?.is_empty());
 /// # Ok(())
 /// # }
 /// ```
 #[async_trait]
 pub trait ReaderDriver: Send {
-    /// Up to `max` messages in stream order, waiting up to `wait` for the first; fewer where they
-    /// are large, because about 8 MiB are given at a time, and one in any case. Goes on by
-    /// itself where it stopped when the backend was away. [`crate::ErrorKind::NotFound`] when the
-    /// stream is gone.
-    async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>>;
+    /// Up to `max` messages in stream order, waiting up to `wait` for the first; the one that
+    /// brings their [`StoredMessage::size`] to `max_bytes` is the last. Of what comes after them,
+    /// about as many bytes may be on their way to this process. Goes on by itself where it stopped
+    /// when the backend was away. [`crate::ErrorKind::NotFound`] when the stream is gone.
+    async fn next(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<StoredMessage>>;
 }

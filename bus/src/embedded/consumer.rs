@@ -11,7 +11,7 @@ use super::connection::Connection;
 use super::position::Position;
 use super::stream::StreamCell;
 use crate::driver::{
-    ConsumerDriver, LeaseToken, READ_BYTES, RawDelivery, ReaderDriver, Settlement,
+    ConsumerDriver, LeaseToken, RawDelivery, ReaderDriver, Settlement,
 };
 use crate::error::Result;
 use crate::message::StoredMessage;
@@ -88,20 +88,24 @@ pub(super) struct OpenReader {
 
 #[async_trait]
 impl ReaderDriver for OpenReader {
-    async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
+    async fn next(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<StoredMessage>> {
         let Self { connection, cell, position } = self;
         wait_for(connection, wait, || {
             let now = connection.enter()?;
             let state = cell.enter(now)?;
             let (mut read, mut bytes) = (Vec::new(), 0);
             while read.len() < max
-                && bytes < READ_BYTES
+                && (read.is_empty() || bytes < max_bytes)
                 && let Some(sequence) = position.advance(&state.log)
             {
-                if let Some(message) = state.log.read(sequence)? {
-                    bytes += message.bytes();
-                    read.push(message);
-                }
+                let message = state.log.read(sequence)?;
+                bytes += message.as_ref().map_or(0, StoredMessage::size);
+                read.extend(message);
             }
             if !read.is_empty() || max == 0 {
                 return Ok(Look::Found(read));

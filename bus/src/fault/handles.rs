@@ -73,12 +73,17 @@ impl FaultyReader {
 
 #[async_trait]
 impl ReaderDriver for FaultyReader {
-    async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
+    async fn next(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<StoredMessage>> {
         let Self { inner, faults, at, held } = self;
         let plan = faults.begin("read", at).await;
         let read = async {
             if held.is_empty() {
-                held.extend(inner.next(max, wait).await?);
+                held.extend(inner.next(max, max_bytes, wait).await?);
             }
             Ok(())
         };

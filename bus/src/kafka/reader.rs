@@ -21,7 +21,7 @@ use super::streams::missing;
 use super::tail::{self, Sink};
 use super::threads::closed;
 use crate::config::Start;
-use crate::driver::{READ_BYTES, ReaderDriver};
+use crate::driver::ReaderDriver;
 use crate::error::{Error, Result};
 use crate::message::StoredMessage;
 use crate::name::SubjectFilter;
@@ -92,7 +92,12 @@ impl Reader {
 
 #[async_trait]
 impl ReaderDriver for Reader {
-    async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
+    async fn next(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<StoredMessage>> {
         self.check_stream()?;
         self.link.shapes.check(&self.link, &self.entry).await?;
         if self.ready.is_empty() {
@@ -102,21 +107,20 @@ impl ReaderDriver for Reader {
                 Err(_) => return Ok(Vec::new()),
             }
         }
-        let held = |ready: &VecDeque<StoredMessage>| ready.iter().map(StoredMessage::bytes).sum();
-        let mut bytes: u64 = held(&self.ready);
-        while self.ready.len() < max && bytes < READ_BYTES {
+        let mut held: usize = self.ready.iter().map(StoredMessage::size).sum();
+        while self.ready.len() < max && held < max_bytes {
             // News of an outage is old when messages came: who asks next learns how it stands.
             let Ok(Ok(batch)) = self.batches.try_recv() else { break };
-            bytes += batch.iter().map(StoredMessage::bytes).sum::<u64>();
+            held += batch.iter().map(StoredMessage::size).sum::<usize>();
             self.ready.extend(batch);
         }
-        let mut given = 0;
-        let fits = |message: &&StoredMessage| {
-            let fits = given < READ_BYTES;
-            given += message.bytes();
-            fits
-        };
-        let count = self.ready.iter().take(max).take_while(fits).count();
+        let (mut count, mut bytes) = (0, 0);
+        for message in self.ready.iter().take(max) {
+            if count > 0 && bytes >= max_bytes {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + message.size());
+        }
         Ok(self.ready.drain(..count).collect())
     }
 }

@@ -14,7 +14,7 @@ use super::consumers::{CreateRequest, deliver_policy, set_filters};
 use super::convert::parse_ack_subject;
 use super::direct;
 use super::link::Link;
-use super::puller::{Puller, Trouble};
+use super::puller::{Puller, Trouble, pull_bytes};
 use super::schedule;
 use super::streams;
 use crate::backoff::Backoff;
@@ -24,6 +24,9 @@ use crate::name::{StreamName, SubjectFilter};
 
 /// How many messages are on their way to a reader.
 const BATCH: usize = 500;
+/// A request for fewer bytes than a message has would never be answered: this much room is left
+/// beyond its body and headers, for its subjects.
+const ENVELOPE: usize = 16 << 10;
 /// The server removes a consumer that was not pulled from for this long.
 const INACTIVE: Duration = Duration::from_secs(30);
 /// What was there at the opening may go without a word, by a purge or its age: so long after the
@@ -53,6 +56,9 @@ pub(super) struct Feed {
     failures: u32,
     /// How often in a row a look found messages on their way.
     in_flight: u32,
+    /// Bytes on their way at once, for the largest message at least.
+    batch_bytes: usize,
+    largest: usize,
 }
 
 /// The ephemeral consumer of the moment.
@@ -90,6 +96,11 @@ impl Feed {
                 "stream {stream} is a work queue, which nats:// lets only its consumers read"
             )));
         }
+        let of_server = link.client.max_payload();
+        let largest = match usize::try_from(info.config.max_message_size) {
+            Ok(of_stream) if of_stream > 0 => of_stream.min(of_server),
+            _ => of_server,
+        };
         let mut feed = Self {
             link,
             stream: stream.clone(),
@@ -104,6 +115,8 @@ impl Feed {
             live: None,
             failures: 0,
             in_flight: 0,
+            batch_bytes: pull_bytes(&link),
+            largest,
         };
         feed.create().await?;
         Ok(feed)
@@ -129,6 +142,16 @@ impl Feed {
     /// The last sequence of the stream when the feed was opened.
     pub(super) fn opened_at(&self) -> u64 {
         self.opened_at
+    }
+
+    /// Has about `max_bytes` on their way from the next request on, at most 16 MiB, and room for
+    /// one message at least.
+    pub(super) fn read_ahead(&mut self, max_bytes: usize) {
+        let enough = pull_bytes(&self.link);
+        self.batch_bytes = max_bytes.saturating_mul(2).min(enough).max(self.largest + ENVELOPE);
+        if let Some(live) = &mut self.live {
+            live.puller.limit(self.batch_bytes);
+        }
     }
 
     /// The next message, or nothing by `until`. While the backend is away it waits and tries
@@ -311,6 +334,7 @@ impl Feed {
             .map_err(|failure| failure.into_error(doing()))?;
         // Whatever becomes of the request, the consumer is removed with this.
         let mut live = Live { link: self.link.clone(), name: consumer, puller, last_delivered: 0 };
+        live.puller.limit(self.batch_bytes);
         let request = CreateRequest { stream_name: stream, config: &config, action: "" };
         let operation = format!("CONSUMER.CREATE.{}", live.name);
         let info: Info = match self.link.api_repeated(&operation, &request).await {

@@ -45,9 +45,10 @@ pub(super) struct Puller {
     trouble: Option<Trouble>,
 }
 
-/// A request at the server, and how many messages it still stands for.
+/// A request at the server, how many messages it stood for, and for how many it still does.
 struct Asked {
     at: Instant,
+    of: usize,
     left: usize,
 }
 
@@ -113,6 +114,11 @@ impl Puller {
             came: false,
             trouble: None,
         })
+    }
+
+    /// Has each request from now on ask for at most this many bytes.
+    pub(super) fn limit(&mut self, max_bytes: usize) {
+        self.max_bytes = max_bytes;
     }
 
     /// The next message, or nothing by `until`. May be dropped and called again at any point.
@@ -225,7 +231,7 @@ impl Puller {
             Ok(Err(_)) => return Err(Trouble::Closed),
             Err(_) => return Err(Trouble::NoResponders),
         }
-        self.requests.push_back(Asked { at: Instant::now(), left: batch });
+        self.requests.push_back(Asked { at: Instant::now(), of: batch, left: batch });
         Ok(())
     }
 
@@ -253,7 +259,12 @@ impl Puller {
                     self.trouble = Some(Trouble::Refused(text.to_owned()));
                 }
                 _ => {
-                    self.requests.pop_front();
+                    let ended = self.requests.pop_front();
+                    if text.contains("MaxBytes") && ended.is_none_or(|asked| asked.left == asked.of)
+                    {
+                        // Not even the first message had room.
+                        self.max_bytes = self.max_bytes.saturating_mul(2);
+                    }
                 }
             },
             _ => self.trouble = Some(Trouble::Refused(format!("{status} {text}"))),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::convert::stored;
 use super::feed::{Feed, Item};
-use crate::driver::{READ_BYTES, ReaderDriver};
+use crate::driver::ReaderDriver;
 use crate::error::Result;
 use crate::message::StoredMessage;
 use crate::name::Subject;
@@ -17,18 +17,23 @@ pub(super) struct Reader(pub(super) Feed);
 
 #[async_trait]
 impl ReaderDriver for Reader {
-    async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
-        let mut found = Vec::new();
+    async fn next(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<StoredMessage>> {
+        let (mut found, mut bytes) = (Vec::new(), 0);
         if max == 0 {
             return Ok(found);
         }
+        self.0.read_ahead(max_bytes);
         let mut item = self.0.next(Instant::now() + wait).await?;
-        let mut bytes = 0;
         while let Some(next) = item {
             let message = next.into_stored();
-            bytes += message.bytes();
+            bytes += message.size();
             found.push(message);
-            if found.len() >= max || bytes >= READ_BYTES {
+            if found.len() >= max || bytes >= max_bytes {
                 break;
             }
             item = self.0.ready();

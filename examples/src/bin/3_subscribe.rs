@@ -37,7 +37,7 @@ async fn main() -> Result<(), Failure> {
         topics: vec!["example.*".into()],
         prefill: true,
         secret: SECRET.into(),
-        ack_wait: None,
+        ..NewSubscription::default()
     };
     client.register(&new).await?;
 

@@ -61,7 +61,7 @@ impl Failure {
         if self.quiet {
             return ExitCode::SUCCESS;
         }
-        eprintln!("error: {}", self.message);
+        super::screen::remark(&format!("error: {}", self.message));
         ExitCode::from(self.code)
     }
 }

@@ -1,7 +1,7 @@
 //! Stream mode in the terminal: prefill with proof, then live, and a position that is kept.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::delivery::{Delivery, Phase};
@@ -19,8 +19,16 @@ pub(super) async fn run(
     file: StateFile,
     kept: Kept,
 ) -> Result<(), Failure> {
-    let mut follower =
-        Follower { reading, screen, file, kept, given: 0, started: Instant::now(), rows_before: 0 };
+    let mut follower = Follower {
+        reading,
+        screen,
+        file,
+        kept,
+        given: 0,
+        odd: 0,
+        started: Instant::now(),
+        rows_before: 0,
+    };
     let outcome = follower.follow().await;
     follower.screen.hide_bar();
     follower.file.save(&follower.kept)?;
@@ -35,6 +43,8 @@ struct Follower {
     file: StateFile,
     kept: Kept,
     given: u64,
+    /// Rows that could not be read, and so are missing from the digest.
+    odd: u64,
     started: Instant,
     rows_before: u64,
 }
@@ -59,6 +69,9 @@ struct Control {
 
 impl Follower {
     async fn follow(&mut self) -> Result<(), Failure> {
+        if self.has_enough() {
+            return Ok(());
+        }
         let mut stream = self.reading.subscriber.events(self.kept.position.resume.clone());
         if self.kept.position.in_prefill {
             self.begin_bar(None);
@@ -104,29 +117,37 @@ impl Follower {
     }
 
     fn message(&mut self, data: &str) -> Result<Next, Failure> {
-        let position = &mut self.kept.position;
-        let phase = if position.in_prefill { Phase::Prefill } else { Phase::Live };
-        let event = serde_json::from_str(data).map_err(|error| not_understood("event", &error))?;
-        let delivery = Delivery::parse(phase, event)?;
-        if phase == Phase::Prefill {
-            position.rows += 1;
-            position.digest.add(&delivery.topic.realm, delivery.sequence);
-        } else {
-            position.at.insert(delivery.topic.realm.to_string(), delivery.sequence);
+        let phase = if self.kept.position.in_prefill { Phase::Prefill } else { Phase::Live };
+        let delivery = Delivery::parse(phase, data);
+        // Shown before it counts: where showing fails, it comes again and is counted then.
+        match &delivery {
+            Some(delivery) => self.screen.delivery(delivery)?,
+            None => self.screen.not_understood(phase, data)?,
         }
-        let (rows, new) = (position.rows, position.rows.saturating_sub(self.rows_before));
-        self.screen.delivery(&delivery)?;
+        let position = &mut self.kept.position;
+        match (phase, &delivery) {
+            (Phase::Prefill, Some(delivery)) => {
+                position.rows += 1;
+                position.digest.add(&delivery.topic.realm, delivery.sequence);
+            }
+            (Phase::Prefill, None) => self.odd += 1,
+            (Phase::Live, Some(delivery)) => {
+                position.at.insert(delivery.topic.realm.to_string(), delivery.sequence);
+            }
+            (Phase::Live, None) => {}
+        }
         if phase == Phase::Prefill {
-            let took = self.started.elapsed();
+            let (rows, took) = (self.kept.position.rows, self.started.elapsed());
+            let new = rows.saturating_sub(self.rows_before);
             self.screen
                 .advance(rows, || format!("{} rows · {}/s", grouped(rows), per_second(new, took)));
         }
         self.given += 1;
-        Ok(if self.reading.count.is_some_and(|count| self.given >= count) {
-            Next::Stop
-        } else {
-            Next::GoOn
-        })
+        Ok(if self.has_enough() { Next::Stop } else { Next::GoOn })
+    }
+
+    fn has_enough(&self) -> bool {
+        self.reading.count.is_some_and(|count| self.given >= count)
     }
 
     async fn control(&mut self, name: &str, data: &str) -> Result<Next, Failure> {
@@ -135,6 +156,10 @@ impl Follower {
             "prefill-start" => self.prefill_start(&control),
             "prefill-end" => return self.prefill_end(control).await.map(|()| Next::GoOn),
             "progress" => self.progress(&control)?,
+            "waiting" if self.screen.is_terminal() => {
+                let why = control.reason.as_deref().unwrap_or("it cannot serve this now");
+                self.screen.note(&format!("the server keeps this waiting: {}", printable(why)));
+            }
             "expired" if !self.screen.is_json() => {
                 let reason =
                     control.reason.as_deref().unwrap_or("the position is no good any more");
@@ -143,8 +168,9 @@ impl Follower {
             _ => {}
         }
         if self.screen.is_json() {
-            let data: Value = serde_json::from_str(data).unwrap_or(Value::Null);
-            self.screen.record(&serde_json::json!({ "control": name, "data": data }))?;
+            let data = serde_json::from_str::<&RawValue>(data).map_or("null", RawValue::get);
+            let name = serde_json::Value::from(name);
+            self.screen.line(&format!("{{\"control\":{name},\"data\":{data}}}"))?;
         }
         Ok(match name {
             "up-to-date" if self.reading.until_up_to_date => Next::Stop,
@@ -201,9 +227,13 @@ impl Follower {
         if own_rows != rows || own_digest.to_hex() != digest {
             // Kept, this position would go on as if the state were whole.
             *position = Position::default();
+            let odd = match self.odd {
+                0 => String::new(),
+                odd => format!(", {odd} could not be read by this version"),
+            };
             return Err(Failure::new(format!(
-                "the prefill is not what its manifest says: {own_rows} rows came, the manifest \
-                 has {rows}, and the digests {}\n  \
+                "the prefill is not what its manifest says: {own_rows} rows came{odd}, the \
+                 manifest has {rows}, and the digests {}\n  \
                  read it again: lockgate subscribe {} --from-start",
                 if own_digest.to_hex() == digest { "agree" } else { "differ" },
                 self.reading.name
@@ -234,11 +264,4 @@ impl Follower {
         let name = &self.reading.name;
         self.screen.note(&format!("stopped{place} · resume with: lockgate subscribe {name}"));
     }
-}
-
-fn not_understood(what: &str, error: &serde_json::Error) -> Failure {
-    Failure::new(format!(
-        "an {what} is not understood: {error}\n  \
-         check that --server is a Lockgate server of this version"
-    ))
 }

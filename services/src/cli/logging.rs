@@ -37,13 +37,15 @@ impl LogOptions {
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            // It would panic where standard error is closed.
+            .log_internal_errors(false)
             .with_ansi(colour);
         let started = match self.log_format {
             LogFormat::Text => log.with_target(false).try_init(),
             LogFormat::Json => log.json().flatten_event(true).try_init(),
         };
         if let Err(error) = started {
-            eprintln!("warning: logging is set up already: {error}");
+            super::screen::remark(&format!("warning: logging is set up already: {error}"));
         }
         if let Some(error) = wrong {
             tracing::warn!(%error, filter = wanted, "the log filter is not understood");

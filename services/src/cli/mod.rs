@@ -1,5 +1,6 @@
 //! The terminal side: what is typed, what is printed, what is exited with.
 
+mod dead_letters;
 mod delivery;
 mod demo;
 mod failure;
@@ -9,6 +10,7 @@ mod logging;
 mod new_event;
 mod publish;
 mod pull;
+mod raw;
 mod realms;
 mod screen;
 mod serve;
@@ -133,7 +135,10 @@ async fn run_roles(
     roles.dedup();
     let serving = options.start(&roles, &stop).await?;
     serving.warn_of_drift().await;
-    print!("{}", serving.banner(&options, &roles));
+    // Without its last line break, which telling adds.
+    if let Err(error) = screen::tell(serving.banner(&options, &roles).trim_end_matches('\n')) {
+        tracing::warn!(%error, "what is served cannot be printed, and is served all the same");
+    }
     serving.run(stop).await
 }
 

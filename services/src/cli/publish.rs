@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::lines::{Lines, MAX_LINE_BYTES};
+use super::lines::{self, Lines, MAX_LINE_BYTES};
 use super::new_event::{Body, Defaults, NewEvent};
 use super::screen::{Screen, grouped, per_second, printable};
 use super::server::ServerArgs;
@@ -17,6 +17,7 @@ use crate::client::wire::Published;
 use crate::client::{Client, Error};
 
 const BATCH_EVENTS: usize = 500;
+/// A larger event goes alone.
 const BATCH_BYTES: usize = 1 << 20;
 const ATTEMPTS: u32 = 6;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -86,6 +87,12 @@ impl Publish {
                 ));
             }
         };
+        if let Some(why) = body.suspicion().filter(|_| screen.is_watched()) {
+            screen.note(&format!(
+                "warning: the data begin like JSON and are not, so they are published as text: \
+                 {why}\n  in most shells JSON stands in single quotes: '{{\"a\": 1}}'"
+            ));
+        }
         let (topic, key) = (topic.unwrap_or_default(), key.unwrap_or_default());
         let event = NewEvent { topic: topic.clone(), key: key.clone(), body, id };
         let results = send(&client, &screen, &[defaults.event(event)?]).await?;
@@ -98,11 +105,11 @@ impl Publish {
 
 fn show(screen: &Screen, topic: &str, key: &str, result: &Published) -> Result<(), Failure> {
     if screen.is_json() {
-        return Ok(screen.line(&serde_json::to_string(result).unwrap_or_default())?);
+        return Ok(screen.told(&serde_json::to_string(result).unwrap_or_default())?);
     }
     let known = if result.duplicate { ", known already: nothing was stored" } else { "" };
     let (key, id, sequence) = (printable(key), printable(&result.id), grouped(result.sequence));
-    Ok(screen.line(&format!("{topic} {key} · {} {sequence} · id {id}{known}", result.realm))?)
+    Ok(screen.told(&format!("{topic} {key} · {} {sequence} · id {id}{known}", result.realm))?)
 }
 
 async fn read_stdin() -> Result<String, Failure> {
@@ -111,13 +118,18 @@ async fn read_stdin() -> Result<String, Failure> {
     if text.len() > MAX_LINE_BYTES {
         return Err(Failure::new(format!("standard input has more than {MAX_LINE_BYTES} bytes")));
     }
-    String::from_utf8(text)
-        .map_err(|_| Failure::new("standard input is not UTF-8\n  encode it, or wrap it in JSON"))
+    lines::text(text).map_err(|what| {
+        Failure::new(format!("standard input is {what}\n  encode it, or wrap it in JSON"))
+    })
 }
 
 /// Publishes a batch. Where the server may have seen it or is busy, it is sent again with the same
 /// ids for half a minute; a server that cannot be reached at all is not waited for.
-async fn send(client: &Client, screen: &Screen, events: &[Value]) -> Result<Vec<Published>, Error> {
+async fn send(
+    client: &Client,
+    screen: &Screen,
+    events: &[Box<RawValue>],
+) -> Result<Vec<Published>, Error> {
     let mut failures = 0;
     loop {
         let error = match client.publish(events).await {
@@ -144,8 +156,18 @@ struct Many {
 
 #[derive(Default)]
 struct Batch {
-    events: Vec<Value>,
+    events: Vec<Box<RawValue>>,
     bytes: usize,
+    /// The number of the last line in it.
+    through: u64,
+}
+
+impl Batch {
+    /// True when an event of so many bytes belongs into the next one.
+    fn is_full(&self, next: usize) -> bool {
+        let too_large = self.bytes + next > BATCH_BYTES;
+        !self.events.is_empty() && (self.events.len() >= BATCH_EVENTS || too_large)
+    }
 }
 
 #[derive(Default)]
@@ -182,12 +204,12 @@ impl Many {
                 let failure = failure.at(&format!("line {}", lines.number()));
                 if accepted > 0 { failure.after_lines(accepted) } else { failure.before_any() }
             })?;
-            batch.bytes += line.len();
-            batch.events.push(event);
-            if batch.events.len() >= BATCH_EVENTS || batch.bytes >= BATCH_BYTES {
-                self.flush(&mut batch, &mut tally).await.map_err(|f| f.after_lines(accepted))?;
-                accepted = lines.number();
+            if batch.is_full(event.get().len()) {
+                self.flush(&mut batch, &mut tally, &mut accepted).await?;
             }
+            batch.bytes += event.get().len();
+            batch.through = lines.number();
+            batch.events.push(event);
             self.screen.advance(lines.bytes(), || {
                 format!(
                     "{} events · {}/s",
@@ -196,21 +218,30 @@ impl Many {
                 )
             });
         }
-        self.flush(&mut batch, &mut tally).await.map_err(|f| f.after_lines(accepted))?;
+        self.flush(&mut batch, &mut tally, &mut accepted).await?;
         self.screen.hide_bar();
         self.finish(&tally, started.elapsed())
     }
 
-    async fn flush(&self, batch: &mut Batch, tally: &mut Tally) -> Result<(), Failure> {
+    /// Sends the batch; `accepted` is the last line that is published.
+    async fn flush(
+        &self,
+        batch: &mut Batch,
+        tally: &mut Tally,
+        accepted: &mut u64,
+    ) -> Result<(), Failure> {
         if batch.events.is_empty() {
             return Ok(());
         }
-        let results = send(&self.client, &self.screen, &batch.events).await?;
+        let results = send(&self.client, &self.screen, &batch.events).await;
+        let results = results.map_err(|error| Failure::from(error).after_lines(*accepted))?;
+        *accepted = batch.through;
         for result in &results {
             tally.events += 1;
             tally.duplicates += u64::from(result.duplicate);
             if self.screen.is_json() {
-                self.screen.line(&serde_json::to_string(result).unwrap_or_default())?;
+                let told = self.screen.told(&serde_json::to_string(result).unwrap_or_default());
+                told.map_err(|error| Failure::from(error).after_lines(*accepted))?;
             }
         }
         *batch = Batch::default();
@@ -227,6 +258,6 @@ impl Many {
         };
         let rate = per_second(tally.events, took);
         let line = format!("published {} events{known} · {rate}/s", grouped(tally.events));
-        Ok(self.screen.line(&line)?)
+        Ok(self.screen.told(&line)?)
     }
 }

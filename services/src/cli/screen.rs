@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::delivery::{Delivery, Phase};
+use super::raw::one_line;
 
 const DATA_SHOWN: usize = 56;
 const BAR_WIDTH: usize = 20;
@@ -85,9 +87,16 @@ impl Screen {
         std::mem::replace(&mut self.bar, ProgressBar::hidden()).finish_and_clear();
     }
 
-    /// A line of the result, on standard output.
+    /// A line of the result, on standard output. A reader that has gone away is an error: showing
+    /// was the work.
     pub(crate) fn line(&self, text: &str) -> io::Result<()> {
         self.bar.suspend(|| writeln!(io::stdout().lock(), "{text}"))
+    }
+
+    /// A line about work that is done, on standard output: whether anyone still reads it does not
+    /// change how the work went.
+    pub(crate) fn told(&self, text: &str) -> io::Result<()> {
+        self.bar.suspend(|| tell(text))
     }
 
     /// A JSON record of the result, on standard output.
@@ -97,16 +106,22 @@ impl Screen {
 
     /// A remark that is no part of the result, on standard error.
     pub(crate) fn note(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| remark(text));
+    }
+
+    /// True when a person is likely to see a remark.
+    pub(crate) fn is_watched(&self) -> bool {
+        io::stderr().is_terminal() || io::stdout().is_terminal()
     }
 
     /// One delivered event.
     pub(crate) fn delivery(&self, delivery: &Delivery) -> io::Result<()> {
         let (phase, topic) = (delivery.phase.as_str(), delivery.topic.to_string());
-        let (key, data) = (printable(&delivery.key), delivery.data().map(|data| printable(&data)));
+        let (key, data) = (printable(&delivery.key), delivery.data.as_deref().map(printable));
         match self.style {
+            // The event as it came: another reading would change its numbers.
             Style::Json => {
-                self.record(&serde_json::json!({ "phase": phase, "event": delivery.event }))
+                self.line(&format!("{{\"phase\":\"{phase}\",\"event\":{}}}", delivery.event))
             }
             Style::Plain => {
                 self.line(&format!("{phase}\t{topic}\t{key}\t{}", data.unwrap_or_default()))
@@ -122,6 +137,18 @@ impl Screen {
                 let phase = self.bright(&format!("{phase:8}"));
                 self.line(&format!("{phase} {topic:<22}  {key:<16}  {data}  {late}"))
             }
+        }
+    }
+
+    /// An event that cannot be read as one: shown as it came, nothing in it obeyed.
+    pub(crate) fn not_understood(&self, phase: Phase, text: &str) -> io::Result<()> {
+        let (phase, json) = (phase.as_str(), serde_json::from_str::<&RawValue>(text).is_ok());
+        match self.style {
+            Style::Json if json => {
+                self.line(&format!("{{\"phase\":\"{phase}\",\"event\":{}}}", one_line(text)))
+            }
+            Style::Json => self.record(&serde_json::json!({ "phase": phase, "text": text })),
+            _ => self.line(&format!("{phase}\t-\t-\t{}", printable(text))),
         }
     }
 
@@ -147,6 +174,19 @@ impl Screen {
     fn bright(&self, text: &str) -> String {
         if self.colour { format!("\x1b[36m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// A line about work that is done, on standard output; see [`Screen::told`].
+pub(crate) fn tell(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// A remark on standard error. Where nobody reads it, nothing is lost.
+pub(crate) fn remark(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// What others wrote may hold control characters that command a terminal: they are shown as `�`.

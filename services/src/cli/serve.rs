@@ -256,6 +256,8 @@ fn tokens(file: &Path) -> Result<Vec<String>, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::usage(format!("token file {} cannot be read: {error}", file.display()))
     })?;
+    // Some systems begin a file of text with a byte order mark.
+    let text = text.trim_start_matches('\u{FEFF}');
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let tokens: Vec<String> = lines.map(String::from).collect();
     if tokens.is_empty() {

@@ -35,6 +35,8 @@ impl ServerArgs {
     /// A client of that server; connects with its first request.
     pub(crate) fn client(self) -> Result<Client, Failure> {
         let Self { server, token } = self;
-        Ok(Client::new(&server, token)?)
+        // A token that comes from a file brings the end of its line along.
+        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        Ok(Client::new(server.trim(), token)?)
     }
 }

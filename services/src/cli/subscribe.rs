@@ -26,6 +26,8 @@ Examples:
       a snapshot for a script
   lockgate subscribe jobs --topics orders.created --queue
       takes deliveries from the queue, beside others who do the same, and acknowledges them
+  lockgate subscribe jobs --topics orders.created --max-attempts 5 --dead-letters --queue
+      the same, and what fails five times is kept aside: lockgate subscriptions dead-letters jobs
 
 The secret and the position are kept below $XDG_STATE_HOME/lockgate (~/.local/state/lockgate),
 readable by you alone.";
@@ -48,6 +50,14 @@ pub(super) struct Subscribe {
     /// Registers it with this lease on deliveries taken with --queue, for example 30s
     #[arg(long, requires = "topics", value_name = "DURATION")]
     ack_wait: Option<String>,
+    /// Registers it so that a delivery taken with --queue is given up after this many attempts
+    /// [default: it is tried without end]
+    #[arg(long, requires = "topics", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    max_attempts: Option<u32>,
+    /// Registers it so that what is given up is kept: see `lockgate subscriptions dead-letters`
+    #[arg(long, requires = "topics")]
+    dead_letters: bool,
     /// The subscription's secret, when it was registered elsewhere; better given by the environment
     #[arg(long, env = "LOCKGATE_SECRET", hide_env_values = true, value_name = "SECRET")]
     secret: Option<String>,
@@ -55,6 +65,11 @@ pub(super) struct Subscribe {
     /// several can share the work
     #[arg(long, conflicts_with_all = ["from_start", "until_up_to_date"])]
     queue: bool,
+    /// Takes up to this many events of a key at once with --queue; 1 is one at a time
+    /// [default: what the server chooses]
+    #[arg(long, requires = "queue", value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    max_per_key: Option<u16>,
     /// Starts over instead of going on where it stopped
     #[arg(long)]
     from_start: bool,
@@ -84,16 +99,22 @@ pub(super) struct Reading {
 impl Subscribe {
     /// Reads until `stop`, or until what was asked for has come.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let Self { name, topics, prefill, ack_wait, secret, queue, from_start, .. } = self;
-        let Self { count, until_up_to_date, json, server, .. } = self;
+        let Self { name, topics, prefill, ack_wait, max_attempts, dead_letters, .. } = self;
+        let Self { secret, queue, max_per_key, from_start, count, .. } = self;
+        let Self { until_up_to_date, json, server, .. } = self;
         let name =
             SubscriptionName::new(name).map_err(|error| Failure::usage(error.to_string()))?;
+        let secret =
+            secret.map(|secret| secret.trim().to_owned()).filter(|secret| !secret.is_empty());
         let client = server.client()?;
         let file = StateFile::of(client.server(), &name)?;
         let opened = Opening { client: &client, name: &name, file: &file };
         let mut kept = match topics.is_empty() {
             true => opened.existing(secret).await?,
-            false => opened.register(secret, topics, prefill, ack_wait).await?,
+            false => {
+                let wanted = Wanted { topics, prefill, ack_wait, max_attempts, dead_letters };
+                opened.register(secret, wanted).await?
+            }
         };
         if from_start {
             kept.position = Position::default();
@@ -102,10 +123,19 @@ impl Subscribe {
         let screen = Screen::new(json);
         let reading = Reading { name, client, subscriber, count, until_up_to_date, stop };
         match queue {
-            true => pull::run(reading, screen).await,
+            true => pull::run(reading, screen, max_per_key.map(usize::from)).await,
             false => follow::run(reading, screen, file, kept).await,
         }
     }
+}
+
+/// What is registered.
+struct Wanted {
+    topics: Vec<String>,
+    prefill: bool,
+    ack_wait: Option<String>,
+    max_attempts: Option<u32>,
+    dead_letters: bool,
 }
 
 struct Opening<'a> {
@@ -117,13 +147,8 @@ struct Opening<'a> {
 impl Opening<'_> {
     /// The secret is on disk before the request that carries it leaves: a lost answer costs
     /// nothing, the repeat is answered as identical.
-    async fn register(
-        &self,
-        secret: Option<String>,
-        topics: Vec<String>,
-        prefill: bool,
-        ack_wait: Option<String>,
-    ) -> Result<Kept, Failure> {
+    async fn register(&self, secret: Option<String>, wanted: Wanted) -> Result<Kept, Failure> {
+        let Wanted { topics, prefill, ack_wait, max_attempts, dead_letters } = wanted;
         let before = self.file.load()?;
         let known = before.is_some();
         let secret = match secret.or_else(|| before.as_ref().map(|kept| kept.secret.clone())) {
@@ -134,7 +159,8 @@ impl Opening<'_> {
         self.file.save(&kept)?;
         let name = self.name.to_string();
         let secret = kept.secret.clone();
-        let new = NewSubscription { name, topics, prefill, secret, ack_wait };
+        let new =
+            NewSubscription { name, topics, prefill, secret, ack_wait, max_attempts, dead_letters };
         match self.client.register(&new).await {
             Ok((status, _)) => self.settle(kept, &status),
             Err(error) => {

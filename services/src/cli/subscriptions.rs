@@ -5,6 +5,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
+use super::dead_letters::DeadLetters;
 use super::failure::Failure;
 use super::screen::{Screen, grouped, printable};
 use super::server::ServerArgs;
@@ -21,6 +22,7 @@ Examples:
   lockgate subscriptions
   lockgate subscriptions show people
   lockgate subscriptions delete people
+  lockgate subscriptions dead-letters jobs
   lockgate subscriptions --json | jq 'select(.lag > 0)'
 
 LAG and UNSETTLED are those of the queue (pull, subscribe --queue). A reader of the event stream keeps
@@ -48,6 +50,7 @@ enum What {
         /// Its name
         name: String,
     },
+    DeadLetters(DeadLetters),
     /// Delete a subscription with its queues and its position, here and on the server
     Delete {
         /// Its name
@@ -63,17 +66,20 @@ impl Subscriptions {
         match command.unwrap_or(What::List) {
             What::List => list(&client, &screen).await,
             What::Show { name } => show(&client, &screen, &parse(name)?).await,
+            What::DeadLetters(letters) => letters.run(&client, &screen).await,
             What::Delete { name } => delete(&client, &screen, &parse(name)?).await,
         }
     }
 }
 
-fn parse(name: String) -> Result<SubscriptionName, Failure> {
+pub(super) fn parse(name: String) -> Result<SubscriptionName, Failure> {
     SubscriptionName::new(name).map_err(|error| Failure::usage(error.to_string()))
 }
 
+const HEADER: [&str; 5] = ["NAME", "TOPICS", "PREFILL", "LAG", "UNSETTLED"];
+
 async fn list(client: &Client, screen: &Screen) -> Result<(), Failure> {
-    let (mut token, mut table) = (None, table());
+    let (mut token, mut table) = (None, plain_table(&HEADER));
     loop {
         let page = client.subscriptions(token.as_deref()).await?;
         let detailed = stream::iter(page.subscriptions)
@@ -122,10 +128,11 @@ async fn with_figures(
     }
 }
 
-fn table() -> Table {
+/// A table without lines, under these headings.
+pub(super) fn plain_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["NAME", "TOPICS", "PREFILL", "LAG", "UNSETTLED"]);
+    table.set_header(header);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -188,8 +195,8 @@ async fn delete(client: &Client, screen: &Screen, name: &SubscriptionName) -> Re
     client.delete(name, secret.as_deref()).await?;
     file.remove()?;
     match screen.is_json() {
-        true => Ok(screen.record(&json!({ "name": name.as_str(), "deleted": true }))?),
-        false => Ok(screen.line(&format!("{name} is deleted"))?),
+        true => Ok(screen.told(&json!({ "name": name.as_str(), "deleted": true }).to_string())?),
+        false => Ok(screen.told(&format!("{name} is deleted"))?),
     }
 }
 

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::failure::Failure;
-use super::screen::colour_allowed;
+use super::screen::{colour_allowed, tell};
 use crate::store;
 
 const EXAMPLES: &str = "\
@@ -88,38 +88,34 @@ impl Topology {
         match command {
             What::Show => {
                 let has = store::existing_topology(&bus).await?;
-                print!("# What Lockgate has on {url}\n\n{}", has.to_toml()?);
-                Ok(())
+                let text = format!("# What Lockgate has on {url}\n\n{}", has.to_toml()?);
+                Ok(tell(text.trim_end_matches('\n'))?)
             }
             What::Check { .. } => {
                 let changes = bus.compare_topology(&declared).await?;
-                print(&changes, json);
+                print(&changes, json)?;
                 match changes.len() {
                     0 => Ok(()),
                     n => Err(Failure::new(format!("{n} of what is declared is not so on {url}"))),
                 }
             }
-            What::Apply { .. } => {
-                print(&bus.ensure_topology(&declared).await?, json);
-                Ok(())
-            }
+            What::Apply { .. } => print(&bus.ensure_topology(&declared).await?, json),
         }
     }
 }
 
-fn print(changes: &[Change], as_json: bool) {
+fn print(changes: &[Change], as_json: bool) -> Result<(), Failure> {
     if changes.is_empty() && !as_json {
-        println!("as declared");
+        tell("as declared")?;
     }
     for change in changes {
-        if as_json {
-            println!("{}", record(change));
-        } else if colour_allowed(&std::io::stdout()) {
-            println!("\x1b[{}m{change}\x1b[0m", colour(change.action));
-        } else {
-            println!("{change}");
-        }
+        tell(&match (as_json, colour_allowed(&std::io::stdout())) {
+            (true, _) => record(change).to_string(),
+            (false, true) => format!("\x1b[{}m{change}\x1b[0m", colour(change.action)),
+            (false, false) => change.to_string(),
+        })?;
     }
+    Ok(())
 }
 
 fn colour(action: Action) -> u8 {

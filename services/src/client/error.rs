@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::wire::SettledItem;
+
 /// The result of every request.
 pub(super) type Result<T> = std::result::Result<T, Error>;
 
@@ -18,6 +20,7 @@ pub struct Error {
     way_out: Option<String>,
     retry_after: Option<Duration>,
     never_sent: bool,
+    settled: Option<Vec<SettledItem>>,
 }
 
 /// The kinds of failure a caller can act on.
@@ -46,7 +49,8 @@ pub enum ErrorKind {
 impl Error {
     /// An error of `kind` that says `what` (lower case, no full stop).
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), way_out: None, retry_after: None, never_sent: false }
+        let what = what.into();
+        Self { kind, what, way_out: None, retry_after: None, never_sent: false, settled: None }
     }
 
     /// Adds what to do next, one line.
@@ -77,6 +81,11 @@ impl Error {
         self
     }
 
+    /// What became of each settlement of a request that settled nothing, once.
+    pub(super) fn take_settled(&mut self) -> Option<Vec<SettledItem>> {
+        self.settled.take()
+    }
+
     /// How long the server asked to wait before the next attempt, where it did.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -90,7 +99,8 @@ impl Error {
             format!("the server answered {status} {}", text.trim()).trim_end().to_owned()
         });
         let (kind, way_out) = judge(status, retry_after, problem.retryable);
-        Self { kind, what, way_out, retry_after, never_sent: false }
+        let settled = problem.results;
+        Self { kind, what, way_out, retry_after, never_sent: false, settled }
     }
 }
 
@@ -112,6 +122,8 @@ struct Problem {
     detail: Option<String>,
     #[serde(default)]
     retryable: bool,
+    /// Where a request of several settlements was refused as a whole.
+    results: Option<Vec<SettledItem>>,
 }
 
 impl Problem {

@@ -10,14 +10,13 @@ use super::api::Subscriber;
 use super::error::{Error, ErrorKind, Result};
 use super::sse::{SseEvent, SseParser};
 use super::transport::{cause, send, unreachable};
+use crate::limits::MAX_STREAM_LINE_BYTES;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The server sends a heartbeat every 15 s: three missed ones mean that it is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 const DEFAULT_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(30);
-/// Twice the largest event as base64 in JSON.
-const MAX_EVENT_BYTES: usize = 2 << 20;
 
 /// What the stream gives.
 #[derive(Debug)]
@@ -115,7 +114,8 @@ impl EventStream {
         if response.status() == StatusCode::NO_CONTENT {
             return Ok(false);
         }
-        self.connection = Some(Connection { response, parser: SseParser::new(MAX_EVENT_BYTES) });
+        self.connection =
+            Some(Connection { response, parser: SseParser::new(MAX_STREAM_LINE_BYTES) });
         Ok(true)
     }
 

@@ -10,10 +10,9 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::error::{Error, ErrorKind, Result};
+use crate::limits::MAX_ANSWER_BYTES;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// An answer is read whole up to here.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Parses `http://host:port` or `https://...`; a path in front of `/v1` is allowed.
 pub(super) fn parse_server(server: &str) -> Result<Url> {

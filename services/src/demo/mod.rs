@@ -92,7 +92,7 @@ async fn play(options: &DemoOptions, names: &DemoNames, server: &str) -> Result<
         topics: vec![topics.clone()],
         prefill: true,
         secret: secret.clone(),
-        ack_wait: None,
+        ..NewSubscription::default()
     };
     let (status, _) = client.register(&new).await?;
     books.fence = status.fence.get(realm.as_str()).copied().unwrap_or(0);

@@ -2,7 +2,7 @@
 //! JSON.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -79,7 +79,7 @@ impl Screen {
         let after = after.as_millis();
         self.prefill.finish_with_message(format!("rows · complete after {after} ms"));
         if self.kind == Kind::Plain {
-            println!("prefill   {rows} rows · complete after {after} ms");
+            say(&format!("prefill   {rows} rows · complete after {after} ms"));
         }
     }
 
@@ -101,7 +101,7 @@ impl Screen {
         self.publish.finish();
         self.live.finish_with_message("changes");
         if self.kind == Kind::Json {
-            println!("{}", serde_json::to_string(verdict).unwrap_or_default());
+            say(&serde_json::to_string(verdict).unwrap_or_default());
             return;
         }
         let mut text = String::new();
@@ -110,14 +110,19 @@ impl Screen {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{mark}    {:<38} {}", check.promise, check.detail);
         }
-        println!("{text}verdict   {}", if verdict.passed { "PASS" } else { "FAIL" });
+        say(&format!("{text}verdict   {}", if verdict.passed { "PASS" } else { "FAIL" }));
     }
 
     fn line(&self, line: &str) {
         match self.kind {
-            Kind::Terminal => self.publish.suspend(|| println!("{line}")),
-            Kind::Plain => println!("{line}"),
+            Kind::Terminal => self.publish.suspend(|| say(line)),
+            Kind::Plain => say(line),
             Kind::Json => {}
         }
     }
+}
+
+/// A line for whoever reads along. That nobody does any more changes no promise and no verdict.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
 }

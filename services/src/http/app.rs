@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 
+use super::again::{come_again, wants_stream};
 use super::catalogue::ProblemKind;
 use super::encoding;
 use super::guard::{self, Guard};
@@ -22,8 +23,8 @@ use crate::limits::MAX_REQUESTS;
 /// by address, not by name).
 ///
 /// An unknown path or method, a body in an encoding that no route reads and a panic are problems;
-/// at most 4096 requests are at work at once.
-/// A stream counts until its answer begins.
+/// at most 4096 requests are at work at once. A stream counts until its answer begins; one that
+/// finds no place is asked to come again.
 pub fn app(api: Router, guard: Guard, health: Health) -> Router {
     let at_work = Arc::new(Semaphore::new(MAX_REQUESTS));
     let api = api
@@ -61,6 +62,9 @@ async fn bound(State(at_work): State<Arc<Semaphore>>, request: Request, next: Ne
         Ok(_permit) => next.run(request).await,
         Err(_) => {
             let detail = format!("{MAX_REQUESTS} requests are at work already: try again");
+            if wants_stream(request.method(), request.headers()) {
+                return come_again(&detail);
+            }
             Problem::new(ProblemKind::Busy, detail).into_response()
         }
     }

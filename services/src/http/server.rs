@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -15,10 +17,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use super::access::Access;
 use super::guard::Guard;
-use crate::limits::{CLOSE_AFTER, HEADER_READ_TIMEOUT, MAX_CONNECTIONS};
+use super::patience::{Deadline, Patient};
+use crate::limits::{CLOSE_AFTER, HEADER_READ_TIMEOUT, MAX_CONNECTIONS, WRITE_TIMEOUT};
 
 /// After an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -92,7 +96,8 @@ impl Server {
     }
 
     /// Serves until `shutdown`; then stops accepting, lets requests at work finish, and closes
-    /// what is still open after 8 s. Returns when every connection is closed.
+    /// what is still open after 8 s. A client that takes nothing of an answer for 60 s is let go.
+    /// Returns when every connection is closed.
     pub async fn serve(self, app: Router, shutdown: CancellationToken) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
@@ -144,21 +149,35 @@ async fn serve_connection(stream: TcpStream, app: Router, shutdown: Cancellation
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection is without nodelay");
     }
+    let (deadline, stream) = (Deadline::none(), Patient::new(stream, WRITE_TIMEOUT));
+    let for_requests = deadline.clone();
+    let app = app.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(for_requests.clone());
+        request
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
         .with_upgrades();
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let served = async {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            ended = connection.as_mut() => ended,
         }
-        ended = connection.as_mut() => ended,
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke off");
+    tokio::select! {
+        biased;
+        () = deadline.passed() => tracing::debug!("a connection is closed: its time is up"),
+        ended = served => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection broke off");
+            }
+        }
     }
 }

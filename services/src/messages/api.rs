@@ -1,5 +1,6 @@
 //! The messages API over HTTP: parse, one call, convert.
 
+mod asked;
 mod dead_letters;
 mod events;
 mod queue;
@@ -14,13 +15,15 @@ use serde_json::json;
 use super::directory::Followed;
 use super::{Messages, tickets};
 use crate::http::{HumanDuration, PathName, Problem, ProblemKind, bearer, with_deadline};
-use crate::limits::REQUEST_DEADLINE;
+use crate::limits::{MAX_PULL_WAIT, REQUEST_DEADLINE};
 use crate::model::SubscriptionName;
 
 /// The routes of the messages role. Each takes the subscription's secret as bearer token.
 pub fn router(messages: Messages) -> Router {
-    let waiting = Router::new()
+    let streams = Router::new()
         .route("/v1/subscriptions/{name}/events", get(events::events))
+        .with_state(messages.clone());
+    let waiting = Router::new()
         .route("/v1/subscriptions/{name}/pull", post(queue::pull))
         .with_state(messages.clone());
     let prompt = Router::new()
@@ -30,7 +33,9 @@ pub fn router(messages: Messages) -> Router {
         .route("/v1/subscriptions/{name}/dead-letters/drop", post(dead_letters::discard))
         .route("/v1/subscriptions/{name}/tickets", post(issue_ticket))
         .with_state(messages);
-    waiting.merge(with_deadline(prompt, REQUEST_DEADLINE))
+    // A pull waits as long as it was asked to; its body must come in time all the same.
+    let waiting = with_deadline(waiting, MAX_PULL_WAIT + REQUEST_DEADLINE);
+    streams.merge(waiting).merge(with_deadline(prompt, REQUEST_DEADLINE))
 }
 
 async fn issue_ticket(

@@ -9,3 +9,4 @@ mod outage;
 mod realms;
 mod shutdown;
 mod support;
+mod terminal;

@@ -79,6 +79,81 @@ async fn bad_input_names_the_field() {
     );
 }
 
+async fn ticket(process: &Process) -> String {
+    let (_, issued) = process.post("/v1/subscriptions/people/tickets", json!(null)).await;
+    issued["ticket"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_way_of_a_polyfill_to_bring_the_last_id_resumes() {
+    let (world, process) = people().await;
+    let ticket = ticket(&process).await;
+    // Empty values and what is added against caches belong to no one.
+    let query = format!("?_=1718000000&after=&lastEventId=&ticket={ticket}&r=0.5");
+    let mut stream = Stream::new(open(&process, &query, None).await);
+    assert_eq!(stream.take_shown(1).await, ["up-to-date"]);
+    let names = ["lastEventId", "Last-Event-ID", "lastEventID", "evs_last_event_id", "after"];
+    for (data, name) in (2..).zip(names) {
+        world.publish("dir.user", "anna", data).await;
+        let query = format!("?ticket={ticket}&{name}={}", stream.id);
+        let mut resumed = Stream::new(open(&process, &query, None).await);
+        let mut shown = resumed.within(Duration::from_secs(1)).await;
+        shown.retain(|event| event != "up-to-date");
+        assert_eq!(shown, [format!("anna={data}")], "{name}");
+        stream = resumed;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_opens_no_stream_uses_no_ticket_up() {
+    let (_world, process) = people().await;
+    let ticket = ticket(&process).await;
+    let path = format!("/v1/subscriptions/people/events?ticket={ticket}");
+    for _ in 0..3 {
+        let head = process.send(Request::head(&path).body(Body::empty()).unwrap()).await;
+        assert_eq!(head.status(), 200);
+        assert_eq!(head.headers()["content-type"], "text/event-stream");
+        assert_eq!(read(head).await.1, json!(null));
+    }
+    let query = format!("?ticket={ticket}");
+    assert_eq!(open(&process, &query, Some("rubbish")).await.status(), 400);
+    assert_eq!(open(&process, &query, None).await.status(), 200);
+    let head = process.send(Request::head(&path).body(Body::empty()).unwrap()).await;
+    assert_eq!(head.status(), 401, "used by now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_ticket_is_called_a_ticket() {
+    let (_world, process) = people().await;
+    let used = ticket(&process).await;
+    let query = format!("?ticket={used}");
+    assert_eq!(open(&process, &query, None).await.status(), 200);
+    let refused = async |query: &str, why: &str| {
+        let (status, problem) = read(open(&process, query, None).await).await;
+        let detail = problem["detail"].as_str().unwrap();
+        assert_eq!((status, problem["field"].as_str()), (401, Some("ticket")), "{problem}");
+        assert!(detail.starts_with("the ticket ") && detail.contains(why), "{detail}");
+    };
+    refused(&query, "was used already").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    refused(&query, "has expired").await;
+    refused("?ticket=rubbish", "is not one of this subscription").await;
+    let (_, problem) = read(open(&process, "?ticket=", None).await).await;
+    assert!(problem["detail"].as_str().unwrap().starts_with("the secret"), "{problem}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_prefilled_anew_while_it_reconnects_is_let_in() {
+    let (world, process) = people().await;
+    let query = format!("?ticket={}", ticket(&process).await);
+    let mut stream = Stream::new(open(&process, &query, None).await);
+    assert_eq!(stream.take_shown(1).await, ["up-to-date"]);
+    let kept = world.store.subscription(&super::support::name("people")).await.unwrap().unwrap();
+    world.registration.prefill_again(kept).await.unwrap();
+    let mut resumed = Stream::new(open(&process, &query, Some(&stream.id)).await);
+    assert_eq!(resumed.take_shown(1).await, ["expired"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_ticket_opens_one_stream_once_and_lets_it_reconnect() {
     let (world, process) = people().await;

@@ -4,8 +4,10 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod access;
+mod entrance;
 mod queue;
 mod runs;
+mod slow;
 mod stream;
 mod support;
 mod takeover;

@@ -21,7 +21,7 @@ async fn prefill_comes_first_and_then_every_change() {
     let mut stream = process.stream("people", None).await;
     let headers = stream.response.headers().clone();
     assert_eq!(headers["content-type"], "text/event-stream");
-    assert_eq!(headers["cache-control"], "no-store");
+    assert_eq!(headers["cache-control"], "no-store, no-transform");
     assert_eq!(headers["x-accel-buffering"], "no");
 
     let start = stream.next().await.unwrap();

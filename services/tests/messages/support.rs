@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use bus::Bus;
+use bus::fault::Faults;
 use http_body_util::BodyExt;
 use lockgate::messages::{self, Messages, MessagesOptions};
 use lockgate::model::{CloudEvent, SubscriptionName, TopicSet};
@@ -58,8 +59,18 @@ impl World {
     }
 
     pub async fn process_with(&mut self, options: MessagesOptions) -> Process {
+        self.process_of(self.store.clone(), options).await
+    }
+
+    /// A process whose bus these faults disturb.
+    pub async fn disturbed_process(&mut self, faults: &Faults) -> Process {
+        let platform = Platform::new(faults.wrap(&self.store.platform.bus));
+        let store = Store::open(platform, StoreOptions::default()).await.unwrap();
+        self.process_of(store, MessagesOptions::default()).await
+    }
+
+    async fn process_of(&mut self, mut store: Store, options: MessagesOptions) -> Process {
         self.processes += 1;
-        let mut store = self.store.clone();
         store.platform.entropy = Entropy::seeded(100 + self.processes);
         let stop = CancellationToken::new();
         let messages = Messages::start(store, options, stop.clone()).await.unwrap();
@@ -82,6 +93,17 @@ impl World {
     pub async fn end(mut self) {
         self.background.shutdown().await;
         self.store.bus().close().await.unwrap();
+    }
+
+    /// Publishes text, as often as it is asked to.
+    pub async fn publish_text(&self, topic: &str, key: &str, text: &str) {
+        let event = json!({
+            "specversion": "1.0", "id": Entropy::system().uid().unwrap(), "source": "/t",
+            "type": topic, "subject": key, "datacontenttype": "text/plain", "data": text,
+        });
+        let event = CloudEvent::from_json(event.to_string().as_bytes()).unwrap();
+        let log = self.store.ensure_realm(&event.topic().realm).await.unwrap();
+        log.publish(event.to_message().unwrap()).await.unwrap();
     }
 
     /// Registers, and has the prefill done if there is one.

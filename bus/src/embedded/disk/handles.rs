@@ -104,10 +104,15 @@ impl DiskReader {
 
 #[async_trait]
 impl ReaderDriver for DiskReader {
-    async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>> {
+    async fn next(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<StoredMessage>> {
         self.disk.enter().await?;
         if self.read.is_empty() {
-            self.read = self.disk.unless_failed(self.reader.next(max, wait)).await?;
+            self.read = self.disk.unless_failed(self.reader.next(max, max_bytes, wait)).await?;
         }
         self.disk.backend.told(Ok(())).await?;
         let later = self.read.split_off(max.min(self.read.len()));

@@ -16,12 +16,15 @@ use super::journals::Journals;
 use super::lane::{Lane, Part, Place};
 use super::lanes::SIDE_BY_SIDE;
 use super::source::Bodies;
+use crate::limits::MAX_PULL_BYTES;
 use crate::model::{Incarnation, LogEvent, Subscription, names};
 use crate::store::Store;
 use crate::store::journal::KeyHash;
 
 /// Why an event was given up: base64, because it is a client's text.
 const REASON: &str = "lockgate-reason";
+/// Letters that are read at once.
+const READ_AT_ONCE: usize = 8;
 /// A longer reason is cut.
 const MAX_REASON_BYTES: usize = 1024;
 
@@ -93,7 +96,8 @@ impl DeadLetters {
         Ok(subjects.into_iter().filter_map(|subject| Some((parse(&subject)?, subject))).collect())
     }
 
-    /// Up to `max` letters after `after`, and whether there are more.
+    /// Up to `max` letters after `after`, and whether there are more. A page ends at 4 MiB of
+    /// events, so that a client can read it whatever they are.
     pub(super) async fn list(
         &self,
         of: &Incarnation,
@@ -106,17 +110,32 @@ impl DeadLetters {
             .into_iter()
             .filter(|(id, _)| after.as_ref().is_none_or(|after| id > after))
             .collect();
-        let has_more = later.len() > max;
-        let page: Vec<_> = later.into_iter().take(max).collect();
-        let subjects: Vec<Subject> = page.iter().map(|(_, subject)| subject.clone()).collect();
+        let (mut letters, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
+        let page = later.get(..max.min(later.len())).unwrap_or_default();
+        for group in page.chunks(READ_AT_ONCE) {
+            for letter in self.read(group).await? {
+                bytes += letter.event.len();
+                letters.push(letter);
+            }
+            looked_at += group.len();
+            if bytes >= MAX_PULL_BYTES {
+                break;
+            }
+        }
+        Ok((letters, looked_at < later.len()))
+    }
+
+    async fn read(&self, group: &[(Id, Subject)]) -> Result<Vec<Letter>, Error> {
+        let subjects: Vec<Subject> = group.iter().map(|(_, subject)| subject.clone()).collect();
         let mut held: BTreeMap<Subject, StoredMessage> = BTreeMap::new();
         for message in self.stream.last_at(&subjects, u64::MAX).await? {
             held.insert(message.subject.clone(), message);
         }
-        let read = |((place, attempt), subject)| {
-            letter(AckId { place, attempt }, held.get::<Subject>(&subject)?)
+        let read = |((place, attempt), subject): &(Id, Subject)| {
+            let id = AckId { place: place.clone(), attempt: *attempt };
+            letter(id, held.get::<Subject>(subject)?)
         };
-        Ok((page.into_iter().filter_map(read).collect(), has_more))
+        Ok(group.iter().filter_map(read).collect())
     }
 
     /// Opens the events of letters again, in order: each is handed out before everything of its

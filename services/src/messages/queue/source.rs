@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::lane::{Lane, Part};
 use super::table::{Arrived, Body};
+use crate::limits::STREAM_PAGE_BYTES;
 use crate::messages::stream::{CatchUp, Entry, Feed, Feeds, Found, PAGE, Page as CaughtUp};
 use crate::messages::watched::Follower;
 use crate::model::{History, Incarnation, LogEvent, Mark, Realm, Subscription, TopicSet, names};
@@ -97,7 +98,7 @@ impl Rows {
     async fn next(&mut self, wait: Duration) -> Result<Page, Error> {
         let end = names::manifest_subject(&self.of)?;
         let mut page = Page { up_to: self.position, ..Page::default() };
-        for message in self.reader.next(PAGE, wait).await? {
+        for message in self.reader.next_within(PAGE, STREAM_PAGE_BYTES, wait).await? {
             page.up_to = message.sequence;
             if message.subject == end {
                 page.ended = true;

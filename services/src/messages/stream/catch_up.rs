@@ -6,6 +6,7 @@ use bus::{Error, Reader, Start, StoredMessage, Stream};
 use tokio::sync::Semaphore;
 
 use super::feed::PAGE;
+use crate::limits::STREAM_PAGE_BYTES;
 use crate::model::{History, Mark, Realm};
 use crate::store::Store;
 
@@ -67,7 +68,7 @@ impl CatchUp {
                 History::Purged { first_sequence } => return Ok(Page::Lost { first_sequence }),
             }
         }
-        let messages = self.reader.next(PAGE, WAIT).await?;
+        let messages = self.reader.next_within(PAGE, STREAM_PAGE_BYTES, WAIT).await?;
         let follows = messages.first().is_some_and(|m| m.sequence == self.position + 1);
         if !follows {
             // A hole, or nothing: the log tells whether its beginning has moved past us.

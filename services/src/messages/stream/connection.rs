@@ -1,7 +1,8 @@
 //! One client's event stream: prefill, then live, with control events in between.
 //!
 //! The body is pulled: a chunk is made when the client has taken the one before, so a slow client
-//! holds one page and no queue. Reads from the bus are never cut off by a timer, because a read
+//! holds one page, which is bounded in bytes, and no queue. A body that nobody pulls cannot look at
+//! the clock: a client that has stopped reading is let go by its connection (see `http::patience`). Reads from the bus are never cut off by a timer, because a read
 //! that is dropped may have taken messages with it; only the end of the connection drops one.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::feed::{Feeds, PAGE};
 use super::frame::{self, Frame};
 use super::live::{Live, Step};
+use crate::limits::STREAM_PAGE_BYTES;
 use crate::messages::directory::Followed;
 use crate::messages::position::{Phase, Position};
 use crate::messages::progress::Progress;
@@ -44,7 +46,7 @@ pub(in crate::messages) struct Opening {
     pub(in crate::messages) expired: Option<String>,
     pub(in crate::messages) retry_ms: u64,
     pub(in crate::messages) max_age: Duration,
-    pub(in crate::messages) permit: OwnedSemaphorePermit,
+    pub(in crate::messages) permit: Arc<OwnedSemaphorePermit>,
 }
 
 /// See the module's documentation.
@@ -60,7 +62,7 @@ pub(in crate::messages) struct Connection {
     sent: Instant,
     ends: Instant,
     shutdown: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 pub(super) enum Stage {
@@ -266,7 +268,7 @@ impl Connection {
             }
         };
         let end = names::manifest_subject(of)?;
-        let messages = reader.next(PAGE, WAIT).await?;
+        let messages = reader.next_within(PAGE, STREAM_PAGE_BYTES, WAIT).await?;
         if messages.is_empty() {
             return Ok(Next::Wait(AGAIN));
         }

@@ -17,6 +17,8 @@ use crate::store::Store;
 
 /// Messages read at once.
 pub(in crate::messages) const PAGE: usize = 256;
+/// And the bytes at which it ends.
+const PAGE_BYTES: usize = 4 << 20;
 /// How long one read waits.
 const WAIT: Duration = Duration::from_secs(5);
 /// A feed that nobody uses ends after this long.
@@ -124,7 +126,7 @@ impl Feeds {
         let mut reader = self.open(feed).await?;
         let mut used = Instant::now();
         loop {
-            feed.push(&reader.next(PAGE, WAIT).await?);
+            feed.push(&reader.next_within(PAGE, PAGE_BYTES, WAIT).await?);
             if Arc::strong_count(feed) > OWN_HOLDS {
                 used = Instant::now();
             } else if used.elapsed() >= IDLE && self.end_if_unused(feed) {

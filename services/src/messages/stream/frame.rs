@@ -43,9 +43,20 @@ impl Frame {
         Self { around: WHOLE, shared: Bytes::from(format!("retry: {retry_ms}\n")), id: Some(id) }
     }
 
+    /// No event: it sets how long a client waits before it connects again.
+    pub(super) fn retry(retry_ms: u64) -> Self {
+        Self { around: WHOLE, shared: Bytes::from(format!("retry: {retry_ms}\n")), id: None }
+    }
+
     /// A comment that keeps proxies from closing a quiet connection.
     pub(super) fn heartbeat() -> Self {
         Self { around: WHOLE, shared: Bytes::from_static(b":\n"), id: None }
+    }
+
+    fn len(&self) -> usize {
+        let (before, after) = self.around;
+        let around = before.len() + after.len();
+        around + self.shared.len() + self.id.as_ref().map_or(0, |id| id.len() + 5) + 1
     }
 
     fn write(&self, chunk: &mut BytesMut) {
@@ -64,7 +75,8 @@ impl Frame {
 
 /// Joins the first of `frames` into one chunk and takes them out.
 pub(super) fn chunk(frames: &mut std::collections::VecDeque<Frame>) -> Option<Bytes> {
-    let mut chunk = BytesMut::new();
+    let first = frames.front().map_or(0, Frame::len);
+    let mut chunk = BytesMut::with_capacity(first.max(256));
     for _ in 0..CHUNK_FRAMES {
         let Some(frame) = frames.pop_front() else { break };
         frame.write(&mut chunk);

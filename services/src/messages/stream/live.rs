@@ -10,6 +10,7 @@ use futures_util::future::select_all;
 use super::catch_up::{CatchUp, Page};
 use super::feed::{Feed, Feeds};
 use super::ring::{Entry, Found};
+use crate::limits::STREAM_PAGE_BYTES;
 use crate::messages::position::Position;
 use crate::messages::watched::Follower;
 use crate::model::{History, Mark, Realm, Subscription, TopicSet};
@@ -114,6 +115,25 @@ impl Live {
     }
 }
 
+/// What fits a page that a client holds, in bytes; true when something was left out. A client that
+/// stops reading keeps what the ring has long let go of.
+fn within_bytes(mut entries: Vec<Arc<Entry>>, up_to: Mark) -> (Vec<Arc<Entry>>, Mark, bool) {
+    let mut bytes = 0;
+    let fits = entries.iter().take_while(|entry| {
+        let has_room = bytes < STREAM_PAGE_BYTES;
+        bytes += entry.json.len();
+        has_room
+    });
+    let fitting = fits.count();
+    if fitting == entries.len() {
+        return (entries, up_to, false);
+    }
+    entries.truncate(fitting);
+    let place = |entry: &Arc<Entry>| Mark::of(up_to.life(), entry.sequence, entry.time);
+    let up_to = entries.last().map_or(up_to, place);
+    (entries, up_to, true)
+}
+
 impl Strand {
     fn new(feed: Arc<Feed>) -> Self {
         Self { changes: feed.changes(), feed, checked: None, catch_up: None }
@@ -171,7 +191,8 @@ impl Strand {
                 if up_to.sequence <= at.sequence {
                     return Ok(Step::UpToDate);
                 }
-                let more = entries.len() >= BATCH;
+                let (entries, up_to, cut) = within_bytes(entries, up_to);
+                let more = cut || entries.len() >= BATCH;
                 Ok(Step::Events { realm: realm.clone(), entries, up_to, more })
             }
         }
@@ -206,5 +227,53 @@ impl Strand {
                 Step::Events { realm: realm.clone(), entries, up_to, more: true }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bus::{Headers, StoredMessage, Subject};
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::limits::{MAX_EVENT_JSON_BYTES, MAX_STORED_MESSAGE_BYTES};
+    use crate::model::LogEvent;
+
+    fn message(sequence: u64, payload: Vec<u8>) -> StoredMessage {
+        StoredMessage {
+            sequence,
+            timestamp: SystemTime::UNIX_EPOCH,
+            subject: Subject::new("events.a.b.k").unwrap(),
+            key: None,
+            headers: Headers::new(),
+            payload: Some(Bytes::from(payload)),
+        }
+    }
+
+    #[test]
+    fn a_page_ends_with_the_event_that_fills_it() {
+        let entry = |sequence| {
+            let message = message(sequence, vec![b'1'; STREAM_PAGE_BYTES / 2]);
+            Arc::new(Entry::of(&message).unwrap())
+        };
+        let entries: Vec<_> = (1..=5).map(entry).collect();
+        let head = Mark::bare(9);
+        let (page, up_to, cut) = within_bytes(entries.clone(), head);
+        assert_eq!((page.len(), up_to.sequence, cut), (2, 2, true));
+        let (page, up_to, cut) = within_bytes(entries[..1].to_vec(), head);
+        assert_eq!((page.len(), up_to.sequence, cut), (1, 9, false));
+        assert_eq!(within_bytes(Vec::new(), head), (Vec::new(), head, false));
+    }
+
+    #[test]
+    fn the_longest_event_is_within_what_a_client_reads() {
+        let full = MAX_STORED_MESSAGE_BYTES as usize;
+        for byte in [1, b'"', b'1', 0xFF] {
+            let event = LogEvent::from_log(&message(u64::MAX, vec![byte; full])).unwrap();
+            let json = event.to_json();
+            assert!(json.len() <= MAX_EVENT_JSON_BYTES, "{byte}: {}", json.len());
+        }
     }
 }

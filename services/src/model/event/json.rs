@@ -49,20 +49,25 @@ pub(super) fn one_line(bytes: &[u8]) -> Option<Cow<'_, str>> {
 }
 
 fn push_string(out: &mut String, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push('"');
-    let mut rest = text;
-    while let Some(at) = rest.find(|c: char| c == '"' || c == '\\' || c.is_ascii_control()) {
-        let (plain, special) = rest.split_at(at);
-        out.push_str(plain);
-        let mut chars = special.chars();
-        match chars.next() {
-            Some(c @ ('"' | '\\')) => out.extend(['\\', c]),
-            Some(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            None => {}
+    let mut plain_from = 0;
+    // What is escaped is ASCII, so that every cut is between characters.
+    for (at, byte) in text.bytes().enumerate() {
+        if !(byte.is_ascii_control() || matches!(byte, b'"' | b'\\')) {
+            continue;
         }
-        rest = chars.as_str();
+        out.push_str(&text[plain_from..at]);
+        plain_from = at + 1;
+        if matches!(byte, b'"' | b'\\') {
+            out.push('\\');
+            out.push(char::from(byte));
+        } else {
+            out.push_str("\\u00");
+            out.extend([byte >> 4, byte & 15].map(|digit| char::from(HEX[usize::from(digit)])));
+        }
     }
-    out.push_str(rest);
+    out.push_str(&text[plain_from..]);
     out.push('"');
 }
 
