@@ -35,6 +35,10 @@ lint: ## Formatting, and lints as errors; the bus also without features and with
 bench: tools ## Benchmarks against the raw clients in the same run
 	cargo bench -p lockgate-bus --all-features --bench ratios
 
+.PHONY: bench-queue
+bench-queue: tools ## How fast a queue is emptied: one busy key, and a thousand keys
+	cargo bench -p lockgate --bench queue
+
 .PHONY: bench-scale
 bench-scale: tools ## Many subscriptions and keys: registrations, lists, idle load, restarts
 	cargo bench -p lockgate --bench scale

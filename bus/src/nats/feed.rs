@@ -115,7 +115,7 @@ impl Feed {
             live: None,
             failures: 0,
             in_flight: 0,
-            batch_bytes: pull_bytes(&link),
+            batch_bytes,
             largest,
         };
         feed.create().await?;

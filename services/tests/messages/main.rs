@@ -6,6 +6,7 @@
 mod access;
 mod entrance;
 mod queue;
+mod realms;
 mod runs;
 mod slow;
 mod stream;

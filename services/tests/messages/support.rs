@@ -106,6 +106,15 @@ impl World {
         log.publish(event.to_message().unwrap()).await.unwrap();
     }
 
+    /// Publishes so many events of one key, not one by one.
+    pub async fn publish_many(&self, topic: &str, key: &str, count: u64) {
+        let topic: lockgate::model::Topic = topic.parse().unwrap();
+        let log = self.store.ensure_realm(&topic.realm).await.unwrap();
+        let subject = format!("events.{topic}.{key}");
+        let messages = (1..=count).map(|data| bus::Message::new(&subject, data.to_string()).unwrap());
+        assert!(log.publish_all(messages).await.iter().all(Result::is_ok));
+    }
+
     /// Registers, and has the prefill done if there is one.
     pub async fn subscribe(&mut self, who: &str, topics: &[&str], prefill: bool) -> Kept {
         self.register(who, topics, prefill).await;
@@ -159,6 +168,10 @@ fn request(who: &str, topics: &[&str], prefill: bool) -> registration::Request {
 }
 
 impl Process {
+    pub fn new(router: Router, messages: Messages, stop: CancellationToken) -> Self {
+        Self { router, messages, stop }
+    }
+
     /// Stops as SIGTERM does.
     pub async fn stop(self) {
         self.stop.cancel();

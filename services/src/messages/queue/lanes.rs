@@ -29,11 +29,20 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// What a read gave.
 pub(super) struct Arrival {
-    lane: Lane,
-    recovered: bool,
+    from: From,
     /// Goes on where this read ended; `None` where it failed.
     source: Option<Source>,
     page: Result<Page, Error>,
+}
+
+/// Which read it was.
+#[derive(Clone)]
+struct From {
+    lane: Lane,
+    /// The open lane that asked for it: one that was opened again has asked anew, from where it
+    /// stands.
+    owner: u64,
+    recovered: bool,
 }
 
 /// The lanes of one generation.
@@ -215,8 +224,9 @@ impl Lanes {
 
     /// Takes in what a read gave.
     pub(super) async fn take_in(&mut self, arrival: Arrival) {
-        let Arrival { lane, recovered, source, page } = arrival;
-        let Some(open) = self.open.get_mut(&lane) else { return };
+        let Arrival { from: From { lane, owner, recovered }, source, page } = arrival;
+        let open = self.open.get_mut(&lane).filter(|open| open.table.owner() == owner);
+        let Some(open) = open else { return };
         let now = Instant::now();
         let (reading, kept_source) = match recovered {
             true => (&mut open.is_recovering, &mut open.recovery),
@@ -405,8 +415,8 @@ impl OpenLane {
         self.is_reading = true;
         let position = self.table.read();
         let place = lane.place(&kept.subscription, self.table.journal(), position);
-        let source = self.source.take();
-        Some(read(lane.clone(), source, feeds.clone(), kept.clone(), place, None))
+        let from = From { lane: lane.clone(), owner: self.table.owner(), recovered: false };
+        Some(read(from, self.source.take(), feeds.clone(), kept.clone(), place, None))
     }
 
     fn next_recovery(
@@ -421,10 +431,10 @@ impl OpenLane {
             return None;
         }
         self.is_recovering = true;
-        let source = self.recovery.take();
         let up_to = Some(wanted.up_to);
         let place = lane.place(&kept.subscription, self.table.journal(), wanted.after);
-        Some(read(lane.clone(), source, feeds.clone(), kept.clone(), place, up_to))
+        let from = From { lane: lane.clone(), owner: self.table.owner(), recovered: true };
+        Some(read(from, self.recovery.take(), feeds.clone(), kept.clone(), place, up_to))
     }
 
     /// True when the lane has ended and all of it is settled; says so in the journal, so that who
@@ -453,7 +463,7 @@ impl OpenLane {
 }
 
 fn read(
-    lane: Lane,
+    from: From,
     source: Option<Source>,
     feeds: Feeds,
     kept: Arc<Kept>,
@@ -463,19 +473,16 @@ fn read(
     async move {
         let mut source = match source {
             Some(source) => source,
-            None => match Source::open(&feeds, &kept.subscription, &lane, place).await {
+            None => match Source::open(&feeds, &kept.subscription, &from.lane, place).await {
                 Ok(source) => source,
-                Err(error) => {
-                    let recovered = up_to.is_some();
-                    return Arrival { lane, recovered, source: None, page: Err(error) };
-                }
+                Err(error) => return Arrival { from, source: None, page: Err(error) },
             },
         };
         let page = match up_to {
             Some(last) => source.next_up_to(last).await,
             None => source.next().await,
         };
-        Arrival { lane, recovered: up_to.is_some(), source: Some(source), page }
+        Arrival { from, source: Some(source), page }
     }
     .boxed()
 }

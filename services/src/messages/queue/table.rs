@@ -223,6 +223,11 @@ impl Table {
         self.promote(key, now);
     }
 
+    /// This session, as the journal knows it.
+    pub(super) fn owner(&self) -> u64 {
+        self.owner
+    }
+
     /// What is to be recovered yet.
     pub(super) fn recovery(&self) -> Option<&Recovery> {
         self.recovery.as_ref()
