@@ -73,6 +73,11 @@ impl Store {
     pub fn bus(&self) -> &Bus {
         &self.platform.bus
     }
+
+    /// How the store was opened.
+    pub fn options(&self) -> &StoreOptions {
+        &self.options
+    }
 }
 
 impl StoreOptions {
