@@ -54,6 +54,8 @@ async fn measure(name: &str, bus: &Bus, rows: u64) -> Result<(), Box<dyn Error>>
         prefill: true,
         secret: None,
         ack_wait: Duration::from_secs(30),
+        max_attempts: None,
+        dead_letters: None,
     };
     reset_peak();
     let (before, began) = (memory("VmRSS"), Instant::now());

@@ -9,21 +9,20 @@ use std::time::Duration;
 use bus::{Error, SubjectFilter};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use super::cursor::Why;
-use super::cursor::{Cursor, Gone};
+use super::cursor::{Cursor, Gone, Why};
 use crate::model::{Incarnation, names};
 use crate::store::Store;
 use crate::work::{Report, send_report};
 
 /// Between two looks for rows that are too old.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(60);
 const TRIES: usize = 5;
 
 /// Lets the rows of a complete prefill go; nothing happens to one that is not complete. On return
 /// they are removed and whoever begins with them is told ([`rows_gone`]). Safe to repeat, by
 /// anyone, at any time.
-pub(crate) async fn let_rows_go(store: &Store, of: &Incarnation, why: Why) -> Result<(), Error> {
+pub(super) async fn let_rows_go(store: &Store, of: &Incarnation, why: Why) -> Result<(), Error> {
     if mark(store, of, Gone { why, removed: false }).await? {
         store.prefill.purge(&SubjectFilter::from(&names::manifest_subject(of)?)).await?;
         store.prefill.purge(&names::prefill_filter(of)?).await?;
@@ -31,6 +30,12 @@ pub(crate) async fn let_rows_go(store: &Store, of: &Incarnation, why: Why) -> Re
         tracing::info!(prefill = %of, ?why, "the rows were let go");
     }
     Ok(())
+}
+
+/// Notes that every row of a prefill is settled: nobody reads them on, and they are removed within
+/// some minutes. Safe to repeat.
+pub(crate) async fn rows_are_settled(store: &Store, of: &Incarnation) -> Result<(), Error> {
+    mark(store, of, Gone { why: Why::Settled, removed: false }).await.map(drop)
 }
 
 /// Notes it in the cursor; false when there is nothing to do.
@@ -43,7 +48,11 @@ async fn mark(store: &Store, of: &Incarnation, gone: Gone) -> Result<bool, Error
             return Ok(false);
         }
         let why = cursor.gone.map_or(gone.why, |gone| gone.why);
-        cursor.gone = Some(Gone { why, ..gone });
+        let noted = Some(Gone { why, ..gone });
+        if cursor.gone == noted {
+            return Ok(true);
+        }
+        cursor.gone = noted;
         match store.cursors.update(&key, cursor.written()?, entry.revision).await {
             Err(error) if error.is_conflict() => {}
             written => return written.map(|_| true),

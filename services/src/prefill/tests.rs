@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::cursor::{Cursor, Why};
 use super::fill::FillError;
 use super::log_source::{LogSource, Logs};
-use super::rows::{let_rows_go, rows_gone};
+use super::rows::{let_rows_go, rows_are_settled, rows_gone};
 use super::source::{Open, PAGE_BYTES, Page, Position, Source, SourceError};
 use super::worker::{MAX_ATTEMPTS, Worker};
 use crate::model::{
@@ -53,6 +53,8 @@ async fn register(store: &Store) -> Subscription {
         prefill: true,
         secret: None,
         ack_wait: Duration::from_secs(30),
+        max_attempts: None,
+        dead_letters: None,
     };
     let registered = Registration::new(store.clone()).register(request).await.unwrap();
     registered.kept.subscription
@@ -401,7 +403,9 @@ async fn rows_that_are_let_go_are_marked_first_and_gone_for_good() {
     assert_eq!(rows_gone(&store, &of).await.unwrap(), None);
     let worker = worker(&store, Scripted::of(2), &CancellationToken::new());
     assert!(matches!(worker.handle(of.clone()).await, Ok(Outcome::Ack)));
-    assert_eq!(rows(&store, &of).await.len(), 4);
+    rows_are_settled(&store, &of).await.unwrap();
+    assert_eq!(rows(&store, &of).await.len(), 4, "marked first");
+    assert!(rows_gone(&store, &of).await.unwrap().unwrap().contains("settled"));
     for why in [Why::Settled, Why::Age] {
         let_rows_go(&store, &of, why).await.unwrap();
         assert!(rows_gone(&store, &of).await.unwrap().unwrap().contains("settled"));
