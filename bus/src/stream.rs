@@ -145,6 +145,38 @@ impl Stream {
         Ok(())
     }
 
+    /// Tells, of every subject that matches one of `filters` (none: of all), the sequence of the
+    /// last message held **at or before** `up_to`: where the state stands in the log, without the
+    /// messages. Complete, or an error; in no promised order, and a place may be told more than
+    /// once. It costs the backend one pass over the subjects and the caller what it keeps, which
+    /// is how a state of millions of subjects is read in little memory: keep the sequences, sort
+    /// them, and read those messages.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), bus::Error> {
+    /// # let bus = bus::Bus::connect("embedded:").await?;
+    /// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+    /// for subject in ["orders.41", "orders.42", "orders.41", "orders.43"] {
+    ///     orders.publish(bus::Message::new(subject, "paid")?).await?;
+    /// }
+    /// let mut places = Vec::new();
+    /// orders.state(&[], 3, |_, sequence| places.push(sequence)).await?;
+    /// places.sort_unstable();
+    /// places.dedup();
+    /// assert_eq!(places, [2, 3], "order 42, and order 41 as it was written last by then");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn state(
+        &self,
+        filters: &[SubjectFilter],
+        up_to: u64,
+        mut tell: impl FnMut(&str, u64) + Send,
+    ) -> Result<()> {
+        self.driver.state(&self.name, filters, up_to, &mut tell).await
+    }
+
     /// Opens a reader on what matches one of `filters` (none: everything).
     pub async fn reader(&self, filters: &[SubjectFilter], start: Start) -> Result<Reader> {
         Ok(Reader(self.driver.reader(&self.name, filters, start).await?))

@@ -1,5 +1,6 @@
 //! Reading: state at a sequence, subjects, readers, holes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Target;
@@ -43,6 +44,17 @@ pub async fn state_at_sequence(target: &dyn Target) {
         assert_eq!(message.payload.as_deref(), Some(&b"fence"[..]), "{}", message.subject);
         assert!(message.sequence <= fence);
     }
+    let places = [SubjectFilter::new(case.subject("k.*")).unwrap()];
+    let (mut told, mut all) = (BTreeMap::new(), BTreeMap::new());
+    let tell = |subject: &str, sequence| _ = told.insert(subject.to_owned(), sequence);
+    case.stream.state(&places, fence, tell).await.unwrap();
+    let tell = |subject: &str, sequence| _ = all.insert(subject.to_owned(), sequence);
+    case.stream.state(&[], fence, tell).await.unwrap();
+    let last = state.iter().map(|message| (message.subject.to_string(), message.sequence));
+    assert!(told == last.collect() && all == told, "the places are those of the messages");
+    let mut none = 0;
+    case.stream.state(&places, 0, |_, _| none += 1).await.unwrap();
+    assert_eq!(none, 0, "nothing is before the first");
     let exact = &subjects[7..8];
     for (up_to, expected) in [(8, Some(8)), (7, None), (1107, Some(8)), (1108, Some(1108))] {
         let found = case.stream.last_at(exact, up_to).await.unwrap();

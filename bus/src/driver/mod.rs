@@ -30,7 +30,7 @@ use crate::unit::Committed;
 pub use consumer::{ConsumerDriver, RawDelivery, Settlement};
 pub use keys::{KvChange, KvDriver, WatchDriver};
 pub(crate) use reader::READ_BYTES;
-pub use reader::ReaderDriver;
+pub use reader::{ReaderDriver, Tell};
 pub use request::{AnswerDriver, RawRequest, ResponderDriver};
 pub use token::LeaseToken;
 pub use unit::{Unit, UnitInput};
@@ -44,7 +44,7 @@ pub use unit::{Unit, UnitInput};
 ///
 /// use async_trait::async_trait;
 /// use bus::driver::{Driver, Unit};
-/// # use bus::driver::{ConsumerDriver, KvDriver, ReaderDriver, ResponderDriver};
+/// # use bus::driver::{ConsumerDriver, KvDriver, ReaderDriver, ResponderDriver, Tell};
 /// use bus::embedded::Embedded;
 /// use bus::{Bus, Committed, Message, PendingReceipt, Result, StreamConfig, StreamName};
 /// # use bus::{BucketConfig, BucketName, Capability, ConsumerConfig, ConsumerInfo, ConsumerName, Creation, Start};
@@ -80,6 +80,7 @@ pub use unit::{Unit, UnitInput};
 /// #     async fn subjects(&self, s: &StreamName, f: &SubjectFilter) -> Result<Vec<Subject>> { self.inner.subjects(s, f).await }
 /// #     async fn last_at(&self, s: &StreamName, of: &[Subject], n: u64) -> Result<Vec<StoredMessage>> { self.inner.last_at(s, of, n).await }
 /// #     async fn count(&self, s: &StreamName, f: &[SubjectFilter], n: u64) -> Result<u64> { self.inner.count(s, f, n).await }
+/// #     async fn state(&self, s: &StreamName, f: &[SubjectFilter], n: u64, tell: &mut Tell<'_>) -> Result<()> { self.inner.state(s, f, n, tell).await }
 /// #     async fn reader(&self, s: &StreamName, f: &[SubjectFilter], at: Start) -> Result<Box<dyn ReaderDriver>> { self.inner.reader(s, f, at).await }
 /// #     async fn ensure_consumer(&self, s: &StreamName, c: &ConsumerConfig) -> Result<ConsumerInfo> { self.inner.ensure_consumer(s, c).await }
 /// #     async fn consumer_info(&self, s: &StreamName, c: &ConsumerName) -> Result<ConsumerInfo> { self.inner.consumer_info(s, c).await }
@@ -166,6 +167,17 @@ pub trait Driver: Send + Sync + 'static {
         filters: &[SubjectFilter],
         after: u64,
     ) -> Result<u64>;
+
+    /// Tells the subject and the sequence of the last message held **at or before** `up_to` of
+    /// every subject that matches (no filter: of all): complete, or an error. In no promised
+    /// order, and one may be told more than once.
+    async fn state(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        up_to: u64,
+        tell: &mut Tell<'_>,
+    ) -> Result<()>;
 
     /// Opens a reader: no acks, nothing kept in the backend when it is dropped. An empty list of
     /// filters means everything.

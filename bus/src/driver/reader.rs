@@ -11,6 +11,10 @@ use crate::message::StoredMessage;
 /// for: whoever asks holds them all.
 pub(crate) const READ_BYTES: usize = 8 << 20;
 
+/// Who is told the places of a state, [`super::Driver::state`]: a subject, and the sequence of its
+/// last message.
+pub type Tell<'a> = dyn FnMut(&str, u64) + Send + 'a;
+
 /// An open reader.
 ///
 /// ```

@@ -9,13 +9,14 @@ use super::bucket::{BucketCell, OpenBucket};
 use super::clock::Now;
 use super::consumer::{BoundConsumer, OpenReader};
 use super::count::count;
+use super::log::last_at;
 use super::position::Position;
 use super::stream::{StreamCell, overlapping};
 use super::{Embedded, Names};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
-use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
@@ -163,6 +164,25 @@ impl Driver for Embedded {
         let (now, cell) = self.stream(stream)?;
         let state = cell.enter(now)?;
         Ok(count(&state.log, filters, after.saturating_add(1)))
+    }
+
+    async fn state(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        up_to: u64,
+        tell: &mut Tell<'_>,
+    ) -> Result<()> {
+        let (now, cell) = self.stream(stream)?;
+        let state = cell.enter(now)?;
+        let all = [SubjectFilter::all()];
+        let filters = if filters.is_empty() { &all[..] } else { filters };
+        for (subject, sequences) in filters.iter().flat_map(|filter| state.log.matching(filter)) {
+            if let Some(sequence) = last_at(sequences, up_to) {
+                tell(subject.as_str(), sequence);
+            }
+        }
+        Ok(())
     }
 
     async fn reader(

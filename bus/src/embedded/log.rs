@@ -239,9 +239,7 @@ impl Log {
 
     /// The sequence of the subject's last message held at or before `up_to`.
     pub(super) fn last_at(&self, subject: &Subject, up_to: u64) -> Option<u64> {
-        let sequences = self.by_subject.get(subject)?;
-        let place = sequences.partition_point(|sequence| *sequence <= up_to).checked_sub(1)?;
-        sequences.get(place).copied()
+        last_at(self.by_subject.get(subject)?, up_to)
     }
 
     /// The sequence of the first message held that was taken at or after `time`; one past the
@@ -250,6 +248,16 @@ impl Log {
         let since = self.held.iter().find(|(_, held)| held.timestamp() >= time);
         since.map_or(self.last + 1, |(sequence, _)| sequence)
     }
+}
+
+/// The last of a subject's sequences that is not beyond `up_to`.
+pub(super) fn last_at(sequences: &VecDeque<u64>, up_to: u64) -> Option<u64> {
+    let last = sequences.back().copied()?;
+    if last <= up_to {
+        return Some(last);
+    }
+    let place = sequences.partition_point(|sequence| *sequence <= up_to).checked_sub(1)?;
+    sequences.get(place).copied()
 }
 
 /// Leaves of a message what is needed to find it.

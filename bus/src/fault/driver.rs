@@ -11,7 +11,7 @@ use super::handles::{FaultyConsumer, FaultyKv, FaultyReader};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
-use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
@@ -136,6 +136,17 @@ impl Driver for FaultDriver {
     ) -> Result<u64> {
         let effect = self.inner.count(stream, filters, after);
         self.faults.run("count", &At(stream, &after), effect).await
+    }
+
+    async fn state(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        up_to: u64,
+        tell: &mut Tell<'_>,
+    ) -> Result<()> {
+        let effect = self.inner.state(stream, filters, up_to, tell);
+        self.faults.run("state", &At(stream, &up_to), effect).await
     }
 
     async fn reader(

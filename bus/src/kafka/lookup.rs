@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::entry::StreamEntry;
 use super::link::{Link, watermarks};
@@ -10,6 +11,7 @@ use super::record::Decoder;
 use super::scan::{Part, parts, scan};
 use super::sequence::{Place, first_offset};
 use super::streams::marks;
+use crate::driver::Tell;
 use crate::error::Result;
 use crate::message::StoredMessage;
 use crate::name::{Subject, SubjectFilter};
@@ -61,12 +63,7 @@ pub(super) async fn last_at(
     subjects: &[Subject],
     up_to: u64,
 ) -> Result<Vec<StoredMessage>> {
-    let mut parts = parts(&marks(link, &entry.config).await?);
-    for part in &mut parts {
-        let beyond = up_to.saturating_add(1);
-        let end = first_offset(beyond, part.from.partition, entry.config.partitions);
-        part.end = part.end.min(end);
-    }
+    let parts = parts_up_to(link, entry, up_to).await?;
     let asked: BTreeSet<Subject> = subjects.iter().cloned().collect();
     let last: BTreeMap<Subject, StoredMessage> = BTreeMap::new();
     let matches = move |subject: &Subject| asked.contains(subject);
@@ -77,6 +74,43 @@ pub(super) async fn last_at(
         }
     });
     Ok(found.await?.into_values().collect())
+}
+
+/// See [`crate::driver::Driver::state`]. Reads the stream up to the sequence, and keeps its
+/// subjects.
+pub(super) async fn state(
+    link: &Arc<Link>,
+    entry: &StreamEntry,
+    filters: &[SubjectFilter],
+    up_to: u64,
+    tell: &mut Tell<'_>,
+) -> Result<()> {
+    let parts = parts_up_to(link, entry, up_to).await?;
+    let filters = filters.to_vec();
+    let matches = move |subject: &Subject| {
+        filters.is_empty() || filters.iter().any(|filter| filter.matches(subject.as_str()))
+    };
+    let last: BTreeMap<Subject, (SystemTime, u64)> = BTreeMap::new();
+    let found = scan_stream(link, entry, parts, last, matches, |last, message| {
+        let age = (message.timestamp, message.sequence);
+        let known = last.entry(message.subject).or_insert(age);
+        *known = age.max(*known);
+    });
+    for (subject, (_, sequence)) in found.await? {
+        tell(subject.as_str(), sequence);
+    }
+    Ok(())
+}
+
+/// Everything at or before the sequence.
+async fn parts_up_to(link: &Arc<Link>, entry: &StreamEntry, up_to: u64) -> Result<Vec<Part>> {
+    let mut parts = parts(&marks(link, &entry.config).await?);
+    for part in &mut parts {
+        let beyond = up_to.saturating_add(1);
+        let end = first_offset(beyond, part.from.partition, entry.config.partitions);
+        part.end = part.end.min(end);
+    }
+    Ok(parts)
 }
 
 /// Folds the messages of these parts whose subject is wanted, away from the runtime.

@@ -100,7 +100,7 @@ use crate::bus::ConnectOptions;
 use crate::capability::{Capability, Support, unsupported};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
-use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
@@ -268,6 +268,16 @@ impl Driver for Kafka {
     ) -> Result<u64> {
         let asked = format!("a count on stream {stream}");
         Err(unsupported(NAME, Capability::Counting, asked))
+    }
+
+    async fn state(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        up_to: u64,
+        tell: &mut Tell<'_>,
+    ) -> Result<()> {
+        lookup::state(&self.link, &*self.entry(stream).await?, filters, up_to, tell).await
     }
 
     async fn reader(

@@ -51,6 +51,12 @@ pub(super) struct Feed {
     /// The last sequence of the stream when the feed was opened.
     opened_at: u64,
     in_step: bool,
+    /// The consumer of the moment has nothing left, as far as its last message told.
+    exhausted: bool,
+    /// Without bodies.
+    outlines: bool,
+    /// How many consumers it took so far.
+    made: u32,
     replicated: bool,
     live: Option<Live>,
     failures: u32,
@@ -90,6 +96,26 @@ impl Feed {
         filters: &[SubjectFilter],
         start: Start,
     ) -> Result<Self> {
+        Self::open_as(link, stream, filters, start, false).await
+    }
+
+    /// Opens a feed of messages without their bodies.
+    pub(super) async fn outlines(
+        link: Arc<Link>,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        start: Start,
+    ) -> Result<Self> {
+        Self::open_as(link, stream, filters, start, true).await
+    }
+
+    async fn open_as(
+        link: Arc<Link>,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        start: Start,
+        outlines: bool,
+    ) -> Result<Self> {
         let info = streams::raw_info(&link, stream).await?;
         if info.config.retention == RetentionPolicy::WorkQueue {
             return Err(Error::invalid(format!(
@@ -101,6 +127,7 @@ impl Feed {
             Ok(of_stream) if of_stream > 0 => of_stream.min(of_server),
             _ => of_server,
         };
+        let batch_bytes = pull_bytes(&link);
         let mut feed = Self {
             link,
             stream: stream.clone(),
@@ -111,6 +138,9 @@ impl Feed {
             last: None,
             opened_at: info.state.last_sequence,
             in_step: false,
+            exhausted: false,
+            outlines,
+            made: 0,
             replicated: info.config.num_replicas > 1,
             live: None,
             failures: 0,
@@ -126,6 +156,17 @@ impl Feed {
     /// out. What was overwritten meanwhile comes behind it.
     pub(super) fn in_step(&self) -> bool {
         self.in_step
+    }
+
+    /// True when the consumer had nothing more to hand out behind the last message.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    /// True while nothing was lost on the way, so that a start per subject handed out the last of
+    /// each and nothing else: made anew, it goes on with all messages.
+    pub(super) fn is_unbroken(&self) -> bool {
+        self.made <= 1
     }
 
     /// The next sequence that it has not handed out.
@@ -251,7 +292,8 @@ impl Feed {
         live.last_delivered = ack.consumer_sequence;
         let (sequence, timestamp) = (ack.stream_sequence, ack.timestamp);
         // Under constant publishing there is always something pending, but the mark is passed.
-        self.in_step |= ack.pending == 0 || sequence >= self.opened_at;
+        self.exhausted = ack.pending == 0;
+        self.in_step |= self.exhausted || sequence >= self.opened_at;
         self.resume_at = Some(sequence + 1);
         self.last = Some((sequence, timestamp));
         (self.failures, self.in_flight) = (0, 0);
@@ -323,6 +365,7 @@ impl Feed {
             inactive_threshold: INACTIVE,
             num_replicas: 1,
             memory_storage: true,
+            headers_only: self.outlines,
             ..Config::default()
         };
         set_filters(&mut config, &self.filters);
@@ -345,7 +388,9 @@ impl Feed {
             Err(failure) => return Err(failure.into_error(doing())),
         };
         live.last_delivered = info.delivered.consumer_sequence;
-        self.in_step |= info.num_pending == 0;
+        self.made = self.made.saturating_add(1);
+        self.exhausted = info.num_pending == 0;
+        self.in_step |= self.exhausted;
         if self.start != DeliverPolicy::LastPerSubject && self.resume_at.is_none() {
             self.resume_at = Some(info.delivered.stream_sequence + 1);
         }

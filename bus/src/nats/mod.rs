@@ -22,6 +22,7 @@ mod fence;
 mod kv;
 mod link;
 mod made;
+mod places;
 mod publisher;
 mod pull;
 mod puller;
@@ -50,7 +51,7 @@ use crate::bus::ConnectOptions;
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
-use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
@@ -203,6 +204,16 @@ impl Driver for Nats {
         after: u64,
     ) -> Result<u64> {
         count::count(&self.link, stream, filters, after).await
+    }
+
+    async fn state(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        up_to: u64,
+        tell: &mut Tell<'_>,
+    ) -> Result<()> {
+        places::state(&self.link, &self.last_end, stream, filters, up_to, tell).await
     }
 
     async fn reader(

@@ -61,6 +61,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "LOCKGATE_PREFILL_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES",
           value_parser = clap::value_parser!(u64).range(1 << 20..))]
     prefill_max_bytes: u64,
+    /// How long the rows of a complete prefill are kept; who begins with them later is prefilled
+    /// again
+    #[arg(long, env = "LOCKGATE_PREFILL_MAX_AGE", default_value = "7d", value_name = "TIME",
+          value_parser = humantime::parse_duration)]
+    prefill_max_age: Duration,
     /// How long an event's id is remembered, so that a repeat is recognised
     #[arg(long, env = "LOCKGATE_DUPLICATE_WINDOW", default_value = "2m", value_name = "TIME",
           value_parser = humantime::parse_duration)]
@@ -93,6 +98,7 @@ impl ServeOptions {
             replicas: store.replicas,
             log_max_bytes,
             prefill_max_bytes: store.prefill_max_bytes,
+            prefill_max_age: store.prefill_max_age,
             duplicate_window: store.duplicate_window,
         }
     }
@@ -150,6 +156,7 @@ impl ServeOptions {
             replicas: self.replicas,
             log_max_bytes: self.log_max_bytes,
             prefill_max_bytes: self.prefill_max_bytes,
+            prefill_max_age: self.prefill_max_age,
             duplicate_window: self.duplicate_window,
             realms: self.realms(),
         }

@@ -47,6 +47,9 @@ pub(crate) const BUCKETS: [&str; 7] = [
     SYSTEM_BUCKET,
 ];
 
+/// What the keys of leases on prefills begin with; a subscription's own has no dot in it.
+const CLAIMS: &str = "prefill";
+
 /// The log of a realm.
 pub(crate) fn log_stream(realm: &Realm) -> Result<StreamName, Error> {
     StreamName::new(format!("{EVENTS}-{realm}"))
@@ -108,6 +111,11 @@ pub(crate) fn parse_journal_key(key: &Subject) -> Option<Incarnation> {
     let of: Vec<&str> = tokens.by_ref().take(3).collect();
     tokens.next()?;
     parse_cursor_key(&Subject::new(of.join(".")).ok()?)
+}
+
+/// The key of the lease on a prefill, in [`LEASES_BUCKET`]: held by the worker that fills it.
+pub(crate) fn claim_key(of: &Incarnation) -> String {
+    format!("{CLAIMS}.{}", cursor_key(of))
 }
 
 /// Every row and the manifest of one prefill.

@@ -1,7 +1,5 @@
-//! How far a prefill has come, kept by compare-and-set: a killed worker's successor resumes, and
-//! a zombie's next step fails.
-
-use std::time::Duration;
+//! How far a prefill has come, and what is kept of it. A killed worker's successor resumes from
+//! it, and a zombie's next step fails.
 
 use bus::{Entry, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -10,18 +8,23 @@ use super::source::Position;
 use crate::model::{Incarnation, RowsDigest, names};
 use crate::store::Store;
 
-/// A cursor that has not moved for this long has no worker any more.
-pub(super) const CLAIM: Duration = Duration::from_secs(10);
-
 /// The kept form. Keep stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cursor {
-    /// Raised by each worker that takes over.
+    /// Raised by each worker that takes over; for people who look.
     pub(crate) claims: u32,
-    /// When it last moved, milliseconds since 1970; 0 when its worker has let go of it.
-    pub(crate) moved_ms: u64,
-    /// What has been read; `None` before the first page.
+    /// Workers that began since it last moved and were not told to stop.
+    #[serde(default)]
+    pub(crate) attempts: u32,
+    /// What has been read; `None` before the first page, and when `ended_ms` says so.
+    #[serde(default, rename = "at", skip_serializing_if = "Option::is_none")]
     pub(crate) position: Option<Position>,
+    /// When the last row was written, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended_ms: Option<u64>,
+    /// Why its rows are not kept any more, and whether they are removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gone: Option<Gone>,
     /// Keys looked at.
     pub(crate) scanned: u64,
     /// Keys in all.
@@ -30,6 +33,25 @@ pub(crate) struct Cursor {
     pub(crate) rows: u64,
     /// Over those rows.
     pub(crate) digest: String,
+}
+
+/// What became of the rows of a complete prefill. Keep stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Gone {
+    /// Why.
+    pub(crate) why: Why,
+    /// True when there are none left.
+    pub(crate) removed: bool,
+}
+
+/// Why rows are let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Why {
+    /// All were handed out and settled.
+    Settled,
+    /// They are older than [`crate::store::StoreOptions::prefill_max_age`].
+    Age,
 }
 
 impl Cursor {
@@ -47,97 +69,31 @@ impl Cursor {
         })
     }
 
-    /// True while a worker is at it.
-    pub(crate) fn is_claimed(&self, now_ms: u64) -> bool {
-        now_ms < self.moved_ms.saturating_add(CLAIM.as_millis() as u64)
-    }
-}
-
-/// A cursor in the hands of the worker that claimed it.
-pub(super) struct Claim {
-    store: Store,
-    key: String,
-    revision: u64,
-    /// As it is kept.
-    pub(super) cursor: Cursor,
-}
-
-impl Claim {
-    /// Claims the cursor of a prefill, making it if this is the first time; `None` while another
-    /// worker is at it.
-    pub(super) async fn take(store: &Store, of: &Incarnation) -> Result<Option<Self>, Error> {
-        let key = names::cursor_key(of);
-        let now_ms = store.platform.clock.now_ms();
-        let (mut cursor, revision) = match store.cursors.get(&key).await? {
-            None => (Cursor::at_start(), 0),
-            Some(entry) => (Cursor::parse(&entry)?, entry.revision),
-        };
-        if cursor.is_claimed(now_ms) {
-            return Ok(None);
-        }
-        cursor.claims += 1;
-        let mut claim = Self { store: store.clone(), key, revision, cursor };
-        match claim.keep().await {
-            Ok(()) => Ok(Some(claim)),
-            Err(error) if error.is_conflict() => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Moves on. [`ErrorKind::Conflict`] when another worker has taken over: stop then.
-    pub(super) async fn advance(
-        &mut self,
-        position: Position,
-        scanned: u64,
-        rows: u64,
-        digest: RowsDigest,
-    ) -> Result<(), Error> {
-        self.cursor.position = Some(position);
-        self.cursor.scanned += scanned;
-        self.cursor.rows += rows;
-        self.cursor.digest = digest.to_hex();
-        self.keep().await
-    }
-
     /// The digest over what was written so far.
     pub(super) fn digest(&self) -> Result<RowsDigest, Error> {
-        RowsDigest::from_hex(&self.cursor.digest).ok_or_else(|| {
-            let what = format!("the digest in prefill cursor {} cannot be read", self.key);
+        RowsDigest::from_hex(&self.digest).ok_or_else(|| {
+            let what = "the digest in a prefill cursor cannot be read";
             Error::new(ErrorKind::Corrupt, what)
         })
     }
 
-    /// Lets go, so that the next worker need not wait until the claim runs out.
-    pub(super) async fn release(mut self) {
-        let mut cursor = self.cursor.clone();
-        cursor.moved_ms = 0;
-        let value = serde_json::to_vec(&cursor).unwrap_or_default();
-        match self.store.cursors.update(&self.key, value, self.revision).await {
-            Ok(revision) => self.revision = revision,
-            Err(error) => tracing::debug!(cursor = self.key, %error, "claim left to run out"),
-        }
-    }
-
-    async fn keep(&mut self) -> Result<(), Error> {
-        self.cursor.moved_ms = self.store.platform.clock.now_ms();
-        let value = serde_json::to_vec(&self.cursor).map_err(|source| {
-            Error::with_source(ErrorKind::Invalid, "the cursor cannot be written", source)
-        })?;
-        self.revision = self.store.cursors.update(&self.key, value, self.revision).await?;
-        Ok(())
-    }
-}
-
-impl Cursor {
-    fn at_start() -> Self {
+    pub(super) fn at_start() -> Self {
         Self {
             claims: 0,
-            moved_ms: 0,
+            attempts: 0,
             position: None,
+            ended_ms: None,
+            gone: None,
             scanned: 0,
             total: 0,
             rows: 0,
             digest: RowsDigest::default().to_hex(),
         }
+    }
+
+    pub(super) fn written(&self) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(self).map_err(|source| {
+            Error::with_source(ErrorKind::Invalid, "the cursor cannot be written", source)
+        })
     }
 }

@@ -1,21 +1,36 @@
-//! The log itself as source: per key the last event at or before the fence.
+//! The logs themselves as source: per key the last event at or before the fence, in the order of
+//! the logs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
-use bus::{Stream, Subject};
+use bus::Stream;
 
-use super::source::{Page, Position, Source, SourceError};
-use crate::model::{Fence, Key, LogEvent, Realm, Topic, TopicSet, names};
+use super::log_reader::LogReader;
+use super::source::{Open, PAGE_BYTES, PAGE_ROWS, Page, Position, Source, SourceError};
+use crate::model::{Key, LogEvent, Realm, Subscription, Topic, TopicSet, names};
 use crate::store::{Completeness, Store};
 
-const PAGE_KEYS: usize = 500;
+/// Opens [`LogSource`]s.
+pub(super) struct Logs;
+
+#[async_trait]
+impl Open for Logs {
+    async fn open(
+        &self,
+        store: &Store,
+        subscription: &Subscription,
+    ) -> Result<Box<dyn Source>, SourceError> {
+        Ok(Box::new(LogSource::open(store, subscription).await?))
+    }
+}
 
 /// Reads the state of the logs at a fence, exactly: newer events do not hide older state, and a
 /// key whose last event is a tombstone is left out.
 ///
-/// The keys are listed once, when the source is opened. Keys that are born later are past the
-/// fence and are not looked up; keys never vanish, because a log refuses to lose history.
+/// When it is opened it learns at which sequences the state stands: eight bytes for each key, and
+/// the same whenever it is asked, because a log refuses to lose history. Then it reads those
+/// messages, in the order of the log.
 pub(super) struct LogSource {
     store: Store,
     logs: BTreeMap<Realm, Log>,
@@ -23,37 +38,32 @@ pub(super) struct LogSource {
 }
 
 struct Log {
-    stream: Stream,
-    fence: u64,
-    /// What is left of the listing: place to the subjects that mean it, in the order of places.
-    places: VecDeque<(String, Vec<Subject>)>,
+    reader: LogReader,
+    /// The last event of a key that is written as several tokens: see [`variants`].
+    last: HashMap<(Topic, Key), u64>,
 }
 
 impl LogSource {
-    /// Lists the keys of every realm of the fence.
     pub(super) async fn open(
         store: &Store,
-        topics: &TopicSet,
-        fence: &Fence,
+        subscription: &Subscription,
     ) -> Result<Self, SourceError> {
         let mut logs = BTreeMap::new();
-        for (realm, fence) in fence.iter().filter(|(_, fence)| **fence > 0) {
+        for (realm, fence) in subscription.fence.iter().filter(|(_, fence)| **fence > 0) {
             let stream = store.log(realm).await?;
-            let places = list_places(&stream, topics, realm).await?;
+            let log = Log::open(stream, realm, &subscription.topics, *fence).await?;
             check_history(store, realm).await?;
-            logs.insert(realm.clone(), Log { stream, fence: *fence, places });
+            logs.insert(realm.clone(), log);
         }
-        let total = logs.values().map(|log| log.places.len() as u64).sum();
+        let total = logs.values().map(|log| log.reader.len() as u64).sum();
         Ok(Self { store: store.clone(), logs, total })
     }
 
-    /// Forgets the places that were read before `position`.
+    /// Forgets what was read before `position`.
     fn seek(&mut self, position: &Position) {
         self.logs.retain(|realm, _| *realm >= position.realm);
         if let Some(log) = self.logs.get_mut(&position.realm) {
-            while log.places.front().is_some_and(|(place, _)| *place <= position.place) {
-                log.places.pop_front();
-            }
+            log.reader.seek(position.sequence);
         }
     }
 }
@@ -64,49 +74,96 @@ impl Source for LogSource {
         if let Some(position) = position {
             self.seek(position);
         }
-        self.logs.retain(|_, log| !log.places.is_empty());
-        let Some((realm, log)) = self.logs.iter().next() else {
-            return Ok(Page { rows: Vec::new(), scanned: 0, total: self.total, next: None });
-        };
-        let page: Vec<_> = log.places.iter().take(PAGE_KEYS).collect();
-        let subjects: Vec<Subject> = page.iter().flat_map(|(_, s)| s.iter().cloned()).collect();
-        let mut rows: BTreeMap<(Topic, Key), LogEvent> = BTreeMap::new();
-        for message in log.stream.last_at(&subjects, log.fence).await? {
-            let Some(event) = LogEvent::from_log(&message) else { continue };
-            let place = (event.topic.clone(), event.key.clone());
-            if rows.get(&place).is_none_or(|kept| kept.sequence < event.sequence) {
-                rows.insert(place, event);
-            }
+        self.logs.retain(|_, log| !log.reader.is_at_end());
+        let mut page = Page { rows: Vec::new(), scanned: 0, total: self.total, next: None };
+        let Some((realm, log)) = self.logs.iter_mut().next() else { return Ok(page) };
+        let (mut bytes, mut reached) = (0, 0);
+        while page.scanned < PAGE_ROWS as u64 && bytes < PAGE_BYTES {
+            let Some(message) = log.reader.next().await? else { break };
+            bytes += super::log_reader::size(&message);
+            reached = message.sequence;
+            page.scanned += 1;
+            page.rows.extend(log.row(LogEvent::from_log(&message)));
         }
         check_history(&self.store, realm).await?;
-        let next =
-            page.last().map(|(place, _)| Position { realm: realm.clone(), place: place.clone() });
-        Ok(Page {
-            scanned: page.len() as u64,
-            rows: rows.into_values().filter(|event| !event.is_tombstone()).collect(),
-            total: self.total,
-            next,
-        })
+        let (realm, ended) = (realm.clone(), log.reader.is_at_end());
+        if !ended || self.logs.len() > 1 {
+            page.next = Some(Position { realm, sequence: reached });
+        }
+        Ok(page)
     }
 }
 
-/// The places of a realm in order. Publishers outside Lockgate may write one key as several
-/// tokens; those are one place.
-async fn list_places(
+impl Log {
+    async fn open(
+        stream: Stream,
+        realm: &Realm,
+        topics: &TopicSet,
+        fence: u64,
+    ) -> Result<Self, SourceError> {
+        let filters = topics.filters(realm);
+        let (mut sequences, mut odd) = (Vec::new(), HashMap::new());
+        let tell = |subject: &str, sequence: u64| {
+            sequences.push(sequence);
+            if !is_plain(subject) {
+                note_odd(&mut odd, subject, sequence);
+            }
+        };
+        stream.state(&filters, fence, tell).await?;
+        sequences.sort_unstable();
+        sequences.dedup();
+        sequences.shrink_to_fit();
+        let last = variants(&stream, fence, odd).await?;
+        Ok(Self { reader: LogReader::new(stream, filters, sequences), last })
+    }
+
+    /// The event, if it is the last of its key and not its end.
+    fn row(&self, event: Option<LogEvent>) -> Option<LogEvent> {
+        let event = event.filter(|event| !event.is_tombstone())?;
+        if self.last.is_empty() {
+            return Some(event);
+        }
+        let last = self.last.get(&(event.topic.clone(), event.key.clone()));
+        last.is_none_or(|last| *last == event.sequence).then_some(event)
+    }
+}
+
+/// True when a key's token can be its only one: it stands for itself.
+fn is_plain(subject: &str) -> bool {
+    let token = subject.rsplit('.').next().unwrap_or_default();
+    token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// Notes the place of a subject whose key is not written as Lockgate writes it, and the last of
+/// its events so far.
+fn note_odd(odd: &mut HashMap<(Topic, Key), u64>, subject: &str, sequence: u64) {
+    let Ok(subject) = bus::Subject::new(subject) else { return };
+    let Some((topic, key)) = names::parse_event_subject(&subject) else { return };
+    let ours = names::event_subject(&topic, &key).is_ok_and(|ours| ours == subject);
+    if !ours {
+        let last = odd.entry((topic, key)).or_insert(sequence);
+        *last = sequence.max(*last);
+    }
+}
+
+/// Publishers outside Lockgate may write one key as several tokens; those are one place, and its
+/// state is the last of them all. `odd` has those that Lockgate would not write.
+async fn variants(
     stream: &Stream,
-    topics: &TopicSet,
-    realm: &Realm,
-) -> Result<VecDeque<(String, Vec<Subject>)>, bus::Error> {
-    let mut places: BTreeMap<String, Vec<Subject>> = BTreeMap::new();
-    for filter in topics.filters(realm) {
-        for subject in stream.subjects(&filter).await? {
-            if let Some((topic, key)) = names::parse_event_subject(&subject) {
-                let place = format!("{}.{}", topic.name, key.to_token());
-                places.entry(place).or_default().push(subject);
+    fence: u64,
+    mut odd: HashMap<(Topic, Key), u64>,
+) -> Result<HashMap<(Topic, Key), u64>, bus::Error> {
+    let ours = odd.keys().map(|(topic, key)| names::event_subject(topic, key));
+    let ours: Vec<bus::Subject> = ours.collect::<Result<_, _>>()?;
+    for page in ours.chunks(64) {
+        for message in stream.last_at(page, fence).await? {
+            let Some(place) = names::parse_event_subject(&message.subject) else { continue };
+            if let Some(last) = odd.get_mut(&place) {
+                *last = message.sequence.max(*last);
             }
         }
     }
-    Ok(places.into_iter().collect())
+    Ok(odd)
 }
 
 /// A log that has lost its beginning cannot say what the state was: a key that was published

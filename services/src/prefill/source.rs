@@ -3,16 +3,35 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LogEvent, Realm};
+use crate::model::{LogEvent, Realm, Subscription};
+use crate::store::Store;
+
+/// The rows of a page at most.
+pub(super) const PAGE_ROWS: usize = 4096;
+/// The bytes of a page, after which it ends. One message more may be in it.
+pub(super) const PAGE_BYTES: usize = 2 << 20;
+
+/// Opens the source of a subscription's prefill.
+#[async_trait]
+pub(super) trait Open: Send + Sync {
+    /// The source, at its first page.
+    async fn open(
+        &self,
+        store: &Store,
+        subscription: &Subscription,
+    ) -> Result<Box<dyn Source>, SourceError>;
+}
 
 /// A source of current state, read in pages in a fixed order.
 ///
 /// What a source must offer: the rows up to a position are the same whenever they are read, so
-/// that a killed worker resumes where it stopped; and no row is newer than the fence, so that no
-/// older live event can follow it.
+/// that a killed worker resumes where it stopped; each key once; and no row is newer than the
+/// fence, so that no older live event can follow it. A page is bounded by [`PAGE_ROWS`] and
+/// [`PAGE_BYTES`], and may take as long as it needs.
 #[async_trait]
 pub(super) trait Source: Send {
-    /// The page after `position` (`None`: the first).
+    /// The page after `position` (`None`: the first). The next page is asked for while the rows of
+    /// the one before are being written.
     async fn page(&mut self, position: Option<&Position>) -> Result<Page, SourceError>;
 }
 
@@ -21,8 +40,8 @@ pub(super) trait Source: Send {
 pub(crate) struct Position {
     /// The realm.
     pub(crate) realm: Realm,
-    /// `topic.key` within it, the key as a token.
-    pub(crate) place: String,
+    /// How far in it; of a log, the sequence.
+    pub(crate) sequence: u64,
 }
 
 /// Some rows of a source.
@@ -33,7 +52,7 @@ pub(super) struct Page {
     pub(super) scanned: u64,
     /// How many keys there are in all, as far as known.
     pub(super) total: u64,
-    /// Where the next page begins; `None` when this was the last.
+    /// Where the next page begins, beyond where this one did; `None` when this was the last.
     pub(super) next: Option<Position>,
 }
 

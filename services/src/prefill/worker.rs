@@ -1,13 +1,16 @@
-//! The worker: claims a task's cursor, writes rows page by page, closes with a manifest, reports.
+//! The worker: takes tasks, claims their prefills, fills them, reports.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Backoff, Error, HandlerError, Json, Message, Outcome};
+use bus::{Backoff, Error, ErrorKind, HandlerError, Json, Outcome};
 use tokio_util::sync::CancellationToken;
 
-use super::cursor::Claim;
-use super::log_source::LogSource;
-use super::source::{Page, Source, SourceError};
+use super::claim::Claim;
+use super::fill::{FillError, Filled, fill};
+use super::log_source::Logs;
+use super::rows;
+use super::source::{Open, SourceError};
 use crate::model::{Incarnation, Manifest, Prefill, Subscription, names};
 use crate::store::Store;
 use crate::work::{Report, Task, send_report};
@@ -17,161 +20,169 @@ const CONSUMER: &str = "prefill-workers";
 const ACK_WAIT: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
 const TASKS_AT_ONCE: usize = 4;
-/// A prefill that workers began this often without an end is given up.
-const MAX_CLAIMS: u32 = 25;
+/// A prefill that workers began this often in a row without one page of progress is given up.
+pub(super) const MAX_ATTEMPTS: u32 = 25;
 
-/// Takes prefill tasks until `shutdown`. Any number of workers may run.
+/// Takes prefill tasks until `shutdown`, and lets rows go that are too old. Any number of workers
+/// may run. On shutdown a prefill is left after the page that it is at, for another worker to go
+/// on with.
 pub async fn run(store: Store, shutdown: CancellationToken) -> Result<(), Error> {
-    let bus = store.bus().clone();
-    bus.consumer(names::TASKS_STREAM, CONSUMER)
+    let worker =
+        Arc::new(Worker { store: store.clone(), source: Box::new(Logs), stop: shutdown.clone() });
+    let tasks = store
+        .bus()
+        .consumer(names::TASKS_STREAM, CONSUMER)
         .filter(names::TASK_SUBJECT)
         .ack_wait(ACK_WAIT)
         .max_in_flight(TASKS_AT_ONCE)
         .retry(Backoff::exponential(Duration::from_millis(500)).cap(Duration::from_secs(10)))
-        .run(shutdown, move |Json(task): Json<Task>| {
-            let store = store.clone();
-            async move { handle(&store, task.of).await.map_err(HandlerError::from) }
-        })
-        .await
-}
-
-/// A task that does not parse was rejected before: it would be none the next time either, and the
-/// dispatcher requests what is really pending.
-async fn handle(store: &Store, of: Incarnation) -> Result<Outcome, WorkError> {
-    let Some(subscription) = pending(store, &of).await? else {
-        return Ok(Outcome::Ack);
+        .run(shutdown.clone(), move |Json(task): Json<Task>| {
+            let worker = worker.clone();
+            async move { worker.handle(task.of).await.map_err(HandlerError::from) }
+        });
+    let upkeep = async {
+        rows::let_old_rows_go(&store, shutdown).await;
+        Ok(())
     };
-    match prefill(store, &subscription).await? {
-        Done::Complete(manifest) => {
-            tracing::info!(prefill = %of, rows = manifest.rows, "prefill complete");
-            send_report(store, &Report::PrefillDone { of, manifest }).await?;
-            Ok(Outcome::Ack)
-        }
-        Done::Failed(reason) => {
-            tracing::error!(prefill = %of, reason, "prefill failed");
-            send_report(store, &Report::PrefillFailed { of, reason }).await?;
-            Ok(Outcome::Ack)
-        }
-        Done::Busy => Ok(Outcome::Retry(BUSY_PAUSE)),
-    }
+    tokio::try_join!(tasks, upkeep).map(drop)
 }
 
-/// The record, if it still waits for this very prefill.
-async fn pending(store: &Store, of: &Incarnation) -> Result<Option<Subscription>, Error> {
-    let kept = store.subscription(&of.name).await?;
-    let waits = |s: &Subscription| s.incarnation == *of && s.prefill == Prefill::Pending;
-    Ok(kept.map(|kept| kept.subscription).filter(waits))
+/// What tasks are handled with.
+pub(super) struct Worker {
+    pub(super) store: Store,
+    pub(super) source: Box<dyn Open>,
+    pub(super) stop: CancellationToken,
 }
 
 /// What came of a try. An error instead means that it may be tried again.
 enum Done {
     Complete(Manifest),
     Failed(String),
-    /// Another worker is at it, or has taken over.
-    Busy,
 }
 
-async fn prefill(store: &Store, subscription: &Subscription) -> Result<Done, WorkError> {
-    let of = &subscription.incarnation;
-    let Some(mut claim) = Claim::take(store, of).await? else {
-        return Ok(Done::Busy);
-    };
-    let claims = claim.cursor.claims;
-    if claims > MAX_CLAIMS {
-        // None of them lived to say why.
-        let reason = format!("attempts-exhausted: {MAX_CLAIMS} workers began it, none finished");
-        return Ok(Done::Failed(reason));
+impl Worker {
+    /// A task that does not parse was rejected before: it would be none the next time either, and
+    /// the dispatcher requests what is really pending.
+    pub(super) async fn handle(&self, of: Incarnation) -> Result<Outcome, FillError> {
+        let subscription = match self.pending(&of).await {
+            Ok(Some(subscription)) => subscription,
+            Ok(None) => return Ok(Outcome::Ack),
+            // The next look would find the same. When it is mended the dispatcher asks again.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                return Ok(Outcome::Reject(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Some(claim) = Claim::take(&self.store, &of).await? else {
+            return Ok(Outcome::Retry(BUSY_PAUSE));
+        };
+        self.work(&subscription, claim).await
     }
-    match fill(store, subscription, &mut claim).await {
-        Ok(manifest) => Ok(Done::Complete(manifest)),
-        Err(WorkError::Bus(error)) if error.is_conflict() => {
-            forget_if_deleted(store, of).await?;
-            Ok(Done::Busy)
+
+    /// The record, if it still waits for this very prefill.
+    async fn pending(&self, of: &Incarnation) -> Result<Option<Subscription>, Error> {
+        let kept = self.store.subscription(&of.name).await?;
+        let waits = |s: &Subscription| s.incarnation == *of && s.prefill == Prefill::Pending;
+        Ok(kept.map(|kept| kept.subscription).filter(waits))
+    }
+
+    async fn work(
+        &self,
+        subscription: &Subscription,
+        mut claim: Claim,
+    ) -> Result<Outcome, FillError> {
+        let of = &subscription.incarnation;
+        if claim.cursor.attempts > MAX_ATTEMPTS {
+            // None of them lived to say why.
+            let reason =
+                format!("attempts-exhausted: {MAX_ATTEMPTS} workers began it and came no further");
+            return self.report(of, Done::Failed(reason), claim).await;
         }
-        Err(error) => match error.final_reason(claims) {
-            Some(reason) => Ok(Done::Failed(reason)),
-            None => {
+        let status = claim.status();
+        let filled = tokio::select! { biased;
+            () = status.lost() => None,
+            filled = self.fill(subscription, &mut claim) => Some(filled),
+        };
+        match filled {
+            None => Ok(Outcome::Retry(BUSY_PAUSE)),
+            Some(Ok(Filled::Complete(manifest))) => {
+                self.report(of, Done::Complete(manifest), claim).await
+            }
+            Some(Ok(Filled::Stopped)) => {
+                claim.hand_over().await;
+                Ok(Outcome::Retry(Duration::ZERO))
+            }
+            Some(Err(FillError::Bus(error))) if error.is_conflict() => {
                 claim.release().await;
-                Err(error)
+                self.forget_if_deleted(of).await?;
+                Ok(Outcome::Retry(BUSY_PAUSE))
             }
-        },
-    }
-}
-
-async fn fill(
-    store: &Store,
-    subscription: &Subscription,
-    claim: &mut Claim,
-) -> Result<Manifest, WorkError> {
-    let mut source = LogSource::open(store, &subscription.topics, &subscription.fence).await?;
-    loop {
-        let position = claim.cursor.position.clone();
-        let Page { rows, scanned, total, next } = source.page(position.as_ref()).await?;
-        let mut digest = claim.digest()?;
-        let mut messages = Vec::with_capacity(rows.len());
-        for row in &rows {
-            digest.add(&row.topic.realm, row.sequence);
-            messages.push(row.row_message(&subscription.incarnation)?);
+            Some(Err(error)) => match final_reason(&error, claim.cursor.attempts) {
+                Some(reason) => self.report(of, Done::Failed(reason), claim).await,
+                None => {
+                    claim.release().await;
+                    Err(error)
+                }
+            },
         }
-        for written in store.prefill.publish_all(messages).await {
-            already_there_is_fine(written.map(drop))?;
-        }
-        claim.cursor.total = total;
-        let Some(next) = next else { break };
-        claim.advance(next, scanned, rows.len() as u64, digest).await?;
     }
-    let manifest = Manifest {
-        generation: subscription.incarnation.generation,
-        fence: subscription.fence.clone(),
-        rows: claim.cursor.rows,
-        digest: claim.cursor.digest.clone(),
-    };
-    let subject = names::manifest_subject(&subscription.incarnation)?;
-    let closing = Message::json(subject, &manifest)?.expect_last(0);
-    already_there_is_fine(store.prefill.publish(closing).await.map(drop))?;
-    Ok(manifest)
-}
 
-/// A row or manifest whose subject has a message already was written before by this prefill, from
-/// the same fence, and so is the same.
-fn already_there_is_fine(written: Result<(), Error>) -> Result<(), Error> {
-    match written {
-        Err(error) if error.is_conflict() => Ok(()),
-        other => other,
+    async fn fill(
+        &self,
+        subscription: &Subscription,
+        claim: &mut Claim,
+    ) -> Result<Filled, FillError> {
+        let mut source = self.source.open(&self.store, subscription).await?;
+        fill(&self.store, subscription, source.as_mut(), claim, &self.stop).await
     }
-}
 
-/// The cursor moved under us. If it is gone because the subscription is, rows written since then
-/// have no owner: remove them.
-async fn forget_if_deleted(store: &Store, of: &Incarnation) -> Result<(), Error> {
-    let kept = store.subscription(&of.name).await?;
-    if kept.is_none_or(|kept| kept.subscription.incarnation != *of) {
-        store.remove_prefill(of).await?;
-    }
-    Ok(())
-}
-
-#[derive(Debug, thiserror::Error)]
-enum WorkError {
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error(transparent)]
-    Bus(#[from] Error),
-}
-
-impl WorkError {
-    /// The reason to give the prefill up for, if it is time to.
-    fn final_reason(&self, claims: u32) -> Option<String> {
-        match self {
-            Self::Source(SourceError::Impossible(reason)) => Some(reason.clone()),
-            Self::Bus(error) if error.kind() == bus::ErrorKind::Full => Some(format!(
-                "prefill-queue-full: {error}: delete subscriptions that are not needed or raise \
-                 the limit, then prefill again"
-            )),
-            _ if claims >= MAX_CLAIMS => {
-                Some(format!("attempts-exhausted: {claims} tries failed, the last with: {self}"))
+    /// The claim ends when the report is durable: until then nobody else needs to be at it.
+    async fn report(
+        &self,
+        of: &Incarnation,
+        done: Done,
+        claim: Claim,
+    ) -> Result<Outcome, FillError> {
+        let report = match done {
+            Done::Complete(manifest) => {
+                tracing::info!(prefill = %of, rows = manifest.rows, "prefill complete");
+                Report::PrefillDone { of: of.clone(), manifest }
             }
-            _ => None,
+            Done::Failed(reason) => {
+                tracing::error!(prefill = %of, reason, "prefill failed");
+                Report::PrefillFailed { of: of.clone(), reason }
+            }
+        };
+        if let Err(error) = send_report(&self.store, &report).await {
+            claim.release().await;
+            return Err(error.into());
         }
+        claim.finish().await;
+        Ok(Outcome::Ack)
+    }
+
+    /// The cursor moved under us. If it is gone because the subscription is, rows written since
+    /// then have no owner: remove them.
+    async fn forget_if_deleted(&self, of: &Incarnation) -> Result<(), Error> {
+        let kept = self.store.subscription(&of.name).await?;
+        if kept.is_none_or(|kept| kept.subscription.incarnation != *of) {
+            self.store.remove_prefill(of).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The reason to give the prefill up for, if it is time to.
+fn final_reason(error: &FillError, attempts: u32) -> Option<String> {
+    match error {
+        FillError::Source(SourceError::Impossible(reason)) => Some(reason.clone()),
+        FillError::Bus(error) if error.kind() == ErrorKind::Full => Some(format!(
+            "prefill-queue-full: {error}: delete subscriptions that are not needed or raise the \
+             limit, then prefill again"
+        )),
+        _ if attempts >= MAX_ATTEMPTS => {
+            Some(format!("attempts-exhausted: {attempts} tries failed, the last with: {error}"))
+        }
+        _ => None,
     }
 }

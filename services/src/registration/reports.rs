@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bus::{Backoff, Error, HandlerError, Json, Outcome};
+use bus::{Backoff, Error, ErrorKind, FromMessage, HandlerError, Json, Outcome, Received};
 use tokio_util::sync::CancellationToken;
 
 use super::core::{Registration, RegistrationError};
@@ -12,6 +12,10 @@ use crate::work::Report;
 
 const CONSUMER: &str = "registration";
 const ACK_WAIT: Duration = Duration::from_secs(10);
+/// A report that fails this often is dropped, after about a minute and a half. What it says is so
+/// all the same: who found it finds it again, the dispatcher with its next pass, a worker by the
+/// task that the dispatcher requests then.
+const MAX_ATTEMPTS: u32 = 20;
 
 /// Applies reports until `shutdown`.
 pub async fn run_reports(
@@ -24,14 +28,31 @@ pub async fn run_reports(
         .ack_wait(ACK_WAIT)
         .max_in_flight(8)
         .retry(Backoff::exponential(Duration::from_millis(200)).cap(Duration::from_secs(5)))
-        .run(shutdown, move |Json(report): Json<Report>| {
+        .run(shutdown, move |received: Received| {
             let registration = registration.clone();
             async move {
-                registration.apply(&report).await?;
-                Ok::<_, HandlerError>(Outcome::Ack)
+                let attempt = received.attempt;
+                let report = match Json::<Report>::from_message(received) {
+                    Ok(Json(report)) => report,
+                    Err(malformed) => return Ok(Outcome::Reject(malformed.to_string())),
+                };
+                match registration.apply(&report).await {
+                    Ok(()) => Ok(Outcome::Ack),
+                    Err(error) if attempt >= MAX_ATTEMPTS || is_final(&error) => {
+                        let of = report.of();
+                        tracing::error!(%of, %error, "report dropped: {}", report.news());
+                        Ok(Outcome::Reject(error.to_string()))
+                    }
+                    Err(error) => Err(HandlerError::from(error)),
+                }
             }
         })
         .await
+}
+
+/// True when the next attempt would fail in the same way: the record cannot be read.
+fn is_final(error: &RegistrationError) -> bool {
+    matches!(error, RegistrationError::Bus(error) if error.kind() == ErrorKind::Corrupt)
 }
 
 impl Registration {
@@ -47,6 +68,14 @@ impl Registration {
         if let Report::HistoryChanged { realm, mark, .. } = report {
             tracing::warn!(incarnation = %report.of(), "{}, beginning again", report.news());
             self.history_changed(kept, realm, mark.as_ref()).await?;
+            return Ok(());
+        }
+        if matches!(report, Report::RowsGone { .. }) {
+            if matches!(kept.subscription.prefill, Prefill::Done { .. }) {
+                let of = report.of();
+                tracing::info!(incarnation = %of, "begun anew without rows, prefilling again");
+                self.prefill_again(kept).await?;
+            }
             return Ok(());
         }
         let Some(mut changed) = changed_by(report, &kept) else { return Ok(()) };

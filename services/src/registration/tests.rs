@@ -12,6 +12,7 @@ use crate::model::{
 };
 use crate::platform::{Entropy, Platform};
 use crate::store::{Kept, Store, StoreOptions};
+use crate::work::{Report, send_report};
 use crate::{dispatcher, prefill};
 
 async fn store() -> Store {
@@ -146,7 +147,7 @@ async fn a_prefill_that_killed_every_worker_ends_with_a_reason() {
     let of = registered.unwrap().kept.subscription.incarnation;
     let zeros = "0".repeat(64);
     let cursor = format!(
-        r#"{{"claims":25,"moved_ms":0,"position":null,"scanned":0,"total":0,"rows":0,"digest":"{zeros}"}}"#
+        r#"{{"claims":25,"attempts":25,"scanned":0,"total":0,"rows":0,"digest":"{zeros}"}}"#
     );
     store.cursors.put(names::cursor_key(&of), cursor).await.unwrap();
     let _roles = roles(&store);
@@ -156,6 +157,22 @@ async fn a_prefill_that_killed_every_worker_ends_with_a_reason() {
         unreachable!()
     };
     assert!(reason.starts_with("attempts-exhausted"), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_cannot_be_applied_does_not_come_for_ever() {
+    let store = store().await;
+    publish(&store, "dir.user", "a", Some(1)).await;
+    let registered = Registration::new(store.clone()).register(request("people", true)).await;
+    let of = registered.unwrap().kept.subscription.incarnation;
+    store.subscriptions.put("people", "not a record").await.unwrap();
+    let reason = String::from("on purpose");
+    send_report(&store, &Report::PrefillFailed { of, reason }).await.unwrap();
+    let reports = bus::Message::new(names::REPORT_SUBJECT, "not a report").unwrap();
+    store.tasks.publish(reports).await.unwrap();
+    let _roles = roles(&store);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(store.tasks.info().await.unwrap().messages, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,6 +187,7 @@ async fn deleting_leaves_nothing_behind() {
     assert_eq!(store.bus().consumers("events-dir").await.unwrap(), []);
     assert_eq!(store.prefill.info().await.unwrap().messages, 0);
     assert_eq!(store.cursors.keys(">").await.unwrap(), []);
+    assert_eq!(store.leases.keys(">").await.unwrap(), []);
     assert!(registration.get(kept.subscription.name()).await.is_err());
 }
 

@@ -22,6 +22,7 @@ pub use topology::StoreOptions;
 pub(crate) use topology::existing_topology;
 
 use crate::model::names;
+pub use crate::model::{History, Life, Mark};
 use crate::platform::Platform;
 
 /// Access to everything Lockgate keeps, for all roles. Cheap to clone.
@@ -72,6 +73,11 @@ impl Store {
     /// The bus underneath.
     pub fn bus(&self) -> &Bus {
         &self.platform.bus
+    }
+
+    /// How the store was opened.
+    pub fn options(&self) -> &StoreOptions {
+        &self.options
     }
 }
 

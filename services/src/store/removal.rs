@@ -9,9 +9,11 @@ use crate::limits::BUS_WINDOW;
 use crate::model::{Incarnation, names};
 
 impl Store {
-    /// Removes the prefill queue: its rows and, last, the cursor, because as long as that is there
-    /// the dispatcher tries again.
+    /// Removes the prefill queue: its rows, the claim on it and, last, the cursor, because as long
+    /// as that is there the dispatcher tries again. A worker that is still at it loses its claim
+    /// and its next step.
     pub(crate) async fn remove_prefill(&self, of: &Incarnation) -> Result<(), Error> {
+        self.leases.delete(names::claim_key(of), None).await?;
         self.prefill.purge(&names::prefill_filter(of)?).await?;
         self.cursors.delete(names::cursor_key(of), None).await
     }

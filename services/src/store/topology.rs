@@ -29,6 +29,9 @@ pub struct StoreOptions {
     /// The dead letters of all subscriptions together hold at most this many bytes; then nothing
     /// more is given up, and keys wait for their failing events.
     pub dead_letters_max_bytes: u64,
+    /// The rows of a prefill are kept for this long after it was complete; who begins with them
+    /// later gets a new generation.
+    pub prefill_max_age: Duration,
     /// How long an event's id is remembered.
     pub duplicate_window: Duration,
     /// The realms that their first event may make.
@@ -36,14 +39,16 @@ pub struct StoreOptions {
 }
 
 impl Default for StoreOptions {
-    /// One replica, 1 GiB a log, 1 GiB for prefill queues, ids remembered for two minutes, any
-    /// realm. A NATS server sets the bytes of every stream aside, so that generous limits need a large disk.
+    /// One replica, 1 GiB a log, 1 GiB for prefill queues, whose rows are kept for a week, ids
+    /// remembered for two minutes, any realm. A NATS server sets the bytes of every stream aside,
+    /// so that generous limits need a large disk.
     fn default() -> Self {
         Self {
             replicas: 1,
             log_max_bytes: 1 << 30,
             prefill_max_bytes: 1 << 30,
             dead_letters_max_bytes: 256 << 20,
+            prefill_max_age: Duration::from_secs(7 * 24 * 3600),
             duplicate_window: Duration::from_secs(120),
             realms: RealmList::Any,
         }

@@ -47,6 +47,12 @@ pub(crate) enum Report {
         #[serde(default)]
         mark: Option<Mark>,
     },
+    /// Somebody begins with the rows of a prefill, and they were let go: another generation is
+    /// needed.
+    RowsGone {
+        /// Whose.
+        of: Incarnation,
+    },
 }
 
 impl Report {
@@ -56,7 +62,8 @@ impl Report {
             Self::PrefillDone { of, .. }
             | Self::PrefillFailed { of, .. }
             | Self::RealmJoined { of, .. }
-            | Self::HistoryChanged { of, .. } => of,
+            | Self::HistoryChanged { of, .. }
+            | Self::RowsGone { of } => of,
         }
     }
 
@@ -69,6 +76,7 @@ impl Report {
             Self::HistoryChanged { realm, why, .. } => {
                 format!("the history of realm {realm} has changed: {why}")
             }
+            Self::RowsGone { .. } => String::from("the rows of the prefill are gone"),
         }
     }
 
@@ -78,6 +86,7 @@ impl Report {
             Self::PrefillFailed { of, .. } => id(of, "failed"),
             Self::RealmJoined { of, realm } => id(of, &format!("joined {realm}")),
             Self::HistoryChanged { of, realm, .. } => id(of, &format!("history {realm}")),
+            Self::RowsGone { of } => id(of, "rows gone"),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::handles::{DiskBucket, DiskConsumer, DiskReader};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
-use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Unit};
+use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
 use crate::embedded::Embedded;
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
@@ -113,6 +113,18 @@ impl Driver for Disk {
         let memory = self.enter().await?;
         let count = memory.count(stream, filters, after).await;
         self.backend.told(count).await
+    }
+
+    async fn state(
+        &self,
+        stream: &StreamName,
+        filters: &[SubjectFilter],
+        up_to: u64,
+        tell: &mut Tell<'_>,
+    ) -> Result<()> {
+        let (life, memory) = self.enter().await?;
+        let told = memory.state(stream, filters, up_to, tell).await;
+        life.told(told).await
     }
 
     async fn reader(

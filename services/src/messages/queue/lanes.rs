@@ -18,6 +18,7 @@ use super::source::{Bodies, Page, Source};
 use super::table::Table;
 use crate::messages::stream::Feeds;
 use crate::model::{Mark, Subscription};
+use crate::prefill::rows::rows_are_settled;
 use crate::store::Kept;
 use crate::store::journal::Journal;
 use crate::work::{Report, send_report};
@@ -190,6 +191,10 @@ impl Lanes {
             all_settled &= lane.complete().await;
         }
         if all_settled {
+            let of = self.subscription().incarnation.clone();
+            if let Err(error) = rows_are_settled(&self.feeds.store, &of).await {
+                tracing::debug!(prefill = %of, %error, "its rows are kept until they are too old");
+            }
             self.phase = Phase::Live;
             self.open.clear();
             self.reads.clear();
@@ -259,15 +264,20 @@ impl Lanes {
         }
     }
 
-    /// Says that the log does not hold what this queue has to hand out.
+    /// Says that what this queue has to hand out is not there any more, in the log or among the
+    /// rows of the prefill.
     pub(super) async fn lost(&mut self, lane: &Lane, why: &str) {
         let of = self.subscription().incarnation.clone();
         tracing::warn!(incarnation = %of, %lane, why, "the queue has expired");
-        let Part::Live(realm) = lane.part.clone() else { return };
-        let journal = self.open.get(lane).map(|open| open.table.journal());
-        let mark = journal.map(|journal| lane.place(self.subscription(), journal, journal.head));
-        let why = why.to_owned();
-        let report = Report::HistoryChanged { of, realm, why, mark };
+        let report = match lane.part.clone() {
+            Part::Live(realm) => {
+                let journal = self.open.get(lane).map(|open| open.table.journal());
+                let mark =
+                    journal.map(|journal| lane.place(self.subscription(), journal, journal.head));
+                Report::HistoryChanged { of, realm, why: why.to_owned(), mark }
+            }
+            Part::Prefill => Report::RowsGone { of },
+        };
         let store = self.feeds.store.clone();
         if let Err(error) = send_report(&store, &report).await {
             tracing::warn!(%lane, %error, "not reported yet");

@@ -12,6 +12,7 @@ use crate::limits::STREAM_PAGE_BYTES;
 use crate::messages::stream::{CatchUp, Entry, Feed, Feeds, Found, PAGE, Page as CaughtUp};
 use crate::messages::watched::Follower;
 use crate::model::{History, Incarnation, LogEvent, Mark, Realm, Subscription, TopicSet, names};
+use crate::prefill::rows::rows_gone;
 use crate::store::Store;
 use crate::store::journal::{KeyHash, Stamp};
 
@@ -69,7 +70,7 @@ impl Source {
             Self::Log(log) => log.next(Duration::from_secs(1)).await?,
         };
         let stream = match self {
-            Self::Rows(rows) => rows.stream.clone(),
+            Self::Rows(rows) => rows.store.prefill.clone(),
             Self::Log(log) => log.stream.clone(),
         };
         if page.events.is_empty() && page.up_to < last && stream.get(last).await?.is_none() {
@@ -81,7 +82,7 @@ impl Source {
 
 /// The rows of one prefill, up to its manifest.
 pub(super) struct Rows {
-    stream: Stream,
+    store: Store,
     reader: Reader,
     of: Incarnation,
     position: u64,
@@ -92,13 +93,18 @@ impl Rows {
         let of = of.incarnation.clone();
         let (filter, start) = (names::prefill_filter(&of)?, Start::Sequence(position + 1));
         let reader = store.prefill.reader(&[filter], start).await?;
-        Ok(Self { stream: store.prefill.clone(), reader, of, position })
+        Ok(Self { store: store.clone(), reader, of, position })
     }
 
     async fn next(&mut self, wait: Duration) -> Result<Page, Error> {
         let end = names::manifest_subject(&self.of)?;
         let mut page = Page { up_to: self.position, ..Page::default() };
-        for message in self.reader.next_within(PAGE, STREAM_PAGE_BYTES, wait).await? {
+        let messages = self.reader.next_within(PAGE, STREAM_PAGE_BYTES, wait).await?;
+        if messages.is_empty() {
+            // They were to come, and the manifest behind them.
+            page.lost = rows_gone(&self.store, &self.of).await?.map(String::from);
+        }
+        for message in messages {
             page.up_to = message.sequence;
             if message.subject == end {
                 page.ended = true;

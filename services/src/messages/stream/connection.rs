@@ -25,6 +25,7 @@ use crate::messages::position::{Phase, Position};
 use crate::messages::progress::Progress;
 use crate::messages::token;
 use crate::model::{LogEvent, Manifest, Mark, Prefill, Subscription, names};
+use crate::prefill::rows::{begin_anew, rows_gone};
 use crate::store::{Kept, Store};
 use crate::work::{Report, send_report};
 
@@ -270,7 +271,7 @@ impl Connection {
         let end = names::manifest_subject(of)?;
         let messages = reader.next_within(PAGE, STREAM_PAGE_BYTES, WAIT).await?;
         if messages.is_empty() {
-            return Ok(Next::Wait(AGAIN));
+            return self.without_rows().await;
         }
         for message in messages {
             if message.subject == end {
@@ -285,6 +286,18 @@ impl Connection {
                 self.outbox.push_back(frame);
             }
         }
+        Ok(Next::More)
+    }
+
+    /// What follows when rows do not come: the bus is slow, or they were let go.
+    async fn without_rows(&mut self) -> Result<Next, Error> {
+        let of = self.kept.subscription.incarnation.clone();
+        let Some(reason) = rows_gone(&self.store, &of).await? else {
+            return Ok(Next::Wait(AGAIN));
+        };
+        begin_anew(&self.store, &of).await?;
+        self.control("expired", &json!({ "reason": format!("{reason}: another prefill follows") }));
+        self.stage = Stage::Lost;
         Ok(Next::More)
     }
 
