@@ -49,10 +49,6 @@ impl LogReader {
         Self { stream, filters, sequences, read: 0, pass, ahead, largest: BYTES / LEAST }
     }
 
-    pub(super) fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
     /// How many there are in all.
     pub(super) fn len(&self) -> usize {
         self.sequences.len()

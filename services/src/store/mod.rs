@@ -22,7 +22,6 @@ pub use topology::StoreOptions;
 pub(crate) use topology::existing_topology;
 
 use crate::model::names;
-pub use crate::model::{History, Life, Mark};
 use crate::platform::Platform;
 
 /// Access to everything Lockgate keeps, for all roles. Cheap to clone.

@@ -297,7 +297,7 @@ impl Connection {
         };
         begin_anew(&self.store, &of).await?;
         self.control("expired", &json!({ "reason": format!("{reason}: another prefill follows") }));
-        self.stage = Stage::Lost;
+        self.stage = Stage::Lost(None);
         Ok(Next::More)
     }
 
