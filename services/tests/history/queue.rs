@@ -18,7 +18,7 @@ async fn pull_all(process: &Process, wanted: &[&str]) -> Vec<String> {
         let pulled = process.pull("people", 100, "1s").await;
         let ids = pulled.ids();
         shown.extend(pulled.shown());
-        shown.iter().for_each(|event| drop(missing.remove(event.as_str())));
+        missing.retain(|event| !shown.iter().any(|shown| shown == event));
         if !ids.is_empty() {
             process.ack("people", &ids).await;
         }
