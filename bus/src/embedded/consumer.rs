@@ -10,9 +10,7 @@ use tokio::time::Instant;
 use super::connection::Connection;
 use super::position::Position;
 use super::stream::StreamCell;
-use crate::driver::{
-    ConsumerDriver, LeaseToken, RawDelivery, ReaderDriver, Settlement,
-};
+use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, ReaderDriver, Settlement};
 use crate::error::Result;
 use crate::message::StoredMessage;
 use crate::name::ConsumerName;
