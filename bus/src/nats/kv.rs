@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::create::{check_usable, create_raw};
@@ -135,6 +137,23 @@ pub(super) struct Bucket {
     prefix: String,
     /// With one replica every answer is the leader's; with more, a direct get may be a moment old.
     one_replica: bool,
+    listed: Arc<Mutex<Option<Listed>>>,
+}
+
+/// The keys of a bucket as they were listed last.
+struct Listed {
+    /// The bucket as it was before the listing.
+    version: Version,
+    keys: Arc<[Subject]>,
+}
+
+/// Changes with each write and with each message that is removed.
+#[derive(PartialEq, Eq)]
+struct Version {
+    created: DateTime,
+    last: u64,
+    messages: u64,
+    bytes: u64,
 }
 
 impl Bucket {
@@ -147,7 +166,8 @@ impl Bucket {
         let info = streams::raw_info(&link, &stream).await;
         let info = info.map_err(|e| if e.is_not_found() { missing(name) } else { e })?;
         let one_replica = info.config.num_replicas <= 1;
-        Ok(Self { link, publisher, stream, prefix: format!("$KV.{name}."), one_replica })
+        let (prefix, listed) = (format!("$KV.{name}."), Arc::default());
+        Ok(Self { link, publisher, stream, prefix, one_replica, listed })
     }
 
     /// What stands on the key, a marker of a deletion included.
@@ -255,10 +275,7 @@ impl KvDriver for Bucket {
 
     /// The server tells the names of all keys at once, and the values one by one.
     async fn page(&self, after: Option<&Subject>, max: usize) -> Result<Vec<Entry>> {
-        let all = self.filter(&SubjectFilter::all())?;
-        let subjects = subjects::list(&self.link, &self.stream, &all).await?;
-        let keys: Vec<Subject> =
-            subjects.iter().filter_map(|subject| self.key(subject.as_str())).collect();
+        let keys = self.keys().await?;
         let from = keys.partition_point(|key| after.is_some_and(|after| key <= after));
         let mut found = Vec::new();
         for part in keys.get(from..).unwrap_or_default().chunks(READS_AT_ONCE) {
@@ -295,6 +312,25 @@ impl Written {
 }
 
 impl Bucket {
+    /// Every key that was ever written, sorted, deleted ones included. Listed anew when the bucket
+    /// was changed since.
+    async fn keys(&self) -> Result<Arc<[Subject]>> {
+        // Held while asking, so that pages asked for at once list once.
+        let mut listed = self.listed.lock().await;
+        let Info { created, state, .. } = streams::raw_info(&self.link, &self.stream).await?;
+        let (last, messages, bytes) = (state.last_sequence, state.messages, state.bytes);
+        let version = Version { created, last, messages, bytes };
+        if let Some(known) = listed.as_ref().filter(|known| known.version == version) {
+            return Ok(known.keys.clone());
+        }
+        let all = self.filter(&SubjectFilter::all())?;
+        let subjects = subjects::list(&self.link, &self.stream, &all).await?;
+        let keys = subjects.iter().filter_map(|subject| self.key(subject.as_str()));
+        let keys: Arc<[Subject]> = keys.collect();
+        *listed = Some(Listed { version, keys: keys.clone() });
+        Ok(keys)
+    }
+
     async fn feed(&self, filter: &SubjectFilter) -> Result<Feed> {
         let filters = [self.filter(filter)?];
         Feed::open(self.link.clone(), &self.stream, &filters, Start::LastPerSubject).await

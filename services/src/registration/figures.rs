@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bus::{Error, SubjectFilter};
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use crate::model::{Realm, Subscription};
 use crate::store::Store;
@@ -21,19 +22,19 @@ pub(super) struct Queue {
     delivered_sequence: u64,
 }
 
-/// Counts; what is asked for twice is counted once.
+/// Reads and counts, for any number of subscriptions at once.
 pub(super) struct Figures<'a> {
     store: &'a Store,
-    counted: BTreeMap<(Realm, Vec<SubjectFilter>, u64), Option<u64>>,
+    counted: Mutex<BTreeMap<(Realm, Vec<SubjectFilter>, u64), Option<u64>>>,
 }
 
 impl<'a> Figures<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, counted: BTreeMap::new() }
+        Self { store, counted: Mutex::default() }
     }
 
     /// The figures of a subscription, realm by realm. One whose log is being removed is left out.
-    pub(super) async fn of(&mut self, subscription: &Subscription) -> Result<Vec<Queue>, Error> {
+    pub(super) async fn of(&self, subscription: &Subscription) -> Result<Vec<Queue>, Error> {
         let mut queues = Vec::with_capacity(subscription.fence.len());
         for (realm, fence) in &subscription.fence {
             let journal = self.store.live_journal(&subscription.incarnation, realm).await?;
@@ -49,13 +50,15 @@ impl<'a> Figures<'a> {
     }
 
     async fn count(
-        &mut self,
+        &self,
         realm: &Realm,
         filters: Vec<SubjectFilter>,
         after: u64,
     ) -> Result<Option<u64>, Error> {
         let key = (realm.clone(), filters, after);
-        if let Some(known) = self.counted.get(&key) {
+        // Held while counting, so that what is asked for twice at once is counted once.
+        let mut counted = self.counted.lock().await;
+        if let Some(known) = counted.get(&key) {
             return Ok(*known);
         }
         let count = async { self.store.log(realm).await?.count(&key.1, after).await };
@@ -64,7 +67,7 @@ impl<'a> Figures<'a> {
             Err(error) if error.is_not_found() => None,
             Err(error) => return Err(error),
         };
-        self.counted.insert(key, count);
+        counted.insert(key, count);
         Ok(count)
     }
 }

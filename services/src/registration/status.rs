@@ -15,7 +15,7 @@ use crate::prefill::Cursor;
 
 /// A page of subscriptions waits this long for figures of queues, and does without the others.
 const FIGURES_WITHIN: Duration = Duration::from_millis(30);
-/// Prefills whose progress is read at once.
+/// Subscriptions that are looked at at once.
 const AT_ONCE: usize = 32;
 
 /// A subscription as the API shows it.
@@ -77,13 +77,15 @@ impl Registration {
         let briefs: Vec<_> = page.iter().map(|kept| self.brief(&kept.subscription)).collect();
         let mut statuses: Vec<Status> =
             stream::iter(briefs).buffered(AT_ONCE).try_collect().await?;
-        let mut figures = Figures::new(&self.store);
-        for (status, kept) in statuses.iter_mut().zip(&page) {
-            // A count that needs no waiting would never be late.
+        let figures = Figures::new(&self.store);
+        let figures: Vec<_> = page.iter().map(|kept| figures.of(&kept.subscription)).collect();
+        let mut figures = stream::iter(figures).buffered(AT_ONCE);
+        for status in &mut statuses {
+            // Figures that need no waiting would never be late.
             if Instant::now() >= until {
                 break;
             }
-            let Ok(queues) = timeout_at(until, figures.of(&kept.subscription)).await else { break };
+            let Ok(Some(queues)) = timeout_at(until, figures.next()).await else { break };
             *status = status.clone().with(queues?);
         }
         Ok((statuses, last))
