@@ -87,7 +87,8 @@ async fn rows(store: &Store, of: &Incarnation) -> Vec<(String, u64, String)> {
         }
         for row in page.iter().filter_map(LogEvent::from_row) {
             let event: serde_json::Value = serde_json::from_slice(&row.to_json()).unwrap();
-            let data = event["data"].as_str().map_or_else(|| event["data"].to_string(), str::to_owned);
+            let data =
+                event["data"].as_str().map_or_else(|| event["data"].to_string(), str::to_owned);
             rows.push((row.key.as_str().to_owned(), row.sequence, data));
         }
     }

@@ -18,12 +18,10 @@ const REALMS: usize = 400;
 async fn slow(bus: &Bus, seed: u64) -> (Process, Faults) {
     let rates = FaultRates { delay: 1000, max_delay: Duration::from_millis(5), ..FaultRates::NONE };
     let faults = Faults::new(seed).with_rates(rates);
-    let platform =
-        Platform { entropy: Entropy::seeded(seed), ..Platform::new(faults.wrap(bus)) };
+    let platform = Platform { entropy: Entropy::seeded(seed), ..Platform::new(faults.wrap(bus)) };
     let store = Store::open(platform, StoreOptions::default()).await.unwrap();
     let stop = CancellationToken::new();
-    let messages =
-        Messages::start(store, MessagesOptions::default(), stop.clone()).await.unwrap();
+    let messages = Messages::start(store, MessagesOptions::default(), stop.clone()).await.unwrap();
     (Process::new(messages::router(messages.clone()), messages, stop), faults)
 }
 

@@ -111,7 +111,8 @@ impl World {
         let topic: lockgate::model::Topic = topic.parse().unwrap();
         let log = self.store.ensure_realm(&topic.realm).await.unwrap();
         let subject = format!("events.{topic}.{key}");
-        let messages = (1..=count).map(|data| bus::Message::new(&subject, data.to_string()).unwrap());
+        let messages =
+            (1..=count).map(|data| bus::Message::new(&subject, data.to_string()).unwrap());
         assert!(log.publish_all(messages).await.iter().all(Result::is_ok));
     }
 
