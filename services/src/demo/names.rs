@@ -67,7 +67,7 @@ mod tests {
         }
         ours.remove(&store).await.unwrap();
         ours.remove(&store).await.unwrap();
-        assert_eq!(store.realms().await.unwrap(), [theirs.realm.clone()]);
+        assert_eq!(store.realms().await.unwrap(), std::slice::from_ref(&theirs.realm));
         let log = names::log_stream(&ours.realm).unwrap();
         assert!(bus.stream(&log).await.err().unwrap().is_not_found());
         assert!(!TopicSet::parse(&["*.*"]).unwrap().includes_realm(&theirs.realm));

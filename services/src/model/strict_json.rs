@@ -124,7 +124,7 @@ enum Step {
 }
 
 impl Trail {
-    fn into_member(&mut self, name: &str) {
+    fn enter_member(&mut self, name: &str) {
         self.steps.push(Step::Name(self.names.len()));
         self.names.push_str(name);
     }
@@ -272,7 +272,7 @@ impl Visitor<'_> for Name<'_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<(), E> {
-        self.0.into_member(name);
+        self.0.enter_member(name);
         Ok(())
     }
 }

@@ -22,10 +22,13 @@ pub(super) struct Queue {
     delivered_sequence: u64,
 }
 
+/// A realm, filters on its log, and the sequence after which is counted.
+type Asked = (Realm, Vec<SubjectFilter>, u64);
+
 /// Reads and counts, for any number of subscriptions at once.
 pub(super) struct Figures<'a> {
     store: &'a Store,
-    counted: Mutex<BTreeMap<(Realm, Vec<SubjectFilter>, u64), Option<u64>>>,
+    counted: Mutex<BTreeMap<Asked, Option<u64>>>,
 }
 
 impl<'a> Figures<'a> {

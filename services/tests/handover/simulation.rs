@@ -166,7 +166,7 @@ fn replay_or_random_storms() {
     if let Some(seed) = number("LOCKGATE_SEED") {
         return assert_holds(storm(seed));
     }
-    let seeds = number("LOCKGATE_SEEDS").unwrap_or(1000);
+    let seeds = number("LOCKGATE_SEEDS").unwrap_or(100);
     (0..seeds).for_each(|seed| assert_holds(storm(seed)));
 }
 

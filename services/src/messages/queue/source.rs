@@ -37,7 +37,7 @@ pub(super) struct Page {
 
 /// Reads one lane in order. A read that is dropped loses nothing but its place: open another.
 pub(super) enum Source {
-    Rows(Rows),
+    Rows(Box<Rows>),
     Log(Box<Log>),
 }
 
@@ -50,7 +50,7 @@ impl Source {
         place: Mark,
     ) -> Result<Self, Error> {
         Ok(match &lane.part {
-            Part::Prefill => Self::Rows(Rows::open(&feeds.store, of, place.sequence).await?),
+            Part::Prefill => Self::Rows(Box::new(Rows::open(&feeds.store, of, place.sequence).await?)),
             Part::Live(realm) => Self::Log(Box::new(Log::open(feeds, of, realm, place).await?)),
         })
     }
