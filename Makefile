@@ -22,6 +22,10 @@ tools: ## Install what the tests need, once: nats-server 2.15, Kafka 4.3, a Pyth
 test: tools lint ## Everything CI runs: format, lints, each feature alone, tests, doc tests, examples
 	cargo test --workspace --all-features
 
+.PHONY: test-long
+test-long: tools ## What is long and random: a thousand seeds of the simulation, forty of real processes
+	LOCKGATE_SEEDS=1000 LOCKGATE_PROCESS_SEEDS=40 cargo test -p lockgate --test handover
+
 .PHONY: lint
 lint: ## Formatting, and lints as errors; the bus also without features and with each alone
 	cargo fmt --all --check

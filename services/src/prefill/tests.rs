@@ -204,7 +204,7 @@ async fn a_worker_that_died_is_followed_and_its_restarts_are_no_attempts() {
     let store = store().await;
     write(&store, "any", Some(String::from("1"))).await;
     let of = register(&store).await.incarnation;
-    let pages = u64::from(2 * MAX_ATTEMPTS);
+    let pages = u64::from(4 * MAX_ATTEMPTS);
     let slow = Scripted { pause: Duration::from_secs(1), ..Scripted::of(pages) };
     let mut tries = 0;
     let outcome = loop {

@@ -48,7 +48,7 @@ async fn what_is_published_is_listed_and_read_and_resumed() {
     let rows: Vec<Value> =
         records(&first.stdout).into_iter().filter(|r| r["phase"] == "prefill").collect();
     let data: Vec<&Value> = rows.iter().map(|row| &row["event"]["data"]["v"]).collect();
-    assert_eq!(data, [3, 2], "{rows:#?}");
+    assert_eq!(data, [2, 3], "in the order of the log: {rows:#?}");
 
     run(&["publish", "dir.user", "ben", "--delete"]).await;
     let resumed = run(&["subscribe", "people", "--json", "--until-up-to-date"]).await;
