@@ -122,9 +122,9 @@ impl Driver for Disk {
         up_to: u64,
         tell: &mut Tell<'_>,
     ) -> Result<()> {
-        let (life, memory) = self.enter().await?;
+        let memory = self.enter().await?;
         let told = memory.state(stream, filters, up_to, tell).await;
-        life.told(told).await
+        self.backend.told(told).await
     }
 
     async fn reader(
