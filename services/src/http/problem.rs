@@ -103,15 +103,17 @@ impl From<bus::Error> for Problem {
     fn from(error: bus::Error) -> Self {
         let kind = match error.kind() {
             ErrorKind::Invalid => ProblemKind::InvalidInput,
-            ErrorKind::NotFound => ProblemKind::NotFound,
             ErrorKind::Conflict { .. } => ProblemKind::Conflict,
             ErrorKind::Stale => ProblemKind::Stale,
             ErrorKind::TooLarge => ProblemKind::EventTooLarge,
             ErrorKind::Full => ProblemKind::Full,
-            // Closed by this process: another one, or this one after its restart, will answer.
-            ErrorKind::Unavailable | ErrorKind::Closed | ErrorKind::Failed => {
-                ProblemKind::Unavailable
-            }
+            // Closed by this process: another one, or this one after its restart, will answer. What
+            // is not found is a stream or bucket of Lockgate's own, as while a broker starts: what
+            // a client names and is not there, its handler says.
+            ErrorKind::Unavailable
+            | ErrorKind::Closed
+            | ErrorKind::Failed
+            | ErrorKind::NotFound => ProblemKind::Unavailable,
             ErrorKind::Timeout => ProblemKind::Timeout,
             _ => ProblemKind::Internal,
         };
@@ -134,7 +136,6 @@ fn said_to_clients(kind: ProblemKind) -> Option<&'static str> {
     Some(match kind {
         ProblemKind::Unavailable => "the bus is away: try again in a moment",
         ProblemKind::Timeout => "the bus gave no answer in time: repeat the request",
-        ProblemKind::NotFound => "what the request needs is not there now: try again in a moment",
         ProblemKind::Conflict => "someone else was faster: read what stands now, and try again",
         ProblemKind::Internal => "the request met a fault on our side: see the log of the server",
         _ => return None,
@@ -175,7 +176,7 @@ mod tests {
             ErrorKind::Unsupported { capability: Capability::KvWatch, backend: "kafka://" };
         for (kind, status) in [
             (ErrorKind::Invalid, 422),
-            (ErrorKind::NotFound, 404),
+            (ErrorKind::NotFound, 503),
             (ErrorKind::Conflict { current: Some(1) }, 409),
             (ErrorKind::Stale, 409),
             (ErrorKind::TooLarge, 413),

@@ -71,7 +71,13 @@ async fn accept_history(
     let realm = Realm::new(&name).map_err(|why| {
         Problem::new(ProblemKind::NotFound, format!("there is no realm {name:?}: {why}"))
     })?;
-    let log = store.accept_history(&realm).await?;
+    let log = store.accept_history(&realm).await.map_err(|error| match error.is_not_found() {
+        true => {
+            let detail = format!("there is no realm {realm}: see what is there at /v1/realms");
+            Problem::new(ProblemKind::NotFound, detail)
+        }
+        false => Problem::from(error),
+    })?;
     tracing::warn!(%realm, first_sequence = log.first_sequence, "history accepted as it is");
     Ok(Json(seen(&store, realm, log).await?))
 }

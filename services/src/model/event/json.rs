@@ -42,7 +42,8 @@ impl Object {
 /// break between tokens only, where a space means the same.
 pub(super) fn one_line(bytes: &[u8]) -> Option<Cow<'_, str>> {
     let json = strict_json::check(bytes).ok()?;
-    if json.contains(['\n', '\r']) {
+    // By bytes: each event is looked through once a reader that catches up.
+    if [b'\n', b'\r'].iter().any(|end| json.as_bytes().contains(end)) {
         return Some(Cow::Owned(json.replace(['\n', '\r'], " ")));
     }
     Some(Cow::Borrowed(json))
