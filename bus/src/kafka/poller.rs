@@ -92,7 +92,10 @@ fn check_partitions(shared: &Shared, client: &Client) -> Result<()> {
     };
     let found = found.topics().iter().find(|topic| topic.name() == name.as_str());
     match found.map(|topic| topic.partitions().len()).and_then(|found| u32::try_from(found).ok()) {
-        Some(found) if found > counted => Err(refusal(name, counted, found)),
+        Some(found) if found > counted => {
+            shared.link.shapes.doubt(name);
+            Err(refusal(name, counted, found))
+        }
         _ => Ok(()),
     }
 }

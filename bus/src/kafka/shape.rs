@@ -34,6 +34,8 @@ struct Seen {
     partitions: u32,
     /// Of a topic that others made, what this process has counted with from the first.
     counted: u32,
+    /// Somebody has seen something else since.
+    doubted: bool,
 }
 
 impl Shapes {
@@ -51,13 +53,13 @@ impl Shapes {
     /// Whether it fits, as far as that was looked at not long ago.
     fn known(&self, entry: &StreamEntry) -> Option<bool> {
         let seen = *self.seen().get(&entry.config.name)?;
-        (seen.at.elapsed() < LOOK_EVERY).then(|| fits(entry, seen))
+        (!seen.doubted && seen.at.elapsed() < LOOK_EVERY).then(|| fits(entry, seen))
     }
 
     async fn look(&self, link: &Arc<Link>, entry: &StreamEntry) -> Result<()> {
         let name = &entry.config.name;
         let before = self.seen().get(name).copied();
-        let recent = before.filter(|seen| seen.at.elapsed() < LOOK_AGAIN);
+        let recent = before.filter(|seen| !seen.doubted && seen.at.elapsed() < LOOK_AGAIN);
         let found = match recent {
             Some(seen) => Some(seen.partitions),
             None => match topics::look(link, name.as_str()).await {
@@ -69,7 +71,7 @@ impl Shapes {
         let Some(partitions) = found else { return Ok(()) };
         let counted = before.map_or(entry.config.partitions, |seen| seen.counted);
         let at = recent.map_or_else(Instant::now, |seen| seen.at);
-        let seen = Seen { at, partitions, counted };
+        let seen = Seen { at, partitions, counted, doubted: false };
         self.keep(name, seen);
         if fits(entry, seen) {
             return Ok(());
@@ -86,6 +88,13 @@ impl Shapes {
             }
         }
         all.insert(name.clone(), seen);
+    }
+
+    /// Has the topic looked at before it is used again: it does not seem to be what it was.
+    pub(super) fn doubt(&self, name: &StreamName) {
+        if let Some(seen) = self.seen().get_mut(name) {
+            seen.doubted = true;
+        }
     }
 
     /// The stream is removed or made anew.
