@@ -205,6 +205,15 @@ fn take_frame(frame: &str, last_id: &mut Option<String>, seen: &Seen<Step>) -> u
     1
 }
 
+/// How a queue's client dawdles: virtual time costs nothing, real time does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// For how long it gives events back.
+    pub(crate) delays: [&'static str; 3],
+    /// One batch in so many takes longer than its lease.
+    pub(crate) long_work_one_in: u64,
+}
+
 /// Reads a subscription as a queue until `stop`: acks most, works on some for longer than a lease,
 /// nacks some for longer than one, leaves some to their leases, and takes whole runs or one event
 /// of a key at a time.
@@ -212,11 +221,12 @@ pub(crate) async fn read_queue(
     wire: Arc<dyn Wire>,
     name: String,
     secret: String,
-    seed: u64,
+    dice: (u64, Pace),
     seen: Seen<QueueStep>,
     stop: CancellationToken,
 ) {
-    let reader = QueueReader { wire, name, secret, dice: Dice::new(seed), seen };
+    let (seed, pace) = dice;
+    let reader = QueueReader { wire, name, secret, dice: Dice::new(seed), pace, seen };
     let mut answers = 0;
     while !stop.is_cancelled() {
         answers += 1;
@@ -242,6 +252,7 @@ struct QueueReader {
     name: String,
     secret: String,
     dice: Dice,
+    pace: Pace,
     seen: Seen<QueueStep>,
 }
 
@@ -273,7 +284,7 @@ impl QueueReader {
     }
 
     async fn settle(&self, out: &[Out]) {
-        if self.dice.roll(12) == 0 {
+        if self.dice.roll(self.pace.long_work_one_in) == 0 {
             self.work_for_long(out).await;
         }
         let (mut ack, mut nack, mut extend) = (Vec::new(), Vec::new(), Vec::new());
@@ -281,7 +292,7 @@ impl QueueReader {
             match self.dice.roll(12) {
                 0 => {}
                 1 => {
-                    let delay = ["1s", "8s", "70s"][self.dice.roll(3) as usize];
+                    let delay = self.pace.delays[self.dice.roll(3) as usize];
                     nack.push(json!({"id": id, "delay": delay}));
                 }
                 2 => extend.push(id.clone()),

@@ -19,13 +19,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::checker::{QueueStep, Step, Violation, check_queue, check_stream};
-use super::clients::{Dice, Seen, publish_changes, read_queue, read_stream, register, status};
+use super::clients::{Dice, Pace, Seen, publish_changes, read_queue, read_stream, register, status};
 use super::truth::Truth;
 use super::wire::Wire;
 
 const TOPICS: [&str; 2] = ["dir.*", "late.thing"];
 const SECRET: &str = "a-secret-of-the-test-that-is-long-enough";
 const CHANGES: u64 = 150;
+/// Longer than a lease (5 s), and short enough for the bound.
+const PACE: Pace = Pace { delays: ["500ms", "2s", "7s"], long_work_one_in: 40 };
 /// Seconds within which everything must have arrived once nothing is killed any more.
 const BOUND: u32 = 120;
 /// Stories mostly wait: this many keep two cores busy and no more.
@@ -151,7 +153,7 @@ async fn story(seed: u64) -> Vec<Violation> {
                 wire.clone(),
                 name,
                 secret,
-                seed ^ 2,
+                (seed ^ 2, PACE),
                 queue.clone(),
                 stop.clone(),
             ));

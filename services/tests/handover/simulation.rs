@@ -12,13 +12,15 @@ use lockgate::roles::Role;
 use tokio_util::sync::CancellationToken;
 
 use super::checker::{QueueStep, Step, Violation, check_queue, check_stream};
-use super::clients::{Dice, Seen, publish_changes, read_queue, read_stream, register, status};
+use super::clients::{Dice, Pace, Seen, publish_changes, read_queue, read_stream, register, status};
 use super::truth::Truth;
 use super::wire::Wire;
 use super::world::{Plan, World};
 
 const TOPICS: [&str; 2] = ["dir.*", "late.thing"];
 const NAME: &str = "people";
+/// Longer than a lease (5 s), and than a session without pulls lasts (60 s).
+const PACE: Pace = Pace { delays: ["1s", "8s", "70s"], long_work_one_in: 12 };
 const SECRET: &str = "a-secret-of-the-test-that-is-long-enough";
 /// Virtual seconds within which everything must have arrived once nothing fails any more.
 const BOUND: u32 = 900;
@@ -73,7 +75,7 @@ async fn story(plan: Plan) -> Outcome {
             wire.clone(),
             name,
             secret.clone(),
-            plan.seed ^ 2,
+            (plan.seed ^ 2, PACE),
             queue.clone(),
             ends,
         ));
@@ -166,7 +168,7 @@ fn replay_or_random_storms() {
     if let Some(seed) = number("LOCKGATE_SEED") {
         return assert_holds(storm(seed));
     }
-    let seeds = number("LOCKGATE_SEEDS").unwrap_or(100);
+    let seeds = number("LOCKGATE_SEEDS").unwrap_or(60);
     (0..seeds).for_each(|seed| assert_holds(storm(seed)));
 }
 
