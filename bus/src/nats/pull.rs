@@ -19,7 +19,7 @@ use super::failure::Failure;
 use super::fence::Fence;
 use super::link::{Link, limited};
 use super::made::Made;
-use super::puller::{Pulled, Puller, Trouble, nanos, pull_bytes};
+use super::puller::{Pulled, Puller, Trouble, nanos};
 use super::seek::Gate;
 use super::settle;
 use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
@@ -103,8 +103,9 @@ impl Pull {
             return Err(trouble);
         }
         let wait = until.saturating_duration_since(Instant::now());
-        let mut request =
-            json!({ "batch": max, "max_bytes": pull_bytes(&self.link), "no_wait": true });
+        // Without a bound in bytes: with one beside `no_wait`, a consumer with three copies was seen
+        // to leave the request unanswered (nats-server 2.15.1).
+        let mut request = json!({ "batch": max, "no_wait": true });
         if !wait.is_zero() {
             request["expires"] = nanos(wait).into();
         }
