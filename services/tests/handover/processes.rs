@@ -200,6 +200,10 @@ async fn check(
     if shown["prefill"]["status"] != "done" {
         found.push(Violation("I6", format!("the prefill stands at {}", shown["prefill"])));
     }
+    // Until all is settled an event may come again, and its key stands where it stood before.
+    if shown["lag"] != 0 || shown["unsettled"] != 0 {
+        found.push(Violation("I2", format!("not drained: {shown}")));
+    }
     found
 }
 
