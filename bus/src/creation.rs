@@ -53,7 +53,7 @@ impl<T> Creation<T> {
     }
 
     /// The same in other words, unless they cannot be found.
-    #[cfg(any(feature = "nats", feature = "kafka"))]
+    #[cfg(feature = "nats")]
     pub(crate) fn try_map<U>(self, map: impl FnOnce(T) -> Result<U>) -> Result<Creation<U>> {
         Ok(match self {
             Self::Created(now) => Creation::Created(map(now)?),

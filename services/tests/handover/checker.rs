@@ -156,17 +156,9 @@ pub(crate) enum QueueStep {
         event: Event,
     },
     /// The client has asked for this delivery to be settled and does not know yet what came of it.
-    Acking {
-        prefill: bool,
-        realm: Realm,
-        sequence: u64,
-    },
+    Acking { prefill: bool, realm: Realm, sequence: u64 },
     /// The server has said that this delivery is done.
-    Acked {
-        prefill: bool,
-        realm: Realm,
-        sequence: u64,
-    },
+    Acked { prefill: bool, realm: Realm, sequence: u64 },
 }
 
 /// Holds the deliveries of a queue against the truth.
@@ -228,13 +220,7 @@ struct Runs {
 }
 
 impl Runs {
-    fn take(
-        &mut self,
-        step: &QueueStep,
-        truth: &Truth,
-        fence: &Fence,
-        found: &mut Vec<Violation>,
-    ) {
+    fn take(&mut self, step: &QueueStep, truth: &Truth, fence: &Fence, found: &mut Vec<Violation>) {
         match step {
             QueueStep::Acking { prefill, realm, sequence } => {
                 self.asked.insert((*prefill, realm.clone(), *sequence));
@@ -255,7 +241,10 @@ impl Runs {
                 }
                 let before = self.attempts.insert(id, *attempt);
                 if before.is_some_and(|before| before >= *attempt) {
-                    found.push(Violation("I4", format!("{what}: attempt {attempt} after {before:?}")));
+                    found.push(Violation(
+                        "I4",
+                        format!("{what}: attempt {attempt} after {before:?}"),
+                    ));
                 }
                 if !prefill {
                     let after = fence.get(realm).copied().unwrap_or(0);
@@ -295,7 +284,8 @@ impl Runs {
         };
         if !skipped.is_empty() || self.last.get(&place).is_some_and(|last| *last >= event.sequence)
         {
-            found.push(Violation("I3", format!("{what} came while {skipped:?} were to come first")));
+            found
+                .push(Violation("I3", format!("{what} came while {skipped:?} were to come first")));
         }
         let is_acked = |sequence: &&u64| self.acked.contains(&(false, realm.clone(), **sequence));
         if let Some(newer) = of_key.iter().filter(|s| **s > event.sequence).find(is_acked) {
@@ -345,8 +335,7 @@ mod tests {
         assert!(broken(&overtaken).contains(&"I3"), "1 is out");
         let gap = [a.clone(), c.clone(), acked(1), delivered(2, 2, 1), delivered(3, 3, 2)];
         assert!(broken(&gap).contains(&"I3"), "2 is left out");
-        let same_attempt =
-            [a.clone(), delivered(2, 1, 1), delivered(2, 2, 1), delivered(2, 3, 1)];
+        let same_attempt = [a.clone(), delivered(2, 1, 1), delivered(2, 2, 1), delivered(2, 3, 1)];
         assert_eq!(broken(&same_attempt), ["I4"]);
         let unknown = QueueStep::Acking { prefill: false, realm: realm(), sequence: 1 };
         let lost_answer = [a, unknown, delivered(2, 2, 1), delivered(2, 3, 1)];

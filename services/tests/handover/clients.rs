@@ -300,14 +300,18 @@ impl QueueReader {
             }
         }
         let asked = |id: &String| ack.contains(id);
-        self.note(out, asked, |prefill, realm, sequence| {
-            QueueStep::Acking { prefill, realm, sequence }
+        self.note(out, asked, |prefill, realm, sequence| QueueStep::Acking {
+            prefill,
+            realm,
+            sequence,
         });
         let body = json!({"ack": ack, "nack": nack, "extend": extend});
         let done = self.acks(&body).await;
-        self.note(out, |id| asked(id) && done.contains(id), |prefill, realm, sequence| {
-            QueueStep::Acked { prefill, realm, sequence }
-        });
+        self.note(
+            out,
+            |id| asked(id) && done.contains(id),
+            |prefill, realm, sequence| QueueStep::Acked { prefill, realm, sequence },
+        );
     }
 
     /// Extends for longer than the lease was given for: nothing of it may come meanwhile.

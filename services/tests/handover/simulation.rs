@@ -12,7 +12,9 @@ use lockgate::roles::Role;
 use tokio_util::sync::CancellationToken;
 
 use super::checker::{QueueStep, Step, Violation, check_queue, check_stream};
-use super::clients::{Dice, Pace, Seen, publish_changes, read_queue, read_stream, register, status};
+use super::clients::{
+    Dice, Pace, Seen, publish_changes, read_queue, read_stream, register, status,
+};
 use super::truth::Truth;
 use super::wire::Wire;
 use super::world::{Plan, World};

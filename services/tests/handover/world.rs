@@ -130,7 +130,8 @@ impl World {
             self.alive.lock().expect("alive").remove(&process);
             *self.operations.lock().expect("operations").entry(process).or_default() +=
                 faults.operations();
-            let lines = faults.trace().into_iter().map(|line| format!("{role} {replica} {life} {line}"));
+            let lines =
+                faults.trace().into_iter().map(|line| format!("{role} {replica} {life} {line}"));
             self.trace.lock().expect("trace").extend(lines);
             if lived && stop.is_cancelled() {
                 return;

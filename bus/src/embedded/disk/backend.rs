@@ -53,10 +53,12 @@ impl Backend {
         base: SystemTime,
     ) -> Result<Arc<Self>> {
         let name = path.display().to_string();
-        blocking(&name, move || Self::open_now(&path, policy, base)).await
+        // Begun before the folder is waited for: its time would lag behind by that wait.
+        let clock = Clock::starting_at(base);
+        blocking(&name, move || Self::open_now(&path, policy, &clock)).await
     }
 
-    fn open_now(path: &Path, policy: SyncPolicy, base: SystemTime) -> Result<Arc<Self>> {
+    fn open_now(path: &Path, policy: SyncPolicy, clock: &Clock) -> Result<Arc<Self>> {
         let made = std::fs::create_dir_all(path).and_then(|()| path.canonicalize());
         let path = made.map_err(|source| {
             let what = format!("{} is no folder that can be used: mind its rights", path.display());
@@ -82,7 +84,7 @@ impl Backend {
                     std::thread::sleep(PAUSE);
                 }
                 Some(None) | None => {
-                    let backend = Arc::new(Self::start(&path, policy, base)?);
+                    let backend = Arc::new(Self::start(&path, policy, clock.clone())?);
                     open.insert(path, Place::Open(Arc::downgrade(&backend)));
                     return Ok(backend);
                 }
@@ -106,8 +108,7 @@ impl Backend {
         ))
     }
 
-    fn start(path: &Path, policy: SyncPolicy, base: SystemTime) -> Result<Self> {
-        let clock = Clock::starting_at(base);
+    fn start(path: &Path, policy: SyncPolicy, clock: Clock) -> Result<Self> {
         let tables = open_tables(path)?;
         clock.go_on_from(tables.clock(path)?);
         let inventory = Recovery { path, tables: &tables }.inventory()?;

@@ -50,7 +50,9 @@ impl Source {
         place: Mark,
     ) -> Result<Self, Error> {
         Ok(match &lane.part {
-            Part::Prefill => Self::Rows(Box::new(Rows::open(&feeds.store, of, place.sequence).await?)),
+            Part::Prefill => {
+                Self::Rows(Box::new(Rows::open(&feeds.store, of, place.sequence).await?))
+            }
             Part::Live(realm) => Self::Log(Box::new(Log::open(feeds, of, realm, place).await?)),
         })
     }
