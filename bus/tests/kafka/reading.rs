@@ -357,7 +357,17 @@ async fn partitions_that_somebody_adds_are_refused_by_name_and_nothing_comes_und
     let foreign = unique("foreign");
     let topic = NewTopic::new(&foreign, 3, TopicReplication::Fixed(1));
     admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
-    for stream in [own, bus.stream(&foreign).await.unwrap()] {
+    // A broker answers before all of it knows the topic.
+    let deadline = Instant::now() + PATIENCE;
+    let foreign = loop {
+        match bus.stream(&foreign).await {
+            Err(error) if error.is_not_found() && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            found => break found.unwrap(),
+        }
+    };
+    for stream in [own, foreign] {
         let name = stream.name().to_string();
         let subject = stream.info().await.unwrap().config.subjects[0].to_string();
         let subject = subject.replace('>', "a");
