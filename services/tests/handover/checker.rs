@@ -159,15 +159,19 @@ pub(crate) enum QueueStep {
     Acking { prefill: bool, realm: Realm, sequence: u64 },
     /// The server has said that this delivery is done.
     Acked { prefill: bool, realm: Realm, sequence: u64 },
+    /// What follows is of another generation: it begins anew.
+    Generation(u64),
 }
 
-/// Holds the deliveries of a queue against the truth.
+/// Holds the deliveries of a queue's last generation against the truth.
 pub(crate) fn check_queue(steps: &[QueueStep], truth: &Truth, fence: &Fence) -> Vec<Violation> {
     let mut found = Vec::new();
     let state_at_fence = truth.state_at(fence);
     let (mut rows, mut live, mut state) = (State::new(), BTreeSet::new(), State::new());
     let mut runs = Runs::default();
-    for step in steps {
+    let is_other = |step: &QueueStep| matches!(step, QueueStep::Generation(_));
+    let since = steps.iter().rposition(is_other).map_or(0, |at| at + 1);
+    for step in &steps[since..] {
         let QueueStep::Delivered { prefill, realm, event, .. } = step else {
             runs.take(step, truth, fence, &mut found);
             continue;
@@ -228,6 +232,7 @@ impl Runs {
             QueueStep::Acked { prefill, realm, sequence } => {
                 self.acked.insert((*prefill, realm.clone(), *sequence));
             }
+            QueueStep::Generation(_) => {}
             QueueStep::Delivered { answer, attempt, prefill, realm, event } => {
                 if self.answer != Some(*answer) {
                     self.answer = Some(*answer);

@@ -270,6 +270,14 @@ impl QueueReader {
         };
         let messages = body["messages"].as_array().cloned().unwrap_or_default();
         let mut seen = self.seen.lock().expect("seen");
+        let of = |step: &QueueStep| match step {
+            QueueStep::Generation(of) => Some(*of),
+            _ => None,
+        };
+        let generation = body["generation"].as_u64().expect("a generation");
+        if generation != seen.iter().rev().find_map(of).unwrap_or(1) {
+            seen.push(QueueStep::Generation(generation));
+        }
         let mut out = Vec::new();
         for message in &messages {
             let (realm, event) = Event::from_json(&message["event"]);

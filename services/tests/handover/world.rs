@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
-use bus::Bus;
 use bus::embedded::Embedded;
 use bus::fault::{CrashSide, FaultRates, Faults};
+use bus::{Bus, Message, StoredMessage};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use lockgate::http::Access;
@@ -35,12 +35,17 @@ pub(crate) struct Plan {
     pub(crate) crash: Option<(Role, u64, CrashSide)>,
     /// Per mille chance that a role's next life ends in a crash too, at a random operation.
     pub(crate) crash_again: u64,
+    /// Every life of a process has a wall clock that is up to a day off.
+    pub(crate) clocks_are_off: bool,
+    /// After this many milliseconds a log is put back as it was at an earlier time.
+    pub(crate) restore: Option<u64>,
 }
 
 impl Plan {
     /// Nothing goes wrong.
     pub(crate) fn calm(seed: u64) -> Self {
-        Self { seed, rates: FaultRates::NONE, crash: None, crash_again: 0 }
+        let (crash, crash_again, clocks_are_off, restore) = (None, 0, false, None);
+        Self { seed, rates: FaultRates::NONE, crash, crash_again, clocks_are_off, restore }
     }
 }
 
@@ -145,7 +150,7 @@ impl World {
         let (role, _) = process;
         let platform = Platform {
             bus: faults.wrap(&self.bus),
-            clock: self.clock,
+            clock: self.clock(process, life),
             entropy: Entropy::seeded(self.mix(process, life)),
         };
         let Ok(store) = Store::open(platform, StoreOptions::default()).await else { return };
@@ -155,6 +160,39 @@ impl World {
         if let Err(error) = roles.join().await {
             // It ends as its process would, and is started again.
             assert!(error.is_retryable(), "{role} ended: {error:?}");
+        }
+    }
+
+    /// The machine's clock as this life of a process finds it.
+    fn clock(&self, process: Process, life: u64) -> Clock {
+        if !self.plan.clocks_are_off {
+            return self.clock;
+        }
+        let dice = super::clients::Dice::new(self.mix(process, life) ^ 2);
+        let (day, off) = (Duration::from_secs(86_400), Duration::from_secs(dice.roll(2 * 86_400)));
+        Clock::starting_at(self.clock.now() - day + off)
+    }
+
+    /// Puts a log back from a backup of an earlier time: what came after it is gone, and others
+    /// come under its sequences.
+    pub(crate) async fn restore(&self, realm: &str, dice: &super::clients::Dice) {
+        let name = format!("events-{realm}");
+        let Ok(log) = self.bus.stream(&name).await else { return };
+        let info = log.info().await.expect("log info");
+        let keeps = dice.roll(info.last_sequence + 1);
+        let mut backup = Vec::new();
+        for sequence in 1..=keeps {
+            let message = log.get(sequence).await.expect("log read").expect("nothing is removed");
+            let StoredMessage { subject, key, headers, payload, .. } = message;
+            let (id, expect, not_before) = (None, None, None);
+            backup.push(Message { subject, key, headers, payload, id, expect, not_before });
+        }
+        self.bus.delete_stream(&name).await.expect("the log is removed");
+        // A publisher may have made it anew meanwhile.
+        let made = self.bus.create_stream_if_missing(&info.config).await;
+        let log = made.expect("the log is put back").handle;
+        for message in backup {
+            log.publish(message).await.expect("the backup is played");
         }
     }
 

@@ -456,10 +456,12 @@ impl OpenLane {
         if !self.ended || !self.table.is_drained() {
             return false;
         }
-        let head = self.table.read();
+        let (head, batch) = (self.table.read(), self.table.journal().batch);
         let mark = |journal: &mut Journal| {
-            journal.complete = journal.is_drained();
-            journal.head = journal.head.max(head);
+            if journal.batch == batch && journal.is_drained() {
+                journal.complete = true;
+                journal.head = journal.head.max(head);
+            }
         };
         match self.journal.write(mark).await {
             Ok(written) => written.journal.complete,

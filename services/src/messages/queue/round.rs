@@ -210,17 +210,17 @@ impl Round {
         }
     }
 
-    fn batches(&self, lanes: &Lanes) -> Vec<Batch> {
-        let batch = |(lane, parts): (&Lane, &Vec<Part>)| {
+    fn batches(&self, lanes: &mut Lanes) -> Vec<Batch> {
+        let mut batch = |(lane, parts): (&Lane, &Vec<Part>)| {
             let groups: Vec<Group> = parts.iter().flat_map(|part| &part.groups).cloned().collect();
             if groups.is_empty() {
                 return None;
             }
             let chosen = groups.iter().map(|g| (g.key, sequences(g).collect())).collect();
-            let taken = lanes.get(lane)?.table.taken(&chosen);
+            let taken = lanes.get_mut(lane)?.table.taken(&chosen);
             Some(Batch { lane: lane.clone(), groups, taken })
         };
-        self.parts.iter().filter_map(batch).collect()
+        self.parts.iter().filter_map(&mut batch).collect()
     }
 
     fn served(

@@ -76,6 +76,8 @@ pub(super) struct Selection {
     want: Select,
     /// How many more the journal can take that it has not open yet.
     room: usize,
+    /// Where the journal's head has to be kept down: it, and how many keys may still go beyond it.
+    crowded: Option<(u64, usize)>,
     bytes: usize,
     pub(super) count: usize,
     /// In the order in which the keys became ready: how much of each goes.
@@ -86,7 +88,19 @@ pub(super) struct Selection {
 
 impl Selection {
     pub(super) fn new(want: Select, room: usize) -> Self {
-        Self { want, room, bytes: 0, count: 0, keys: Vec::new(), give_up: Vec::new() }
+        let (keys, give_up) = (Vec::new(), Vec::new());
+        Self { want, room, crowded: None, bytes: 0, count: 0, keys, give_up }
+    }
+
+    /// Takes no more than `room` keys beyond the head, which have to come lowest first, and no key's
+    /// events beyond those: what was read and does not go then lies above the new head.
+    pub(super) fn keep_head_down(&mut self, head: u64, room: usize) {
+        self.crowded = Some((head, room));
+    }
+
+    /// True where the head has to be kept down.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded.is_some()
     }
 
     /// Of what was never handed out; the sizes of the rest are not known before it is loaded.
@@ -106,9 +120,19 @@ impl Selection {
         line: &Line,
         fresh: impl Fn(&u64) -> Option<usize>,
     ) -> bool {
-        let fits = line.first().is_some_and(|first| self.fits(fresh(&first)));
+        let Some(first) = line.first() else { return false };
+        let beyond = self.crowded.filter(|(head, _)| first > *head);
+        if beyond.is_some_and(|(_, room)| room == 0) {
+            return false;
+        }
+        let fits = self.fits(fresh(&first));
         if fits {
             self.keys.push((key, 1));
+        }
+        if beyond.is_some() {
+            // One that does not fit is passed by as soon as a later one goes: none does.
+            let room = beyond.map_or(0, |(_, room)| room - 1);
+            self.crowded = Some(if fits { (first, room) } else { (first - 1, 0) });
         }
         fits
     }
@@ -130,7 +154,10 @@ impl Selection {
             let mut next = Vec::with_capacity(rest.len());
             for (at, mut more) in rest {
                 let taken = self.keys.get(at).map_or(per_key, |(_, taken)| *taken);
-                let Some(sequence) = more.next().filter(|_| taken < per_key) else { continue };
+                let may_go = |sequence: &u64| {
+                    taken < per_key && self.crowded.is_none_or(|(head, _)| *sequence <= head)
+                };
+                let Some(sequence) = more.next().filter(may_go) else { continue };
                 if self.is_full() || !self.fits(fresh(&sequence)) {
                     continue;
                 }

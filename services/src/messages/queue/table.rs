@@ -73,8 +73,10 @@ pub(super) struct Recovery {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// This session, in the journal.
+    /// Tells this table from others that were made of the same journal.
     owner: u64,
+    /// How many batches it has made.
+    batches: u64,
     journal: Arc<Journal>,
     ack_wait: Duration,
     max_attempts: Option<u32>,
@@ -104,7 +106,8 @@ impl Table {
         let recovery = first_behind.map(|first| Recovery { after: first - 1, up_to: journal.head });
         let mut table = Self {
             owner,
-            journal: Arc::new(Journal::starting_at(journal.head, journal.stamp)),
+            batches: 0,
+            journal: Arc::default(),
             ack_wait,
             max_attempts,
             read: journal.head,
@@ -130,7 +133,7 @@ impl Table {
         if Arc::ptr_eq(&journal, &self.journal) {
             return true;
         }
-        if journal.owner != self.journal.owner && journal.owner != self.owner {
+        if journal.batch != self.journal.batch {
             return false;
         }
         self.take_over(journal, now);
@@ -223,7 +226,7 @@ impl Table {
         self.promote(key, now);
     }
 
-    /// This session, as the journal knows it.
+    /// What tells it from others of the same lane.
     pub(super) fn owner(&self) -> u64 {
         self.owner
     }
@@ -298,19 +301,16 @@ impl Table {
     /// up to `want`. What is chosen is not chosen again before [`Table::release`].
     pub(super) fn select(&mut self, want: Select) -> Selection {
         let room = MAX_OPEN.saturating_sub(self.journal.open.len());
-        // Those that are ready and not chosen may lie at or below the new head.
-        let is_crowded = self.journal.behind.len() + self.ready.len() >= MAX_BEHIND;
         let mut selection = Selection::new(want, room);
-        let turns: Vec<(u64, KeyHash)> =
-            self.ready.iter().map(|(turn, key)| (*turn, *key)).collect();
-        for (turn, key) in turns {
+        // Whatever goes, so many keys cannot leave more behind than the journal may hold.
+        if self.lines.len() > MAX_BEHIND {
+            selection.keep_head_down(self.journal.head, self.room_behind());
+        }
+        for (turn, key) in self.candidates(selection.is_crowded()) {
             if selection.is_full() {
                 break;
             }
             let Some(line) = self.lines.get_mut(&key) else { continue };
-            if is_crowded && line.first().is_none_or(|first| first > self.journal.head) {
-                continue;
-            }
             let fresh = |sequence: &u64| self.pending.get(sequence).map(|event| event.len);
             match exhausted(&self.journal, line, self.max_attempts) {
                 Some(spent) => selection.give_up.push(spent),
@@ -325,6 +325,26 @@ impl Table {
         let fresh = |sequence: &u64| self.pending.get(sequence).map(|event| event.len);
         selection.fill(&self.lines, fresh);
         selection
+    }
+
+    /// The keys that are ready, in turn; the lowest first where the head has to be kept down.
+    fn candidates(&self, lowest_first: bool) -> Vec<(u64, KeyHash)> {
+        let mut candidates: Vec<(u64, KeyHash)> =
+            self.ready.iter().map(|(turn, key)| (*turn, *key)).collect();
+        if lowest_first {
+            let first = |(_, key): &(u64, KeyHash)| self.lines.get(key).and_then(Line::first);
+            candidates.sort_by_key(first);
+        }
+        candidates
+    }
+
+    /// How many more keys may be left behind when the head goes up: those that are out, or part of
+    /// a batch, may be passed by.
+    fn room_behind(&self) -> usize {
+        let may_stay = |line: &&Line| line.turn.is_none() && !line.pending.is_empty();
+        let known = |key: &KeyHash| self.journal.behind.contains_key(key);
+        let passed = self.lines.iter().filter(|(key, line)| may_stay(line) && !known(key)).count();
+        MAX_BEHIND.saturating_sub(self.journal.behind.len() + passed)
     }
 
     /// What of a selection goes, key by key, for the journal.
@@ -351,7 +371,9 @@ impl Table {
     }
 
     /// What the journal is told about a batch, beside its groups.
-    pub(super) fn taken(&self, selected: &BTreeMap<KeyHash, BTreeSet<u64>>) -> Taken {
+    pub(super) fn taken(&mut self, selected: &BTreeMap<KeyHash, BTreeSet<u64>>) -> Taken {
+        self.batches += 1;
+        let (batch, after) = (self.owner.wrapping_add(self.batches), self.journal.batch);
         let before = self.journal.head;
         let newest = selected.values().filter_map(BTreeSet::last).max().copied().unwrap_or(0);
         let head = before.max(newest);
@@ -364,13 +386,14 @@ impl Table {
             if line.is_recovering {
                 // Not read again yet: as it stood. Newer ones of the key cannot have gone.
                 let known = self.journal.behind.get(key).copied()?;
-                let newer = line.pending.range(before + 1..=head).count() as u64;
+                let newer = line.pending.range(..=head).filter(|sequence| **sequence > before);
+                let newer = newer.count() as u64;
                 return Some((*key, Behind { count: known.count + newer, ..known }));
             }
             line.behind(head, selected.get(key).unwrap_or(&none)).map(|behind| (*key, behind))
         };
         let behind = self.lines.iter().filter_map(left).collect();
-        Taken { owner: self.owner, after: self.journal.owner, head, stamp, behind }
+        Taken { batch, after, head, stamp, behind }
     }
 
     /// Looks anew whether a key may go.

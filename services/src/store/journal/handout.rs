@@ -19,8 +19,8 @@ pub(crate) struct Group {
 /// What a batch left behind, for the journal to say.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Taken {
-    /// The session that hands out, and who did last when it read the journal.
-    pub(crate) owner: u64,
+    /// What tells this batch from others, and the one before it as far as its owner knows.
+    pub(crate) batch: u64,
     pub(crate) after: u64,
     pub(crate) head: u64,
     pub(crate) stamp: Stamp,
@@ -41,10 +41,10 @@ impl Journal {
         groups: &[Group],
         taken: &Taken,
     ) -> Result<BTreeSet<KeyHash>, Superseded> {
-        if self.owner != taken.owner && self.owner != taken.after {
+        if self.batch != taken.after {
             return Err(Superseded);
         }
-        self.owner = taken.owner;
+        self.batch = taken.batch;
         let of_key = self.by_key();
         let none = BTreeSet::new();
         let mut went = BTreeSet::new();

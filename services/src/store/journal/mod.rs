@@ -49,9 +49,9 @@ impl KeyHash {
 pub(crate) struct Journal {
     /// Tells the writes of a lane apart, so that who got no answer finds out whether it wrote.
     pub(crate) write: u64,
-    /// Which session handed out last. One that does not find itself here must read everything
+    /// Tells the last batch that was handed out. Who knows of another one must read everything
     /// anew: what it has read may have been handed out by another meanwhile.
-    pub(crate) owner: u64,
+    pub(crate) batch: u64,
     /// The highest sequence that was ever handed out, or passed over.
     pub(crate) head: u64,
     /// What is known of the event at `head`, to recognise the history that it belongs to.
@@ -100,6 +100,13 @@ pub(crate) enum State {
 pub(crate) struct Behind {
     pub(crate) first: u64,
     pub(crate) count: u64,
+}
+
+impl Open {
+    /// True while a client has it.
+    pub(crate) fn is_out(&self) -> bool {
+        self.state == State::Out
+    }
 }
 
 impl Journal {

@@ -78,7 +78,7 @@ impl Journal {
         }
         let of_key = keys.entry(key).or_default();
         match wish {
-            Wish::Ack | Wish::Reject | Wish::Abandon if of_key.first() != Some(&sequence) => {
+            Wish::Ack | Wish::Reject | Wish::Abandon if !self.is_first_out(sequence, of_key) => {
                 Answer::Early
             }
             Wish::Ack | Wish::Reject => {
@@ -103,6 +103,13 @@ impl Journal {
         }
     }
 
+    /// True when nothing of the key that is out comes before. What is not out, because it was given
+    /// up once and redriven, is not the client's to settle first.
+    fn is_first_out(&self, sequence: u64, of_key: &BTreeSet<u64>) -> bool {
+        let is_out = |before: &u64| self.open.get(before).is_some_and(Open::is_out);
+        !of_key.range(..sequence).any(is_out)
+    }
+
     fn take_back(&mut self, sequence: u64, delay_ms: u64, of_key: &BTreeSet<u64>) {
         self.of_run(of_key.range(sequence + 1..), |open| open.state = State::Back);
         if let Some(open) = self.open.get_mut(&sequence) {
@@ -114,19 +121,20 @@ impl Journal {
     fn of_run<'a>(&mut self, run: impl Iterator<Item = &'a u64>, change: impl Fn(&mut Open)) {
         for sequence in run {
             if let Some(open) = self.open.get_mut(sequence)
-                && open.state == State::Out
+                && open.is_out()
             {
                 change(open);
             }
         }
     }
 
-    /// How often the event has failed, if this delivery of it is out and the first of its key: the
-    /// one delivery of its key that may be given up now.
+    /// How often the event has failed, if this delivery is the first of its run: the one of its key
+    /// that may be given up now.
     pub(crate) fn failures_of_first(&self, sequence: u64, attempt: u32) -> Option<u32> {
         let open = self.open.get(&sequence)?;
-        let is_first = self.open.range(..sequence).all(|(_, before)| before.key != open.key);
-        (is_first && open.attempt == attempt && open.state == State::Out).then_some(open.failures)
+        let mut before = self.open.range(..sequence).map(|(_, before)| before);
+        let is_first = before.all(|before| before.key != open.key || !before.is_out());
+        (is_first && open.attempt == attempt && open.is_out()).then_some(open.failures)
     }
 
     /// Settles an event that was given up, whatever it is at, if it still stands as `seen`.
