@@ -11,8 +11,8 @@ use super::fill::{FillError, Filled, fill};
 use super::log_source::Logs;
 use super::rows;
 use super::source::{Open, SourceError};
-use crate::model::{Incarnation, Manifest, Prefill, Subscription, names};
-use crate::store::Store;
+use crate::model::{Incarnation, Manifest, Prefill, Realm, Subscription, names};
+use crate::store::{History, Store};
 use crate::work::{Report, Task, send_report};
 
 const CONSUMER: &str = "prefill-workers";
@@ -58,6 +58,8 @@ pub(super) struct Worker {
 enum Done {
     Complete(Manifest),
     Failed(String),
+    /// What was read is not what the fence was taken on.
+    HistoryChanged(Realm, String),
 }
 
 impl Worker {
@@ -106,7 +108,7 @@ impl Worker {
         match filled {
             None => Ok(Outcome::Retry(BUSY_PAUSE)),
             Some(Ok(Filled::Complete(manifest))) => {
-                self.report(of, Done::Complete(manifest), claim).await
+                self.end(subscription, Done::Complete(manifest), claim).await
             }
             Some(Ok(Filled::Stopped)) => {
                 claim.hand_over().await;
@@ -118,7 +120,7 @@ impl Worker {
                 Ok(Outcome::Retry(BUSY_PAUSE))
             }
             Some(Err(error)) => match final_reason(&error, claim.cursor.attempts) {
-                Some(reason) => self.report(of, Done::Failed(reason), claim).await,
+                Some(reason) => self.end(subscription, Done::Failed(reason), claim).await,
                 None => {
                     claim.release().await;
                     Err(error)
@@ -136,6 +138,35 @@ impl Worker {
         fill(&self.store, subscription, source.as_mut(), claim, &self.stop).await
     }
 
+    /// Reports how it went, unless a log was put back or made anew meanwhile: then neither is true.
+    async fn end(
+        &self,
+        subscription: &Subscription,
+        done: Done,
+        claim: Claim,
+    ) -> Result<Outcome, FillError> {
+        let changed = self.changed_history(subscription).await;
+        match changed {
+            Ok(changed) => {
+                self.report(&subscription.incarnation, changed.unwrap_or(done), claim).await
+            }
+            Err(error) => {
+                claim.release().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn changed_history(&self, subscription: &Subscription) -> Result<Option<Done>, Error> {
+        for realm in subscription.fence.keys() {
+            let mark = subscription.mark(realm);
+            if let History::Changed { why } = self.store.check_mark(realm, &mark).await? {
+                return Ok(Some(Done::HistoryChanged(realm.clone(), why)));
+            }
+        }
+        Ok(None)
+    }
+
     /// The claim ends when the report is durable: until then nobody else needs to be at it.
     async fn report(
         &self,
@@ -151,6 +182,10 @@ impl Worker {
             Done::Failed(reason) => {
                 tracing::error!(prefill = %of, reason, "prefill failed");
                 Report::PrefillFailed { of: of.clone(), reason }
+            }
+            Done::HistoryChanged(realm, why) => {
+                tracing::warn!(prefill = %of, %realm, why, "the log's history has changed");
+                Report::HistoryChanged { of: of.clone(), realm, why, mark: None }
             }
         };
         if let Err(error) = send_report(&self.store, &report).await {

@@ -159,7 +159,7 @@ pub(crate) enum QueueStep {
     Acking { prefill: bool, realm: Realm, sequence: u64 },
     /// The server has said that this delivery is done.
     Acked { prefill: bool, realm: Realm, sequence: u64 },
-    /// What follows is of another generation: it begins anew.
+    /// What follows is of another generation than what came before.
     Generation(u64),
 }
 
@@ -169,9 +169,7 @@ pub(crate) fn check_queue(steps: &[QueueStep], truth: &Truth, fence: &Fence) -> 
     let state_at_fence = truth.state_at(fence);
     let (mut rows, mut live, mut state) = (State::new(), BTreeSet::new(), State::new());
     let mut runs = Runs::default();
-    let is_other = |step: &QueueStep| matches!(step, QueueStep::Generation(_));
-    let since = steps.iter().rposition(is_other).map_or(0, |at| at + 1);
-    for step in &steps[since..] {
+    for step in of_last_generation(steps) {
         let QueueStep::Delivered { prefill, realm, event, .. } = step else {
             runs.take(step, truth, fence, &mut found);
             continue;
@@ -204,6 +202,20 @@ pub(crate) fn check_queue(steps: &[QueueStep], truth: &Truth, fence: &Fence) -> 
         found.push(Violation("I1", format!("built {state:?}, the source is {:?}", truth.state())));
     }
     found
+}
+
+/// A replica may be behind and speak of an older one in between.
+fn of_last_generation(steps: &[QueueStep]) -> impl Iterator<Item = &QueueStep> {
+    let of = |step: &QueueStep| match step {
+        QueueStep::Generation(of) => Some(*of),
+        _ => None,
+    };
+    let last = steps.iter().filter_map(of).max().unwrap_or(1);
+    let mut now = 1;
+    steps.iter().filter(move |step| {
+        now = of(step).unwrap_or(now);
+        now == last
+    })
 }
 
 type Place = (bool, Realm, String);
