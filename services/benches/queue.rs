@@ -1,9 +1,11 @@
 //! How fast a queue is emptied: the real binary on a real NATS server and in memory, over HTTP,
 //! pulls of 1000 and one request of acks for each.
 //!
-//! `make bench-queue`, or `cargo bench -p lockgate --bench queue`. `QUEUE_EVENTS` (100,000) says how
-//! many events there are: once all of one key, once of 1000 keys, each pulled twice, as whole runs
-//! and with one event of a key at a time (of one key that is done with a hundredth of them).
+//! `make bench-queue`, or `cargo bench -p lockgate --bench queue [-- BACKEND [ROUNDS]]`; BACKEND is
+//! `embedded`, `nats` or both. `QUEUE_EVENTS` (100,000) says how many events there are: once all of
+//! one key, once of 1000 keys, each pulled twice, as whole runs and with one event of a key at a
+//! time (of one key that is done with a hundredth of them). `LOCKGATE_BENCH_BINARY` measures another
+//! build.
 
 #![allow(missing_docs, clippy::expect_used)]
 
@@ -40,9 +42,18 @@ async fn main() {
     let events = std::env::var("QUEUE_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
     println!("{events} events, pulled in batches of {BATCH}");
     println!("{:<12} {:<34} {:>10} {:>8}", "BUS", "WHAT", "EVENTS/S", "PULLS");
-    measure("embedded:", "embedded:", events).await;
-    let server = NatsServer::start().await.expect("a NATS server");
-    measure("nats://", &server.url(), events).await;
+    let mut given = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let backend = given.next().unwrap_or_else(|| String::from("both"));
+    let rounds: usize = given.next().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+    for _ in 0..rounds {
+        if backend != "nats" {
+            measure("embedded:", "embedded:", events).await;
+        }
+        if backend != "embedded" {
+            let server = NatsServer::start().await.expect("a NATS server");
+            measure("nats://", &server.url(), events).await;
+        }
+    }
 }
 
 async fn measure(name: &str, bus: &str, events: usize) {
@@ -103,7 +114,10 @@ async fn drain(
     let url = format!("{}/v1/subscriptions/{name}", lockgate.url);
     let (began, mut got, mut pulls) = (Instant::now(), 0, 0);
     while got < events && began.elapsed() < LONGEST {
-        let body = json!({ "max": BATCH, "wait": "5s", "max_per_key": max_per_key });
+        let mut body = json!({ "max": BATCH, "wait": "5s" });
+        if max_per_key < BATCH {
+            body["max_per_key"] = json!(max_per_key);
+        }
         let pull = client.post(format!("{url}/pull")).bearer_auth(SECRET).json(&body);
         let pulled: Pulled =
             pull.send().await.expect("an answer").json().await.expect("a pull's answer");

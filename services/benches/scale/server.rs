@@ -1,4 +1,5 @@
-//! The binary as a process.
+//! The binary as a process: this build's, or the one that `LOCKGATE_BENCH_BINARY` names, so that two
+//! builds can be compared.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -25,7 +26,9 @@ impl Lockgate {
     pub(crate) async fn start_again(bus: &str) -> (Self, Duration) {
         let port = bus::testkit::free_port().expect("a free port");
         let started = Instant::now();
-        let child = Command::new(env!("CARGO_BIN_EXE_lockgate"))
+        let binary = std::env::var_os("LOCKGATE_BENCH_BINARY");
+        let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_lockgate").into());
+        let child = Command::new(binary)
             .args(["--bus", bus, "--listen", &format!("127.0.0.1:{port}")])
             .env("LOCKGATE_LOG", "warn")
             .stdout(Stdio::null())

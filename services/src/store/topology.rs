@@ -99,9 +99,8 @@ impl StoreOptions {
         let replicas = self.replicas;
         let config = BucketConfig { replicas, ..BucketConfig::new(names::bucket(name)?) };
         Ok(match name {
-            names::TICKETS_BUCKET => {
-                BucketConfig { max_age: Some(TICKET_AGE), storage: Storage::Memory, ..config }
-            }
+            // In files as all the rest: a bucket in memory is gone when the server is restarted.
+            names::TICKETS_BUCKET => BucketConfig { max_age: Some(TICKET_AGE), ..config },
             _ => config,
         })
     }

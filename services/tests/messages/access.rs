@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, Response};
+use bus::Bus;
+use bus::testkit::NatsServer;
 use serde_json::json;
 
 use super::support::{Process, Stream, World, read};
@@ -181,4 +183,24 @@ async fn a_ticket_opens_one_stream_once_and_lets_it_reconnect() {
     let query = format!("?ticket={}", issued["ticket"].as_str().unwrap());
     assert_eq!(open(&process, &query, None).await.status(), 401, "never used in time");
     assert_eq!(open(&process, "?ticket=rubbish", None).await.status(), 401);
+}
+
+/// Used tickets are remembered by the bus, and survive it: one that was not used opens its stream
+/// afterwards, one that was stays used.
+#[tokio::test]
+async fn tickets_outlive_a_restart_of_the_server() {
+    let mut server = NatsServer::start().await.unwrap();
+    let mut world = World::on(Bus::connect(&server.url()).await.unwrap()).await;
+    world.publish("dir.user", "anna", 1).await;
+    world.subscribe("people", &["dir.user"], true).await;
+    let process = world.process().await;
+    let (used, unused) = (ticket(&process).await, ticket(&process).await);
+    let mut stream = Stream::new(open(&process, &format!("?ticket={used}"), None).await);
+    stream.until("prefill-end").await;
+
+    server.stop().await.unwrap();
+    server.restart().await.unwrap();
+    let mut stream = Stream::new(open(&process, &format!("?ticket={unused}"), None).await);
+    stream.until("prefill-end").await;
+    assert_eq!(open(&process, &format!("?ticket={used}"), None).await.status(), 401);
 }

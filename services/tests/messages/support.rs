@@ -385,6 +385,13 @@ impl Stream {
         shown
     }
 
+    /// Waits for an event of this name, for half a minute at most.
+    pub async fn until(&mut self, name: &str) {
+        let comes = async { while self.take_shown(1).await[0] != name {} };
+        let within = tokio::time::timeout(Duration::from_secs(30), comes).await;
+        assert!(within.is_ok(), "no {name} has come");
+    }
+
     /// What has come within `time`, as far as it makes events.
     pub async fn within(&mut self, time: Duration) -> Vec<String> {
         let (mut shown, until) = (Vec::new(), tokio::time::Instant::now() + time);

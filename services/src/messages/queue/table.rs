@@ -34,6 +34,8 @@ use crate::store::journal::{
 pub(super) const MAX_PENDING: usize = 200_000;
 /// Bodies of pending events that are kept in memory; the others are read again when they go.
 const MAX_BODY_BYTES: usize = 4 << 20;
+/// Up to here those of keys that something is out of are kept too: they may have to wait for long.
+const MAX_WAITING_BYTES: usize = MAX_BODY_BYTES / 2;
 
 /// An event that was read.
 #[derive(Debug, Clone)]
@@ -217,9 +219,9 @@ impl Table {
     fn add(&mut self, event: Arrived, now: Instant) {
         let Arrived { sequence, key, stamp, body } = event;
         let line = self.lines.entry(key).or_default();
-        // What has to wait for others of its key may wait long: it is read again when it goes.
         let len = body.event.len();
-        let keeps = line.open.is_empty() && self.body_bytes + len <= MAX_BODY_BYTES;
+        let room = if line.open.is_empty() { MAX_BODY_BYTES } else { MAX_WAITING_BYTES };
+        let keeps = self.body_bytes + len <= room;
         self.body_bytes += if keeps { len } else { 0 };
         line.pending.insert(sequence);
         self.pending.insert(sequence, Pending { stamp, len, body: keeps.then_some(body) });
