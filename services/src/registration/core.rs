@@ -3,7 +3,7 @@
 
 use bus::{Error, ErrorKind};
 
-use super::queues::{capture_marks, fence_of, remove_incarnation, resume_marks};
+use super::fence::{capture_marks, fence_of, remove_incarnation, resume_marks};
 use super::request::Request;
 use crate::model::{Incarnation, Mark, Marks, Prefill, Realm, Subscription, SubscriptionName};
 use crate::store::{Kept, Store, new_secret};

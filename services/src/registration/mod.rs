@@ -2,8 +2,8 @@
 
 mod api;
 mod core;
+mod fence;
 mod figures;
-mod queues;
 mod realms;
 mod reports;
 mod request;

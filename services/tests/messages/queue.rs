@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lockgate::messages::{MessagesOptions, RingSize};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -233,4 +234,26 @@ async fn a_deleted_subscription_ends_waiting_pulls() {
     sleep(Duration::from_secs(1)).await;
     world.registration.delete(&name("people"), None).await.unwrap();
     assert_eq!(waiting.await.unwrap().0, 404);
+}
+
+/// What is ready goes at once; what may still come is waited for only while it is under way.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_not_full_does_not_wait_for_what_may_come() {
+    let mut world = World::new().await;
+    world.publish("dir.user", "first", 0).await;
+    world.subscribe("people", &["dir.user"], false).await;
+    // More than the process keeps in memory, so that it is read from the log.
+    let size = RingSize { entries: 4, bytes: 1 << 20 };
+    let process = world.process_with(MessagesOptions { ring: size, ..Default::default() }).await;
+    for data in 0..700 {
+        world.publish("dir.user", &format!("k{data}"), data).await;
+    }
+    let began = tokio::time::Instant::now();
+    let mut got = 0;
+    while got < 700 {
+        let pulled = process.pull("people", 500, "30s").await;
+        process.ack("people", &pulled.ids()).await;
+        got += pulled.ids().len();
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
 }

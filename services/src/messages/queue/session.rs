@@ -36,8 +36,9 @@ use crate::messages::directory::Followed;
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// How often a pull that waits has the journals looked at: replicas settle without a word to us.
 const LOOK: Duration = Duration::from_millis(500);
-/// Reads that a batch is kept waiting for while it can be filled.
+/// Reads that a batch is kept waiting for while it can be filled, and for how long at most.
 const MAX_FILLS: usize = 8;
+const FILL: Duration = Duration::from_millis(20);
 /// Pulls that may wait at once.
 pub(super) const MAX_PULLS: usize = 256;
 
@@ -53,8 +54,9 @@ pub(super) struct Session<'a> {
     look_at: Instant,
     used: Instant,
     last: Option<Lane>,
-    /// Reads since the last answer that were waited for, to fill a batch.
+    /// Reads since the last answer that were waited for, to fill a batch, and until when.
     filled: usize,
+    fill_until: Option<Instant>,
 }
 
 /// Why a session ends.
@@ -79,8 +81,20 @@ impl<'a> Session<'a> {
         shutdown: CancellationToken,
     ) -> Self {
         let now = Instant::now();
-        let (look_at, used, last, filled) = (now + LOOK, now, None, 0);
-        Self { followed, lease, lanes, bell, inbox, pulls, shutdown, look_at, used, last, filled }
+        Self {
+            followed,
+            lease,
+            lanes,
+            bell,
+            inbox,
+            pulls,
+            shutdown,
+            look_at: now + LOOK,
+            used: now,
+            last: None,
+            filled: 0,
+            fill_until: None,
+        }
     }
 
     /// Serves pulls until there is a reason to end. Pulls that wait when the lease is lost are
@@ -168,13 +182,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// True while a batch is worth waiting for: there is more at once than is read yet. It ends
-    /// after a few reads, however much of what comes has to wait for others of its key.
+    /// True while a batch is worth waiting for: something is ready, and there is more at once than
+    /// is read yet. It ends after a few reads, however much of what comes has to wait for others of
+    /// its key, and soon: what is there does not wait for what may come.
     fn fills(&mut self, demand: usize, max_per_key: usize) -> bool {
+        let now = Instant::now();
+        let until = self.fill_until.unwrap_or(now + FILL);
         let fills = self.filled < MAX_FILLS
+            && now < until
             && self.lanes.has_more()
-            && self.lanes.ready_events(max_per_key, demand) < demand;
+            && (1..demand).contains(&self.lanes.ready_events(max_per_key, demand));
         self.filled = if fills { self.filled + 1 } else { 0 };
+        self.fill_until = fills.then_some(until);
         fills
     }
 
@@ -255,7 +274,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         // Later, while a client has something: its lease's end wakes the session.
         let idle_at = Some(self.used + IDLE).filter(|at| *at > now);
-        let due = [first_over, look, self.lanes.next_due(), idle_at];
+        let due = [first_over, look, self.lanes.next_due(), idle_at, self.fill_until];
         due.into_iter().flatten().min().unwrap_or(now + IDLE)
     }
 

@@ -239,7 +239,8 @@ impl Log {
                 let matching = |m| Entry::matching(m, &self.topics);
                 let events = messages.iter().filter_map(matching);
                 let events = events.map(|entry| arrived(&entry)).collect();
-                Page { events, up_to, more: !messages.is_empty(), ..Page::default() }
+                let more = self.feed.head().is_some_and(|head| head.sequence > up_to);
+                Page { events, up_to, more, ..Page::default() }
             }
         })
     }

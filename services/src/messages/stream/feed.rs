@@ -19,6 +19,8 @@ use crate::store::Store;
 pub(in crate::messages) const PAGE: usize = 256;
 /// And the bytes at which it ends.
 const PAGE_BYTES: usize = 4 << 20;
+/// What the rings of a process hold together, shared out evenly.
+const ALL_RINGS_BYTES: usize = 256 << 20;
 /// How long one read waits.
 const WAIT: Duration = Duration::from_secs(5);
 /// A feed that nobody uses ends after this long.
@@ -126,7 +128,8 @@ impl Feeds {
         let mut reader = self.open(feed).await?;
         let mut used = Instant::now();
         loop {
-            feed.push(&reader.next_within(PAGE, PAGE_BYTES, WAIT).await?);
+            let messages = reader.next_within(PAGE, PAGE_BYTES, WAIT).await?;
+            feed.push(&messages, ALL_RINGS_BYTES / self.lock().len().max(1));
             if Arc::strong_count(feed) > OWN_HOLDS {
                 used = Instant::now();
             } else if used.elapsed() >= IDLE && self.end_if_unused(feed) {
@@ -181,18 +184,19 @@ impl Feed {
         self.changed.follow()
     }
 
-    fn head(&self) -> Option<Mark> {
+    /// How far the log was read; `None` while it was not found.
+    pub(in crate::messages) fn head(&self) -> Option<Mark> {
         self.lock().ring.as_ref().map(Ring::head)
     }
 
     fn begin(&self, head: Mark) -> Mark {
-        self.lock().ring = Some(Ring::new(self.size, head));
+        self.lock().ring = Some(Ring::new(head));
         self.changed.set(());
         head
     }
 
     fn begin_anew(&self, head: Mark) {
-        let ring = Some(Ring::new(self.size, head));
+        let ring = Some(Ring::new(head));
         {
             let mut shared = self.lock();
             *shared = Shared { ring, epoch: shared.epoch + 1 };
@@ -200,12 +204,15 @@ impl Feed {
         self.changed.set(());
     }
 
-    fn push(&self, messages: &[bus::StoredMessage]) {
-        if messages.is_empty() {
-            return;
-        }
+    /// Adds what was read; what is more than `bytes` is left to the log.
+    fn push(&self, messages: &[bus::StoredMessage], bytes: usize) {
+        let size = RingSize { bytes: bytes.min(self.size.bytes), ..self.size };
         if let Some(ring) = self.lock().ring.as_mut() {
             messages.iter().for_each(|message| ring.push(message));
+            ring.shrink(size);
+        }
+        if messages.is_empty() {
+            return;
         }
         self.changed.set(());
     }

@@ -46,7 +46,7 @@ impl Entry {
     }
 }
 
-/// How much a ring holds.
+/// How much the ring of a realm holds; less where many realms share what a process keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingSize {
     /// Events.
@@ -65,7 +65,6 @@ impl Default for RingSize {
 /// Every event after `from` up to `head`.
 #[derive(Debug)]
 pub(super) struct Ring {
-    size: RingSize,
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     from: u64,
@@ -83,8 +82,8 @@ pub(in crate::messages) enum Found {
 
 impl Ring {
     /// An empty ring: what comes after `head` will be here.
-    pub(super) fn new(size: RingSize, head: Mark) -> Self {
-        Self { size, entries: VecDeque::new(), bytes: 0, from: head.sequence, head }
+    pub(super) fn new(head: Mark) -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, from: head.sequence, head }
     }
 
     pub(super) fn head(&self) -> Mark {
@@ -97,14 +96,18 @@ impl Ring {
         if message.sequence != self.head.sequence + 1 {
             // The log dropped something before it was read: whoever stands before the hole must
             // look at the log, which tells whether anything is lost.
-            *self = Self::new(self.size, Mark::bare(message.sequence - 1).in_life(life));
+            *self = Self::new(Mark::bare(message.sequence - 1).in_life(life));
         }
         self.head = Mark::of(life, message.sequence, message.timestamp);
         if let Some(entry) = Entry::of(message) {
             self.bytes += entry.json.len();
             self.entries.push_back(Arc::new(entry));
         }
-        while (self.entries.len() > self.size.entries || self.bytes > self.size.bytes)
+    }
+
+    /// Drops the oldest until it is of this size.
+    pub(super) fn shrink(&mut self, size: RingSize) {
+        while (self.entries.len() > size.entries || self.bytes > size.bytes)
             && let Some(oldest) = self.entries.pop_front()
         {
             self.bytes -= oldest.json.len();
@@ -171,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_reader_gets_what_matches_and_moves_over_the_rest() {
-        let mut ring = Ring::new(RingSize::default(), Mark::bare(10));
+        let mut ring = Ring::new(Mark::bare(10));
         for sequence in 11..=16 {
             ring.push(&message(sequence, if sequence % 2 == 0 { "a.even" } else { "a.odd" }));
         }
@@ -185,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_place_that_was_reached_is_that_of_a_message() {
-        let mut ring = Ring::new(RingSize::default(), Mark::bare(0));
+        let mut ring = Ring::new(Mark::bare(0));
         (1..=3).for_each(|sequence| ring.push(&message(sequence, "a.b")));
         for (position, max, reached) in [(0, 2, 2), (0, 9, 3), (3, 9, 3), (7, 9, 3)] {
             let topics = TopicSet::parse(&["a.*"]).unwrap();
@@ -197,12 +200,16 @@ mod tests {
 
     #[test]
     fn the_oldest_make_room_and_a_hole_begins_anew() {
-        let mut ring = Ring::new(RingSize { entries: 2, bytes: 1 << 20 }, Mark::bare(0));
+        let mut ring = Ring::new(Mark::bare(0));
         (1..=3).for_each(|sequence| ring.push(&message(sequence, "a.b")));
+        ring.shrink(RingSize { entries: 2, bytes: 1 << 20 });
         assert_eq!(here(&ring, 0, "a.*", 9), None);
         assert_eq!(here(&ring, 1, "a.*", 9), Some((vec![2, 3], 3)));
         ring.push(&message(7, "a.b"));
         assert_eq!(here(&ring, 3, "a.*", 9), None);
         assert_eq!(here(&ring, 6, "a.*", 9), Some((vec![7], 7)));
+        ring.shrink(RingSize { entries: 2, bytes: 0 });
+        assert_eq!(here(&ring, 6, "a.*", 9), None);
+        assert_eq!(here(&ring, 7, "a.*", 9), Some((vec![], 7)));
     }
 }

@@ -1,4 +1,4 @@
-//! The fence, and what goes with an incarnation.
+//! The fence: where in the logs a subscription begins, and what else goes with its incarnation.
 
 use bus::Error;
 use futures_util::{StreamExt, TryStreamExt, stream};
