@@ -17,6 +17,10 @@ use lockgate::store::{Store, StoreOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const LOOK: Duration = Duration::from_millis(20);
 
 #[tokio::main]
