@@ -188,35 +188,16 @@
 //! [`driver::Driver`]. For tests there are the features `conformance` (what every backend must do),
 //! `fault` (a backend that fails on purpose) and `testkit` (real servers).
 
-#[cfg(any(feature = "nats", feature = "kafka"))]
-mod arena;
-mod backoff;
-mod bus;
-mod capability;
-mod config;
+mod connect;
 mod consume;
-mod consumer;
-mod creation;
 pub mod dead_letter;
-mod delivery;
-mod door;
 pub mod driver;
-mod due;
-mod error;
-mod headers;
-mod kv;
+mod engine;
+mod handles;
 mod lease;
-mod life;
-mod message;
-pub mod middleware;
-mod name;
-mod publish;
-mod random;
-mod request;
-mod stream;
-mod text;
+mod nouns;
 pub mod topology;
-pub mod unit;
+mod util;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -230,27 +211,42 @@ pub mod nats;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
+// The floors from below, under the names that the crate uses: no file names the floor of another.
+use handles::{bus, consumer, kv, request, stream};
+use nouns::{
+    backoff, capability, config, creation, difference, error, handler, headers, message, name,
+    options, publish,
+};
+#[cfg(any(feature = "nats", feature = "kafka"))]
+use util::arena;
+use util::{door, due, random, text};
+
+pub use engine::middleware;
+pub use handles::unit;
+
 pub use backoff::{Backoff, Jitter};
-pub use bus::{Bus, ConnectOptions};
+pub use bus::Bus;
 pub use capability::{Capability, Support};
 pub use config::{
     BucketConfig, ConsumerConfig, ConsumerInfo, Entry, Placement, Retention, Start, Storage,
     StreamConfig, StreamInfo, WhenFull,
 };
-pub use consume::{FromMessage, HandlerError, Json, Outcome, Received};
 pub use consumer::{Consumer, ConsumerBuilder};
-pub use creation::{Creation, Opened};
+pub use creation::Creation;
 pub use dead_letter::{DeadLetter, DeadLetters};
-pub use delivery::{Delivery, SettleError};
-pub use driver::{KvChange, LeaseToken, Settlement};
+pub use driver::{Committed, Guarantee, KvChange, LeaseToken, Settlement};
+pub use engine::delivery::{Delivery, SettleError};
 pub use error::{Error, ErrorKind, Result};
+pub use handler::{FromMessage, HandlerError, Json, Outcome, Received};
+pub use handles::create::Opened;
 pub use headers::Headers;
 pub use kv::{KeyValue, Watch};
 pub use lease::{Attempt, Contender, Lease, LeaseStatus};
 pub use message::{Expect, Message, Receipt, StoredMessage};
 pub use name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
+pub use options::ConnectOptions;
 pub use publish::PendingReceipt;
 pub use request::{Request, Responder};
 pub use stream::{Reader, Stream};
 pub use topology::Topology;
-pub use unit::{Committed, Guarantee, UnitBuilder, UnitError};
+pub use unit::{UnitBuilder, UnitError};

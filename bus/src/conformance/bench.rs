@@ -13,7 +13,7 @@ use crate::bus::Bus;
 use crate::capability::{Capability, Support};
 use crate::config::{ConsumerInfo, StreamConfig};
 use crate::consumer::{Consumer, ConsumerBuilder};
-use crate::delivery::Delivery;
+use crate::engine::delivery::Delivery;
 use crate::error::{ErrorKind, Result};
 use crate::message::{Message, StoredMessage};
 use crate::stream::{Reader, Stream};

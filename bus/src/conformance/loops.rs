@@ -15,10 +15,10 @@ use super::bench::{Case, PATIENCE, SHORT_LEASE, ack_all, collect, eventually, re
 use crate::backoff::Backoff;
 use crate::capability::{Capability, Support};
 use crate::config::{Start, StreamConfig};
-use crate::consume::{HandlerError, Outcome, Received};
 use crate::consumer::ConsumerBuilder;
 use crate::dead_letter::{DeadLetter, DeadLetters, Origin, REDRIVE_TO};
 use crate::error::{ErrorKind, Result};
+use crate::handler::{HandlerError, Outcome, Received};
 use crate::message::{Message, StoredMessage};
 use crate::middleware::{Metrics, TraceContext, Tracing};
 use crate::name::StreamName;

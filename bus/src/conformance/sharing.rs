@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Target;
 use super::bench::{Case, PATIENCE, ack_all, collect, sequences};
-use crate::consume::Outcome;
+use crate::handler::Outcome;
 use crate::message::StoredMessage;
 
 const MESSAGES: usize = 60;

@@ -14,8 +14,8 @@ use super::Target;
 use super::bench::{Case, PATIENCE, SHORT_LEASE, collect, eventually, read};
 use super::lives::made_anew;
 use crate::config::Start;
-use crate::delivery::Delivery;
 use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement, Unit};
+use crate::engine::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::unit::{Committed, Guarantee, UnitError};
 

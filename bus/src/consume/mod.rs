@@ -1,11 +1,10 @@
 //! The one consume loop: handlers return an outcome, the loop settles.
 
-mod argument;
 mod lines;
-mod outcome;
 mod ownership;
 mod pump;
 mod settling;
+mod verdict;
 mod work;
 
 use std::future::Future;
@@ -17,16 +16,14 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use argument::{FromMessage, Json, Received};
-pub use outcome::{HandlerError, Outcome};
-
 use self::pump::{BACKEND_AWAY_PAUSE, End, Pump, Tasks};
 use self::work::{Handler, Shop};
 use crate::backoff::Backoff;
-use crate::capability::{Capability, Support, require};
+use crate::capability::{Capability, Support};
 use crate::consumer::{Consumer, ConsumerBuilder, Opening};
-use crate::dead_letter::Policy;
-use crate::error::Result;
+use crate::engine::dead_letter::Policy;
+use crate::error::{Result, require};
+use crate::handler::{FromMessage, HandlerError, Outcome, Received};
 use crate::lease::{Lease, LeaseStatus};
 
 impl ConsumerBuilder {

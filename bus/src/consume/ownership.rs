@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::config::BucketConfig;
-use crate::dead_letter::Origin;
 use crate::driver::Driver;
+use crate::engine::dead_letter::Origin;
 use crate::error::Result;
 use crate::kv::KeyValue;
 use crate::lease::{Contender, Lease};

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::lines::{Lines, Place};
 use super::work::{Counted, Shop, work};
 use crate::consumer::Consumer;
-use crate::delivery::Delivery;
+use crate::engine::delivery::Delivery;
 use crate::error::{Error, Result};
 use crate::middleware::said;
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outcome::{Verdict, judge};
+use super::verdict::{Verdict, judge};
 use super::work::{Counted, Shop, chain, keep};
-use crate::delivery::Delivery;
 use crate::driver::{Settlement, Unit};
+use crate::engine::delivery::Delivery;
 use crate::error::Result;
 use crate::message::Message;
 use crate::middleware::Disposition;

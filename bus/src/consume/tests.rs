@@ -9,10 +9,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{HandlerError, Outcome, Received};
 use crate::backoff::{Backoff, Jitter};
 use crate::embedded::Embedded;
 use crate::error::Result;
+use crate::handler::{HandlerError, Outcome, Received};
 use crate::middleware::{AfterPublish, Disposition, Handling, Middleware, Publishing, Work};
 use crate::random::{SplitMix, hash};
 use crate::{Bus, ConsumerBuilder, Message, Stream, StreamConfig, StreamName};
@@ -361,7 +361,7 @@ async fn dead_letters_need_a_stream_that_takes_them() {
     assert!(world.bus.consumer_info("s", "d").await.unwrap_err().is_not_found());
     open("dead").await.unwrap();
     let kept = world.bus.consumer_info("s", "d").await.unwrap().config;
-    assert_eq!(kept.metadata[crate::dead_letter::TARGET_METADATA], "dead");
+    assert_eq!(kept.metadata[crate::engine::dead_letter::TARGET_METADATA], "dead");
     let none = world.bus.consumer("s", "e").open().await.unwrap();
     world.publish(1, "x").await;
     let delivery = none.fetch(1, Duration::ZERO).await.unwrap().remove(0);

@@ -14,14 +14,14 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::argument::Received;
 use super::lines::Turn;
-use super::outcome::{Verdict, judge};
 use super::settling::{self, Settling};
+use super::verdict::{Verdict, judge};
 use crate::backoff::Backoff;
-use crate::delivery::{Delivery, Screened};
 use crate::driver::Settlement;
+use crate::engine::delivery::{Delivery, Screened};
 use crate::error::{Error, ErrorKind, Result};
+use crate::handler::Received;
 use crate::lease::LeaseStatus;
 use crate::middleware::{Disposition, Handling, Layers, Work, said};
 use crate::random::hash;

@@ -8,10 +8,11 @@
 
 mod consumer;
 mod keys;
+pub(crate) mod life;
 mod reader;
 mod request;
 mod token;
-mod unit;
+pub(crate) mod unit;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,7 +26,6 @@ use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
-use crate::unit::Committed;
 
 pub use consumer::{ConsumerDriver, RawDelivery, Settlement};
 pub use keys::{KvChange, KvDriver, WatchDriver};
@@ -33,7 +33,7 @@ pub(crate) use reader::READ_BYTES;
 pub use reader::{ReaderDriver, Tell};
 pub use request::{AnswerDriver, RawRequest, ResponderDriver};
 pub use token::LeaseToken;
-pub use unit::{Unit, UnitInput};
+pub use unit::{Committed, Guarantee, Unit, UnitInput, by_ids};
 
 /// A backend: streams, their consumers and readers, and buckets.
 ///
@@ -255,7 +255,7 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Settles the inputs and publishes the outputs, in their order, and says how surely that
     /// happens once. An error means that the inputs are not settled; outputs may be stored unless
-    /// the guarantee is [`crate::Guarantee::Exactly`]. [`crate::unit::by_ids`] does it for a backend that
+    /// the guarantee is [`crate::Guarantee::Exactly`]. [`by_ids`] does it for a backend that
     /// has nothing better.
     async fn commit(&self, unit: &Unit) -> Result<Committed>;
 

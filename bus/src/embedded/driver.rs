@@ -16,12 +16,12 @@ use super::{Embedded, Names};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
+use crate::driver::Committed;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
-use crate::unit::Committed;
 
 impl Embedded {
     pub(super) fn stream(&self, name: &StreamName) -> Result<(Now, Arc<StreamCell>)> {

@@ -7,11 +7,11 @@ use super::entered::Entered;
 use super::log::message_bytes;
 use super::stream::{StreamCell, StreamState};
 use super::{Embedded, driver::no_stream};
+use crate::driver::{Committed, Guarantee};
 use crate::driver::{Settlement, Unit};
 use crate::error::{Error, Result};
 use crate::message::{Message, Receipt};
 use crate::name::{StreamName, Subject};
-use crate::unit::{Committed, Guarantee};
 
 /// What a unit will have stored in one stream before the output that is being checked.
 #[derive(Debug, Default)]

@@ -11,12 +11,12 @@ use super::handles::{FaultyConsumer, FaultyKv, FaultyReader};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
+use crate::driver::Committed;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
-use crate::unit::Committed;
 
 /// A backend with faults on every operation, and on those of everything opened through it.
 ///

@@ -21,10 +21,11 @@ use super::publisher::Publisher;
 use super::table::Table;
 use super::topics::{self, Topic};
 use super::watch::Watch;
-use crate::capability::{Capability, unsupported};
+use crate::capability::Capability;
 use crate::config::{BucketConfig, Entry, Storage};
 use crate::creation::Creation;
 use crate::driver::{KvDriver, WatchDriver};
+use crate::error::unsupported;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, Subject, SubjectFilter};
 

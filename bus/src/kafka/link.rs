@@ -16,8 +16,8 @@ use super::failure::{code, failed, is_passing};
 use super::settings::{Logged, Settings};
 use super::shape::Shapes;
 use super::threads::{Threads, closed};
-use crate::bus::ConnectOptions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::options::ConnectOptions;
 
 /// How long one request to the cluster may take.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);

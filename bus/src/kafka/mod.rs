@@ -96,16 +96,17 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::bus::ConnectOptions;
-use crate::capability::{Capability, Support, unsupported};
+use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
+use crate::driver::Committed;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
+use crate::error::unsupported;
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
+use crate::options::ConnectOptions;
 use crate::publish::PendingReceipt;
-use crate::unit::Committed;
 use catalog::Catalog;
 use consumers::Consumers;
 use entry::StreamEntry;

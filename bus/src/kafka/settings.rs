@@ -6,8 +6,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
-use crate::bus::ConnectOptions;
 use crate::error::{Error, Result};
+use crate::options::ConnectOptions;
 
 /// The largest message that any stream takes: a broker's own request limit is 100 MiB.
 pub(super) const LARGEST_MESSAGE: u32 = 64 << 20;

@@ -14,9 +14,10 @@ use super::link::Link;
 use super::sequence::Place;
 use super::settings::{BATCH_BYTES, LARGEST_MESSAGE, RECORD_OVERHEAD};
 use super::topics::{self, Shape, Topic};
-use crate::capability::{Capability, unsupported};
+use crate::capability::Capability;
 use crate::config::{Retention, Storage, StreamConfig, StreamInfo, WhenFull};
 use crate::creation::Creation;
+use crate::error::unsupported;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{StreamName, Subject, SubjectFilter};
 

@@ -32,11 +32,11 @@ use super::submit::check;
 use super::threads::closed;
 use super::token::Slot;
 use super::token::instance;
+use crate::driver::{Committed, Guarantee};
 use crate::driver::{LeaseToken, Unit, UnitInput};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
 use crate::name::{ConsumerName, StreamName};
-use crate::unit::{Committed, Guarantee};
 
 /// The broker aborts a transaction that is open for longer.
 const TRANSACTION_LIMIT_MS: &str = "15000";

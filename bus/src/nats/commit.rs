@@ -16,12 +16,12 @@ use super::failure::Failure;
 use super::link::{REQUEST_LIMIT, limited};
 use super::recover;
 use crate::backoff::Backoff;
+use crate::driver::life::Life;
+use crate::driver::unit::{self, Committed, Guarantee};
 use crate::driver::{Unit, UnitInput};
 use crate::error::{Error, Result};
-use crate::life::Life;
 use crate::message::{Expect, Message, Receipt};
 use crate::name::StreamName;
-use crate::unit::{self, Committed, Guarantee};
 
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";

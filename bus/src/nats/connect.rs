@@ -9,8 +9,8 @@ use async_nats::{Client, ConnectErrorKind, Event, ServerAddr};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::bus::ConnectOptions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::options::ConnectOptions;
 
 /// How long the first connection may take, all servers and attempts together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

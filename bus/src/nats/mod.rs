@@ -47,16 +47,16 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::bus::ConnectOptions;
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
+use crate::driver::Committed;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
+use crate::options::ConnectOptions;
 use crate::publish::PendingReceipt;
-use crate::unit::Committed;
 use feed::Feed;
 use link::{Link, REQUEST_LIMIT};
 use publisher::Publisher;

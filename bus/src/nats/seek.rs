@@ -21,8 +21,8 @@ use super::link::Link;
 use super::pull::Prefetch;
 use super::streams::{self, Removed};
 use crate::config::Start;
+use crate::driver::life::Life;
 use crate::error::{Error, ErrorKind, Result};
-use crate::life::Life;
 use crate::name::{ConsumerName, StreamName};
 
 const RESET_NOT_ALLOWED: u64 = 10204;

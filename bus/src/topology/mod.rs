@@ -25,7 +25,6 @@
 //! # }
 //! ```
 
-pub(crate) mod diff;
 mod file;
 mod plan;
 mod write;
@@ -38,7 +37,7 @@ use crate::config::{BucketConfig, ConsumerConfig, StreamConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::StreamName;
 
-pub use diff::Difference;
+pub use crate::difference::Difference;
 
 /// What should exist. What it does not name is left alone.
 ///

@@ -2,10 +2,10 @@
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::diff::{self, Difference};
 use super::{Action, Change, Topology};
 use crate::bus::Bus;
 use crate::config::{BucketConfig, ConsumerConfig, StreamConfig};
+use crate::difference::{self as diff, Difference};
 use crate::error::Result;
 use crate::name::StreamName;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::Topology;
-use super::diff::{retention, storage, when_full};
 use crate::config::{BucketConfig, ConsumerConfig, Placement, Start, StreamConfig};
+use crate::difference::{retention, storage, when_full};
 use crate::error::{Error, Result};
 use crate::name::SubjectFilter;
 

@@ -1,14 +1,11 @@
 //! Reading a request: bodies and queries, with faults as problems that name the field.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::DeserializeOwned;
 
 use super::catalogue::ProblemKind;
 use super::encoding::Encoding;
@@ -186,29 +183,14 @@ fn named_field(path: &str, sentence: &str) -> String {
     }
 }
 
-/// A length of time as people write it: `"5s"`, `"2m"`, `"1m 30s"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct HumanDuration(pub(crate) Duration);
-
-impl<'de> Deserialize<'de> for HumanDuration {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|_| {
-            D::Error::custom(format!("{text:?} is not a length of time: write \"5s\" or \"2m\""))
-        })
-    }
-}
-
-impl Serialize for HumanDuration {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(self.0))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use serde::Deserialize;
+
     use super::*;
-    use crate::model::SubscriptionName;
+    use crate::model::{HumanDuration, SubscriptionName};
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]

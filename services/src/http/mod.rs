@@ -18,7 +18,7 @@ pub(crate) use again::{come_again, stream_headers, wants_stream};
 pub use app::app;
 pub(crate) use app::with_deadline;
 pub use catalogue::ProblemKind;
-pub(crate) use extract::{HumanDuration, JsonBody, Params, PathName, content_type, read_body};
+pub(crate) use extract::{JsonBody, Params, PathName, content_type, read_body};
 pub use guard::Guard;
 pub use health::Health;
 pub(crate) use patience::{Deadline, Due};

@@ -9,7 +9,7 @@ use bus::ErrorKind;
 use serde_json::{Map, Value};
 
 use super::catalogue::ProblemKind;
-use crate::model::{EventFault, FaultKind, Invalid};
+use crate::model::{BadField, EventFault, FaultKind, Invalid};
 
 const TYPE_BASE: &str = "https://lockgate.dev/problems/";
 /// What `Retry-After` says, in seconds.
@@ -140,6 +140,12 @@ fn said_to_clients(kind: ProblemKind) -> Option<&'static str> {
         ProblemKind::Internal => "the request met a fault on our side: see the log of the server",
         _ => return None,
     })
+}
+
+impl From<BadField> for Problem {
+    fn from(bad: BadField) -> Self {
+        Self::invalid(bad.field, &bad.why)
+    }
 }
 
 impl From<Invalid> for Problem {

@@ -14,9 +14,9 @@ use serde_json::json;
 
 use super::directory::Followed;
 use super::{Messages, tickets};
-use crate::http::{HumanDuration, PathName, Problem, ProblemKind, bearer, with_deadline};
+use crate::http::{PathName, Problem, ProblemKind, bearer, with_deadline};
 use crate::limits::{MAX_PULL_WAIT, REQUEST_DEADLINE};
-use crate::model::SubscriptionName;
+use crate::model::{HumanDuration, SubscriptionName};
 
 /// The routes of the messages role. Each takes the subscription's secret as bearer token.
 pub fn router(messages: Messages) -> Router {

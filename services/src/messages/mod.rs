@@ -3,14 +3,11 @@
 
 mod api;
 mod directory;
-mod position;
 mod progress;
 mod queue;
 mod stream;
 mod tasks;
-mod tickets;
-mod token;
-mod varint;
+mod tokens;
 mod watched;
 
 use std::sync::Arc;
@@ -25,7 +22,8 @@ use queue::QueueMode;
 use stream::Feeds;
 pub use stream::RingSize;
 use tasks::Tasks;
-use tickets::Tickets;
+use tokens::tickets::Tickets;
+use tokens::{position, tickets, token};
 
 use crate::limits::MAX_STREAMS;
 use crate::store::Store;

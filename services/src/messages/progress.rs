@@ -4,8 +4,8 @@ use bus::Error;
 use serde::Serialize;
 
 use crate::model::Incarnation;
-use crate::prefill::Cursor;
 use crate::store::Store;
+use crate::store::prefill::Cursor;
 
 /// The part of a prefill's cursor that clients are shown. Keep stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -20,3 +20,16 @@ impl fmt::Display for Invalid {
 }
 
 impl std::error::Error for Invalid {}
+
+/// A field of an input that can never work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BadField {
+    pub(crate) field: &'static str,
+    pub(crate) why: Invalid,
+}
+
+impl BadField {
+    pub(crate) fn new(field: &'static str, why: Invalid) -> Self {
+        Self { field, why }
+    }
+}

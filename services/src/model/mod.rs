@@ -1,6 +1,7 @@
 //! The words of the domain, each parsed once into a type that cannot be wrong.
 
 mod digest;
+mod duration;
 mod event;
 mod invalid;
 mod key;
@@ -13,7 +14,9 @@ mod subscription;
 mod topic;
 
 pub use digest::RowsDigest;
+pub(crate) use duration::HumanDuration;
 pub use event::{CloudEvent, EventFault, FaultKind, LogEvent};
+pub(crate) use invalid::BadField;
 pub use invalid::Invalid;
 pub use key::Key;
 pub use mark::{History, Life, Mark};

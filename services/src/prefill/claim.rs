@@ -6,10 +6,10 @@ use std::time::Duration;
 use bus::{Attempt, Error, Lease, LeaseStatus};
 use tokio::time::sleep;
 
-use super::cursor::Cursor;
 use super::source::Page;
 use crate::model::{Incarnation, RowsDigest, names};
 use crate::store::Store;
+use crate::store::prefill::Cursor;
 
 /// A worker that died is followed after this long.
 const TTL: Duration = Duration::from_secs(10);

@@ -6,9 +6,10 @@ use futures_util::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
-use super::source::{Page, Position, Source, SourceError};
+use super::source::{Page, Source, SourceError};
 use crate::model::{Incarnation, Manifest, Subscription, names};
 use crate::store::Store;
+use crate::store::prefill::Position;
 
 /// Rows on their way to the bus at once.
 const WINDOW: usize = 512;

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use bus::Stream;
 
 use super::log_reader::LogReader;
-use super::source::{Open, PAGE_BYTES, PAGE_ROWS, Page, Position, Source, SourceError};
+use super::source::{Open, PAGE_BYTES, PAGE_ROWS, Page, Source, SourceError};
 use crate::model::{Key, LogEvent, Realm, Subscription, Topic, TopicSet, names};
+use crate::store::prefill::Position;
 use crate::store::{Completeness, Store};
 
 /// Opens [`LogSource`]s.

@@ -1,16 +1,13 @@
-//! The prefill worker: takes tasks from a durable queue and fills prefill queues; and what is kept
-//! of them.
+//! The prefill worker: takes tasks from a durable queue, fills prefill queues, and lets old rows go.
 
 mod claim;
-mod cursor;
 mod fill;
 mod log_reader;
 mod log_source;
-pub(crate) mod rows;
+mod retention;
 mod source;
 #[cfg(test)]
 mod tests;
 mod worker;
 
-pub(crate) use cursor::Cursor;
 pub use worker::run;

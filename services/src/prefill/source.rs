@@ -1,10 +1,10 @@
 //! Where the rows of a prefill come from.
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
-use crate::model::{LogEvent, Realm, Subscription};
+use crate::model::{LogEvent, Subscription};
 use crate::store::Store;
+use crate::store::prefill::Position;
 
 /// The rows of a page at most.
 pub(super) const PAGE_ROWS: usize = 4096;
@@ -33,15 +33,6 @@ pub(super) trait Source: Send {
     /// The page after `position` (`None`: the first). The next page is asked for while the rows of
     /// the one before are being written.
     async fn page(&mut self, position: Option<&Position>) -> Result<Page, SourceError>;
-}
-
-/// Where a source has been read to, in its own fixed order. Keep stable.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Position {
-    /// The realm.
-    pub(crate) realm: Realm,
-    /// How far in it; of a log, the sequence.
-    pub(crate) sequence: u64,
 }
 
 /// Some rows of a source.

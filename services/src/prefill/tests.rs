@@ -10,11 +10,9 @@ use bus::{Bus, Message, Outcome, Start};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::cursor::{Cursor, Why};
 use super::fill::FillError;
 use super::log_source::{LogSource, Logs};
-use super::rows::{let_rows_go, rows_are_settled, rows_gone};
-use super::source::{Open, PAGE_BYTES, Page, Position, Source, SourceError};
+use super::source::{Open, PAGE_BYTES, Page, Source, SourceError};
 use super::worker::{MAX_ATTEMPTS, Worker};
 use crate::model::{
     CloudEvent, Incarnation, LogEvent, Manifest, Prefill, Realm, RowsDigest, Subscription,
@@ -22,6 +20,7 @@ use crate::model::{
 };
 use crate::platform::{Entropy, Platform};
 use crate::registration::{Registration, Request};
+use crate::store::prefill::{Cursor, Position, Why, let_rows_go, rows_are_settled, rows_gone};
 use crate::store::{Store, StoreOptions};
 use crate::work::Report;
 
@@ -443,7 +442,7 @@ async fn old_rows_go_and_who_begins_anew_gets_another_generation() {
     assert_eq!(rows(&store, &before.incarnation).await, []);
     assert_eq!(when(&done).await.incarnation, before.incarnation, "nobody asked");
     for _ in 0..3 {
-        super::rows::begin_anew(&store, &before.incarnation).await.unwrap();
+        crate::work::rows_are_missed(&store, &before.incarnation).await.unwrap();
     }
     let after = when(&|s| done(s) && s.incarnation != before.incarnation).await;
     assert_eq!(after.incarnation.generation, 2);

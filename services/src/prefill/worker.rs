@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::claim::Claim;
 use super::fill::{FillError, Filled, fill};
 use super::log_source::Logs;
-use super::rows;
+use super::retention::let_old_rows_go;
 use super::source::{Open, SourceError};
 use crate::model::{Incarnation, Manifest, Prefill, Realm, Subscription, names};
 use crate::store::{History, Store};
@@ -41,7 +41,7 @@ pub async fn run(store: Store, shutdown: CancellationToken) -> Result<(), Error>
             async move { worker.handle(task.of).await.map_err(HandlerError::from) }
         });
     let upkeep = async {
-        rows::let_old_rows_go(&store, shutdown).await;
+        let_old_rows_go(&store, shutdown).await;
         Ok(())
     };
     tokio::try_join!(tasks, upkeep).map(drop)

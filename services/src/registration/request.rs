@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::http::{HumanDuration, Problem};
 use crate::limits::MAX_ACK_WAIT;
-use crate::model::{Invalid, Subscription, SubscriptionName, TopicSet};
+use crate::model::{BadField, HumanDuration, Invalid, Subscription, SubscriptionName, TopicSet};
 use crate::store::{Signer, check_secret};
 
 const DEFAULT_ACK_WAIT: Duration = Duration::from_secs(30);
@@ -46,23 +45,23 @@ pub struct Request {
 }
 
 impl Request {
-    /// Checks a body. The problem names the field.
-    pub(super) fn parse(body: Body) -> Result<Self, Problem> {
+    /// Checks a body. What is refused is named.
+    pub(super) fn parse(body: Body) -> Result<Self, BadField> {
         let ack_wait = body.ack_wait.map_or(DEFAULT_ACK_WAIT, |wait| wait.0);
         if !(MIN_ACK_WAIT..=MAX_ACK_WAIT).contains(&ack_wait) {
             let (least, most) = (MIN_ACK_WAIT.as_secs(), MAX_ACK_WAIT.as_secs());
             let why = Invalid::new(format!("ack_wait must be between {least}s and {most}s"));
-            return Err(Problem::invalid("ack_wait", &why));
+            return Err(BadField::new("ack_wait", why));
         }
         if body.max_attempts == Some(0) {
             let why = Invalid::new(
                 "max_attempts is 0: an event is delivered at least once, or \
                                     leave it out for no limit",
             );
-            return Err(Problem::invalid("max_attempts", &why));
+            return Err(BadField::new("max_attempts", why));
         }
         if let Some(secret) = &body.secret {
-            check_secret(secret).map_err(|why| Problem::invalid("secret", &why))?;
+            check_secret(secret).map_err(|why| BadField::new("secret", why))?;
         }
         let Body { name, topics, prefill, secret, max_attempts, dead_letters, .. } = body;
         Ok(Self { name, topics, prefill, secret, ack_wait, max_attempts, dead_letters })

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::core::Registration;
 use super::figures::{Figures, Queue};
 use crate::model::{Fence, Prefill, Subscription, TopicSet};
-use crate::prefill::Cursor;
+use crate::store::prefill::Cursor;
 
 /// A page of subscriptions waits this long for figures of queues, and does without the others.
 const FIGURES_WITHIN: Duration = Duration::from_millis(30);

@@ -3,5 +3,5 @@
 mod report;
 mod task;
 
-pub(crate) use report::{Report, send_report};
+pub(crate) use report::{Report, rows_are_missed, send_report};
 pub(crate) use task::{Task, request_prefill};

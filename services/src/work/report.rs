@@ -98,6 +98,12 @@ pub(crate) async fn send_report(store: &Store, report: &Report) -> Result<(), Er
     Ok(())
 }
 
+/// Asks for another generation because the rows of this one are gone. It is durable on return;
+/// asking twice changes nothing.
+pub(crate) async fn rows_are_missed(store: &Store, of: &Incarnation) -> Result<(), Error> {
+    send_report(store, &Report::RowsGone { of: of.clone() }).await
+}
+
 /// The name under which a report is recognised when it is sent twice.
 fn id(of: &Incarnation, what: &str) -> String {
     format!("{} {what}", names::cursor_key(of))

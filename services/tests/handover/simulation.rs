@@ -153,7 +153,7 @@ fn storm(seed: u64) -> Plan {
         fail_before: 15,
         fail_after: 15,
     };
-    let restore = (seed % 4 == 0).then_some(300 + seed * 37 % 2000);
+    let restore = seed.is_multiple_of(4).then_some(300 + seed * 37 % 2000);
     Plan { seed, rates, crash: None, crash_again: 500, clocks_are_off: true, restore }
 }
 

@@ -10,13 +10,13 @@ use super::handles::{DiskBucket, DiskConsumer, DiskReader};
 use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig, StreamInfo};
 use crate::creation::Creation;
+use crate::driver::Committed;
 use crate::driver::{ConsumerDriver, Driver, KvDriver, ReaderDriver, ResponderDriver, Tell, Unit};
 use crate::embedded::Embedded;
 use crate::error::{Error, Result};
 use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
-use crate::unit::Committed;
 
 impl Disk {
     /// The backend as this connection sees it in memory, once there is room for more; an error

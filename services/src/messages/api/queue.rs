@@ -10,14 +10,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::http::{HumanDuration, JsonBody, PathName, Problem, ProblemKind};
+use crate::http::{JsonBody, PathName, Problem, ProblemKind};
 use crate::limits::{
     MAX_NACK_DELAY, MAX_PULL_BYTES, MAX_PULL_MESSAGES, MAX_PULL_WAIT, MAX_SETTLEMENTS,
 };
 use crate::messages::Messages;
 use crate::messages::progress::Progress;
 use crate::messages::queue::{Delivery, Outcome, Phase, Pulled, Refused, Select, Status, Wish};
-use crate::model::{Invalid, Subscription};
+use crate::model::{HumanDuration, Invalid, Subscription};
 
 const DEFAULT_MAX: usize = 100;
 const DEFAULT_WAIT: Duration = Duration::from_secs(20);

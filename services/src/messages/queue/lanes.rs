@@ -18,9 +18,9 @@ use super::source::{Bodies, Page, Source};
 use super::table::Table;
 use crate::messages::stream::Feeds;
 use crate::model::{Mark, Subscription};
-use crate::prefill::rows::rows_are_settled;
 use crate::store::Kept;
 use crate::store::journal::Journal;
+use crate::store::prefill::rows_are_settled;
 use crate::work::{Report, send_report};
 
 /// Lanes that are opened, looked at or written side by side.

@@ -12,9 +12,9 @@ use crate::limits::STREAM_PAGE_BYTES;
 use crate::messages::stream::{CatchUp, Entry, Feed, Feeds, Found, PAGE, Page as CaughtUp};
 use crate::messages::watched::Follower;
 use crate::model::{History, Incarnation, LogEvent, Mark, Realm, Subscription, TopicSet, names};
-use crate::prefill::rows::rows_gone;
 use crate::store::Store;
 use crate::store::journal::{KeyHash, Stamp};
+use crate::store::prefill::rows_gone;
 
 /// One read waits at most this long.
 pub(super) const WAIT: Duration = Duration::from_secs(5);

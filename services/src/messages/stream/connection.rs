@@ -25,9 +25,9 @@ use crate::messages::position::{Phase, Position};
 use crate::messages::progress::Progress;
 use crate::messages::token;
 use crate::model::{LogEvent, Manifest, Mark, Prefill, Subscription, names};
-use crate::prefill::rows::{begin_anew, rows_gone};
+use crate::store::prefill::rows_gone;
 use crate::store::{Kept, Store};
-use crate::work::{Report, send_report};
+use crate::work::{Report, rows_are_missed, send_report};
 
 /// A comment is sent when nothing else was for this long.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -295,7 +295,7 @@ impl Connection {
         let Some(reason) = rows_gone(&self.store, &of).await? else {
             return Ok(Next::Wait(AGAIN));
         };
-        begin_anew(&self.store, &of).await?;
+        rows_are_missed(&self.store, &of).await?;
         self.control("expired", &json!({ "reason": format!("{reason}: another prefill follows") }));
         self.stage = Stage::Lost(None);
         Ok(Next::More)

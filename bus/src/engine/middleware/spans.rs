@@ -8,8 +8,8 @@ use tracing::{Instrument, Span};
 
 use super::trace_context::TraceContext;
 use super::{AfterPublish, Disposition, Handling, Middleware, Publishing, Work};
-use crate::consume::Outcome;
 use crate::error::Result;
+use crate::handler::Outcome;
 use crate::message::{Message, Receipt};
 use crate::random::SplitMix;
 

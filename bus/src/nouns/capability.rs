@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::error::{Error, ErrorKind, Result};
-
 /// A feature that not every backend has.
 ///
 /// ```
@@ -134,66 +132,4 @@ pub enum Support {
     Emulated,
     /// It cannot be had; asking for it is an error.
     Unsupported,
-}
-
-/// Fails with [`ErrorKind::Unsupported`] unless `support` is native or emulated.
-pub(crate) fn require(
-    backend: &'static str,
-    capability: Capability,
-    support: Support,
-    asked_by: impl fmt::Display,
-) -> Result<()> {
-    if support != Support::Unsupported {
-        return Ok(());
-    }
-    Err(unsupported(backend, capability, asked_by))
-}
-
-/// The refusal of a backend that does not have `capability`, which `asked_by` asks for.
-pub(crate) fn unsupported(
-    backend: &'static str,
-    capability: Capability,
-    asked_by: impl fmt::Display,
-) -> Error {
-    Error::new(
-        ErrorKind::Unsupported { capability, backend },
-        format!(
-            "{asked_by} asks for {capability}, which {backend} cannot give: \
-             use another backend or drop the requirement"
-        ),
-    )
-}
-
-#[cfg(all(test, feature = "nats", feature = "kafka"))]
-mod tests {
-    use std::fmt::Write as _;
-
-    use super::*;
-
-    /// The table of the documentation, as the backends answer.
-    fn table() -> String {
-        let mut table = String::from(
-            "| Capability | `embedded:`, `embedded:///path` | `nats://` | `kafka://` |\n\
-             |---|---|---|---|\n",
-        );
-        let word = |support| match support {
-            Support::Native => "native",
-            Support::Emulated => "emulated",
-            Support::Unsupported => "-",
-        };
-        for capability in Capability::ALL {
-            let embedded = word(crate::embedded::driver::support(capability));
-            let nats = word(crate::nats::support(capability));
-            let kafka = word(crate::kafka::support(capability));
-            let line = format!("| [`{capability:?}`](Capability::{capability:?}): {capability}");
-            let _ = writeln!(table, "{line} | {embedded} | {nats} | {kafka} |");
-        }
-        table
-    }
-
-    #[test]
-    fn the_documented_table_is_what_the_backends_answer() {
-        let (table, written) = (table(), include_str!("capabilities.md"));
-        assert_eq!(written, table, "put this into bus/src/capabilities.md:\n{table}");
-    }
 }

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::capability::Capability;
+use crate::capability::{Capability, Support};
 
 /// The result of every fallible operation of this crate.
 ///
@@ -182,6 +182,34 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
+}
+
+/// Fails with [`ErrorKind::Unsupported`] unless `support` is native or emulated.
+pub(crate) fn require(
+    backend: &'static str,
+    capability: Capability,
+    support: Support,
+    asked_by: impl fmt::Display,
+) -> Result<()> {
+    if support != Support::Unsupported {
+        return Ok(());
+    }
+    Err(unsupported(backend, capability, asked_by))
+}
+
+/// The refusal of a backend that does not have `capability`, which `asked_by` asks for.
+pub(crate) fn unsupported(
+    backend: &'static str,
+    capability: Capability,
+    asked_by: impl fmt::Display,
+) -> Error {
+    Error::new(
+        ErrorKind::Unsupported { capability, backend },
+        format!(
+            "{asked_by} asks for {capability}, which {backend} cannot give: \
+             use another backend or drop the requirement"
+        ),
+    )
 }
 
 #[cfg(test)]

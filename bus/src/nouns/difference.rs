@@ -164,21 +164,21 @@ fn start(start: &Start) -> String {
     }
 }
 
-pub(super) fn retention(retention: &Retention) -> String {
+pub(crate) fn retention(retention: &Retention) -> String {
     String::from(match retention {
         Retention::Limits => "limits",
         Retention::WorkQueue => "work-queue",
     })
 }
 
-pub(super) fn when_full(when_full: &WhenFull) -> String {
+pub(crate) fn when_full(when_full: &WhenFull) -> String {
     String::from(match when_full {
         WhenFull::DropOldest => "drop-oldest",
         WhenFull::Refuse => "refuse",
     })
 }
 
-pub(super) fn storage(storage: &Storage) -> String {
+pub(crate) fn storage(storage: &Storage) -> String {
     String::from(match storage {
         Storage::File => "file",
         Storage::Memory => "memory",

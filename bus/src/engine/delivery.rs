@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::dead_letter::{self, GivenUp, Origin, Policy};
 use crate::driver::{ConsumerDriver, Driver, LeaseToken, RawDelivery, Settlement, UnitInput};
+use crate::engine::dead_letter::{self, GivenUp, Origin, Policy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::StoredMessage;
 use crate::middleware::Layers;

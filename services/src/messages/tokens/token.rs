@@ -32,7 +32,7 @@ const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// What a token says to the subscription as it is now.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Resumed {
+pub(in crate::messages) enum Resumed {
     /// Go on from here.
     At(Position),
     /// It was good once: start over, for this reason.
@@ -42,7 +42,11 @@ pub(super) enum Resumed {
 }
 
 /// Writes a position of this subscription as a token.
-pub(super) fn seal(signer: &Signer, subscription: &Subscription, position: &Position) -> String {
+pub(in crate::messages) fn seal(
+    signer: &Signer,
+    subscription: &Subscription,
+    position: &Position,
+) -> String {
     let mut payload = Writer::default();
     payload.byte(VERSION);
     payload.raw(&uid_hash(subscription));
@@ -69,7 +73,11 @@ pub(super) fn seal(signer: &Signer, subscription: &Subscription, position: &Posi
 }
 
 /// Reads a token that was brought to this subscription.
-pub(super) fn open(signer: &Signer, subscription: &Subscription, token: &str) -> Resumed {
+pub(in crate::messages) fn open(
+    signer: &Signer,
+    subscription: &Subscription,
+    token: &str,
+) -> Resumed {
     if token.len() > MAX_TOKEN_BYTES {
         return Resumed::Invalid;
     }

@@ -4,8 +4,7 @@
 use bus::{Entry, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use super::source::Position;
-use crate::model::{Incarnation, RowsDigest, names};
+use crate::model::{Incarnation, Realm, RowsDigest, names};
 use crate::store::Store;
 
 /// The kept form. Keep stable.
@@ -70,14 +69,14 @@ impl Cursor {
     }
 
     /// The digest over what was written so far.
-    pub(super) fn digest(&self) -> Result<RowsDigest, Error> {
+    pub(crate) fn digest(&self) -> Result<RowsDigest, Error> {
         RowsDigest::from_hex(&self.digest).ok_or_else(|| {
             let what = "the digest in a prefill cursor cannot be read";
             Error::new(ErrorKind::Corrupt, what)
         })
     }
 
-    pub(super) fn at_start() -> Self {
+    pub(crate) fn at_start() -> Self {
         Self {
             claims: 0,
             attempts: 0,
@@ -91,9 +90,18 @@ impl Cursor {
         }
     }
 
-    pub(super) fn written(&self) -> Result<Vec<u8>, Error> {
+    pub(crate) fn written(&self) -> Result<Vec<u8>, Error> {
         serde_json::to_vec(self).map_err(|source| {
             Error::with_source(ErrorKind::Invalid, "the cursor cannot be written", source)
         })
     }
+}
+
+/// Where a source has been read to, in its own fixed order. Keep stable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// The realm.
+    pub(crate) realm: Realm,
+    /// How far in it; of a log, the sequence.
+    pub(crate) sequence: u64,
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::capability::{Capability, require};
+use crate::capability::Capability;
 use crate::config::{Start, StreamInfo};
 use crate::driver::{Driver, READ_BYTES, ReaderDriver};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, require};
 use crate::message::{Message, Receipt, StoredMessage};
 use crate::middleware::Layers;
 use crate::name::{StreamName, Subject, SubjectFilter};
@@ -39,6 +39,13 @@ pub struct Stream {
     driver: Arc<dyn Driver>,
     layers: Layers,
     name: StreamName,
+}
+
+/// Its name, where a name will do.
+impl AsRef<StreamName> for Stream {
+    fn as_ref(&self) -> &StreamName {
+        &self.name
+    }
 }
 
 impl Stream {

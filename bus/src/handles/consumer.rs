@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::capability::{Capability, require};
+use crate::capability::Capability;
 use crate::config::{ConsumerConfig, ConsumerInfo, Start};
-use crate::creation::keeping_limits;
-use crate::dead_letter::{ATTEMPTS_METADATA, Origin, Policy, TARGET_METADATA};
-use crate::delivery::{Bound, Delivery, Screened};
 use crate::driver::{Driver, LeaseToken, Settlement};
-use crate::error::Result;
+use crate::engine::dead_letter::{ATTEMPTS_METADATA, Origin, Policy, TARGET_METADATA};
+use crate::engine::delivery::{Bound, Delivery, Screened};
+use crate::error::{Result, require};
+use crate::handles::create::keeping_limits;
 use crate::middleware::{Layers, Middleware};
 use crate::name::{ConsumerName, StreamName, SubjectFilter};
 

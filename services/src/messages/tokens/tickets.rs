@@ -20,14 +20,14 @@ use crate::model::Subscription;
 use crate::store::Store;
 
 /// How long an unused ticket is good.
-pub(super) const TTL: Duration = Duration::from_secs(60);
+pub(in crate::messages) const TTL: Duration = Duration::from_secs(60);
 /// How long a used one lets its stream reconnect.
 const RECONNECT: Duration = Duration::from_secs(3600);
 const VERSION: u8 = 1;
 
 /// Issues and redeems tickets. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Tickets {
+pub(in crate::messages) struct Tickets {
     store: Store,
 }
 
@@ -37,12 +37,12 @@ struct Ticket {
 }
 
 impl Tickets {
-    pub(super) fn new(store: Store) -> Self {
+    pub(in crate::messages) fn new(store: Store) -> Self {
         Self { store }
     }
 
     /// A new ticket for whoever has proved to know the secret.
-    pub(super) fn issue(&self, subscription: &Subscription) -> Result<String, Error> {
+    pub(in crate::messages) fn issue(&self, subscription: &Subscription) -> Result<String, Error> {
         let platform = &self.store.platform;
         let mut payload = Writer::default();
         payload.byte(VERSION);
@@ -55,7 +55,7 @@ impl Tickets {
     /// Lets a request in, or says why not. `resumes`: a resume token of this subscription came
     /// with it. `request` names the request: one that is repeated, because the bus did not answer
     /// the first time, finds its own mark and not that of another.
-    pub(super) async fn redeem(
+    pub(in crate::messages) async fn redeem(
         &self,
         subscription: &Subscription,
         brought: &Brought<'_>,
@@ -80,7 +80,7 @@ impl Tickets {
     }
 
     /// What [`Tickets::redeem`] would say now, without using the ticket.
-    pub(super) async fn look(
+    pub(in crate::messages) async fn look(
         &self,
         subscription: &Subscription,
         brought: &Brought<'_>,
@@ -110,17 +110,17 @@ impl Tickets {
 }
 
 /// A ticket that a request brought.
-pub(super) struct Brought<'a> {
-    pub(super) ticket: &'a str,
+pub(in crate::messages) struct Brought<'a> {
+    pub(in crate::messages) ticket: &'a str,
     /// Names the request.
-    pub(super) request: &'a str,
+    pub(in crate::messages) request: &'a str,
     /// When it came, in milliseconds since 1970: waiting for the bus makes no ticket too old.
-    pub(super) came_ms: u64,
+    pub(in crate::messages) came_ms: u64,
 }
 
 /// What becomes of a request with a ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::messages) enum Verdict {
     LetIn,
     /// "The ticket ..."
     Refused(&'static str),

@@ -4,16 +4,16 @@ use crate::model::{Mark, Marks, Realm, Subscription};
 
 /// Everything up to here has been sent. Only ever grows within a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Position {
+pub(in crate::messages) struct Position {
     /// The generation it belongs to.
-    pub(super) generation: u32,
+    pub(in crate::messages) generation: u32,
     /// How far it is in it.
-    pub(super) phase: Phase,
+    pub(in crate::messages) phase: Phase,
 }
 
 /// The part of a generation that a client is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(in crate::messages) enum Phase {
     /// Nothing has been sent, the start of the prefill included.
     Start,
     /// Every row up to this sequence of the prefill stream has been sent.
@@ -27,7 +27,7 @@ pub(super) enum Phase {
 
 impl Position {
     /// Before everything the subscription has to say.
-    pub(super) fn start(subscription: &Subscription) -> Self {
+    pub(in crate::messages) fn start(subscription: &Subscription) -> Self {
         if !subscription.wants_prefill() {
             return Self::fence(subscription);
         }
@@ -36,13 +36,13 @@ impl Position {
     }
 
     /// Right after the prefill.
-    pub(super) fn fence(subscription: &Subscription) -> Self {
+    pub(in crate::messages) fn fence(subscription: &Subscription) -> Self {
         let generation = subscription.incarnation.generation;
         Self { generation, phase: Phase::Live(subscription.fence_marks()) }
     }
 
     /// The last place of a realm that was looked at; `None` before the live part.
-    pub(super) fn of(&self, realm: &Realm) -> Option<Mark> {
+    pub(in crate::messages) fn of(&self, realm: &Realm) -> Option<Mark> {
         match &self.phase {
             Phase::Start | Phase::Prefill { .. } => None,
             Phase::Live(realms) => realms.get(realm).copied(),
@@ -50,7 +50,7 @@ impl Position {
     }
 
     /// Moves on in a realm.
-    pub(super) fn advance(&mut self, realm: &Realm, to: Mark) {
+    pub(in crate::messages) fn advance(&mut self, realm: &Realm, to: Mark) {
         if let Phase::Live(realms) = &mut self.phase {
             match realms.get_mut(realm) {
                 Some(at) if at.sequence >= to.sequence => {}
@@ -61,7 +61,7 @@ impl Position {
     }
 
     /// Takes in the realms that joined the subscription.
-    pub(super) fn join(&mut self, subscription: &Subscription) {
+    pub(in crate::messages) fn join(&mut self, subscription: &Subscription) {
         if let Phase::Live(realms) = &mut self.phase {
             for realm in subscription.fence.keys() {
                 if !realms.contains_key(realm) {
@@ -72,7 +72,7 @@ impl Position {
     }
 
     /// Stands at another place of a realm, whose log is another too.
-    pub(super) fn replace(&mut self, realm: &Realm, to: Mark) {
+    pub(in crate::messages) fn replace(&mut self, realm: &Realm, to: Mark) {
         if let Phase::Live(realms) = &mut self.phase {
             realms.insert(realm.clone(), to);
         }

@@ -1,15 +1,15 @@
 //! The entrance: a backend chosen by URL, and the nouns that hang on it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::capability::{Capability, Support, require};
+use crate::capability::{Capability, Support};
 use crate::config::{BucketConfig, ConsumerConfig, ConsumerInfo, Start, StreamConfig};
 use crate::consumer::{Consumer, ConsumerBuilder};
-use crate::dead_letter::{DeadLetters, Origin};
 use crate::driver::Driver;
-use crate::error::{Error, Result};
+use crate::engine::dead_letter::Origin;
+use crate::error::{Error, Result, require};
+use crate::handles::redrive::DeadLetters;
 use crate::kv::KeyValue;
 use crate::message::Message;
 use crate::middleware::{Layers, Middleware};
@@ -17,14 +17,6 @@ use crate::name::{BucketName, ConsumerName, StreamName, SubjectFilter};
 use crate::request::Responder;
 use crate::stream::Stream;
 use crate::unit::UnitBuilder;
-
-/// How each backend is named, and whether this build has it.
-const BACKENDS: [(&str, bool); 4] = [
-    ("embedded:", true),
-    ("embedded:///path", cfg!(feature = "disk")),
-    ("nats://host:port", cfg!(feature = "nats")),
-    ("kafka://host:port", cfg!(feature = "kafka")),
-];
 
 /// A connection to a backend. Cheap to clone.
 ///
@@ -46,56 +38,6 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Connects to the backend that `url` names.
-    ///
-    /// - `embedded:` is in this process and in memory; every call makes a new, empty one.
-    /// - `embedded:///path` is in this process and on disk (feature `disk`); calls with the same
-    ///   folder share it. `?sync=interval` answers before the disk is synced: see
-    ///   `bus::embedded::disk`.
-    /// - `nats://host:4222[,host:4222...]` is NATS JetStream (feature `nats`), `tls://` the same
-    ///   and never without TLS.
-    /// - `kafka://host:9092[,host:9092...]` is Kafka (feature `kafka`).
-    ///
-    /// Credentials are never in the URL: see [`ConnectOptions`]. A URL that no backend of this
-    /// build takes is [`crate::ErrorKind::Invalid`], servers that do not answer
-    /// [`crate::ErrorKind::Unavailable`].
-    pub async fn connect(url: &str) -> Result<Self> {
-        Self::connect_with(url, ConnectOptions::default()).await
-    }
-
-    /// The same with options.
-    pub async fn connect_with(url: &str, options: ConnectOptions) -> Result<Self> {
-        match url.split_once(':').map(|(scheme, _)| scheme) {
-            Some("embedded") if url == "embedded:" => {
-                Ok(Self::with_driver(Arc::new(crate::embedded::Embedded::new())))
-            }
-            #[cfg(feature = "disk")]
-            Some("embedded") => {
-                Ok(Self::with_driver(Arc::new(crate::embedded::disk::Disk::connect(url).await?)))
-            }
-            #[cfg(not(feature = "disk"))]
-            Some("embedded") => Err(Error::invalid(format!(
-                "{url:?} is on disk, and this build keeps nothing there: build it with feature \
-                 disk, or use embedded:"
-            ))),
-            #[cfg(feature = "nats")]
-            Some("nats" | "tls") => {
-                Ok(Self::with_driver(Arc::new(crate::nats::Nats::connect(url, &options).await?)))
-            }
-            #[cfg(feature = "kafka")]
-            Some("kafka") => {
-                Ok(Self::with_driver(Arc::new(crate::kafka::Kafka::connect(url, &options).await?)))
-            }
-            _ => {
-                let _ = options;
-                let known: Vec<_> =
-                    BACKENDS.iter().filter_map(|(url, built)| built.then_some(*url)).collect();
-                let known = known.join(", ");
-                Err(Error::invalid(format!("{url:?} names no backend of this build: use {known}")))
-            }
-        }
-    }
-
     /// A bus on a backend made elsewhere: a third party's, or a wrapped one.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
         Self { driver, layers: Layers::default() }
@@ -325,59 +267,5 @@ impl Bus {
     /// [`crate::ErrorKind::Closed`].
     pub async fn close(&self) -> Result<()> {
         self.driver.close().await
-    }
-}
-
-/// What a connection needs beside the URL.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), bus::Error> {
-/// use bus::{Bus, ConnectOptions};
-///
-/// let options = ConnectOptions { client_name: Some("billing".into()), ..Default::default() };
-/// let bus = Bus::connect_with("embedded:", options).await?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Default)]
-pub struct ConnectOptions {
-    /// A NATS credentials file (`.creds`).
-    pub credentials: Option<std::path::PathBuf>,
-    /// A user and password: of NATS, or for SASL PLAIN of Kafka.
-    pub user: Option<(String, String)>,
-    /// The name this connection shows in the server's monitoring.
-    pub client_name: Option<String>,
-}
-
-/// Without the password, so that it stands in no log.
-impl fmt::Debug for ConnectOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { credentials, user, client_name } = self;
-        f.debug_struct("ConnectOptions")
-            .field("credentials", credentials)
-            .field("user", &user.as_ref().map(|(name, _)| (name, "<hidden>")))
-            .field("client_name", client_name)
-            .finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_password_stands_in_no_log() {
-        let user = Some((String::from("anna"), String::from("open sesame")));
-        let shown = format!("{:?}", ConnectOptions { user, ..Default::default() });
-        assert!(shown.contains("anna") && !shown.contains("sesame"), "{shown}");
-    }
-
-    #[tokio::test]
-    async fn an_unknown_backend_is_answered_with_those_of_this_build() {
-        let refused = Bus::connect("amqp://localhost").await.err().unwrap().to_string();
-        for (url, built) in BACKENDS {
-            assert_eq!(refused.contains(&format!(" {url}")), built, "{refused}");
-        }
     }
 }

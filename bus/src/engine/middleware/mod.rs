@@ -36,9 +36,9 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::consume::{HandlerError, Outcome, Received};
 use crate::driver::Driver;
 use crate::error::Result;
+use crate::handler::{HandlerError, Outcome, Received};
 use crate::message::{Message, Receipt};
 use crate::name::{ConsumerName, StreamName};
 use crate::publish::PendingReceipt;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{DeadLetter, Origin, subject};
 use crate::capability::{Capability, Support};
 use crate::config::{Start, StreamInfo};
 use crate::consumer::{Consumer, ConsumerBuilder};
-use crate::delivery::Delivery;
 use crate::driver::{Driver, READ_BYTES};
+use crate::engine::dead_letter::{DeadLetter, Origin, subject};
+use crate::engine::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::middleware::Layers;
 use crate::name::{ConsumerName, StreamName};
@@ -303,3 +303,8 @@ fn held_elsewhere(origin: &Origin) -> Error {
         ),
     )
 }
+
+#[cfg(test)]
+#[cfg(feature = "fault")]
+#[path = "redrive_tests.rs"]
+mod tests;

@@ -1,0 +1,10 @@
+//! What a program holds: a bus, and what hangs on it.
+
+pub(crate) mod bus;
+pub(crate) mod consumer;
+pub(crate) mod create;
+pub(crate) mod kv;
+pub(crate) mod redrive;
+pub(crate) mod request;
+pub(crate) mod stream;
+pub mod unit;
