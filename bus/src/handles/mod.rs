@@ -4,6 +4,7 @@ pub(crate) mod bus;
 pub(crate) mod consumer;
 pub(crate) mod create;
 pub(crate) mod kv;
+mod kv_json;
 pub(crate) mod redrive;
 pub(crate) mod request;
 pub(crate) mod stream;

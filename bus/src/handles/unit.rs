@@ -2,7 +2,8 @@
 //! can, and the caller is told how far that is.
 //!
 //! ```
-//! //! use bus::{Bus, Guarantee, Message, StreamConfig};
+//! use std::time::Duration;
+//! use bus::{Bus, Guarantee, Message, StreamConfig};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), bus::Error> {

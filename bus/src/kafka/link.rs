@@ -44,9 +44,11 @@ pub(super) struct Link {
 
 impl Link {
     /// Returns when a broker answered, at most after [`REQUEST_LIMIT`]; [`ErrorKind::Invalid`] when
-    /// none of them took the credentials.
+    /// none of them took the credentials. Brokers that are not trusted,
+    /// or do not trust this client, look like brokers that do not answer: the client library only
+    /// logs why.
     pub(super) async fn connect(url: &str, options: &ConnectOptions) -> Result<Arc<Self>> {
-        let settings = Settings::new(url, options)?;
+        let (settings, tls) = (Settings::new(url, options)?, options.tls.is_wanted());
         let admin = AdminClient::from_config_and_context(&settings.admin(), Logged)
             .map_err(|e| failed(format!("connect to {url}"), e))?;
         let link = Arc::new(Self {
@@ -73,7 +75,14 @@ impl Link {
                 return error;
             }
             let (limit, url) = (REQUEST_LIMIT.as_secs(), link.settings.url());
-            let what = format!("{url} did not answer within {limit} s");
+            let hint = match tls {
+                true => {
+                    ", or one side does not trust the other: the log says why, check roots and \
+                         certificates"
+                }
+                false => "",
+            };
+            let what = format!("{url} did not answer within {limit} s{hint}");
             Error::with_source(ErrorKind::Unavailable, what, error)
         })?;
         Ok(link)

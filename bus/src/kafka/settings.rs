@@ -1,12 +1,14 @@
 //! From a URL and options to the settings of librdkafka's clients.
 
+use std::path::Path;
+
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::options::ConnectOptions;
 
 /// The largest message that any stream takes: a broker's own request limit is 100 MiB.
@@ -42,24 +44,16 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads `kafka://host:port[,host:port...]`.
     pub(super) fn new(url: &str, options: &ConnectOptions) -> Result<Self> {
-        let ConnectOptions { credentials, user, client_name } = options;
+        refuse_what_is_of_nats(options)?;
         let mut common = ClientConfig::new();
         common.set("bootstrap.servers", servers(url)?);
-        common.set("client.id", client_name.as_deref().unwrap_or("lockgate"));
+        common.set("client.id", options.client_name.as_deref().unwrap_or("lockgate"));
         // A broker that restarts is found again within a second.
         common.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
         common.set("socket.keepalive.enable", "true");
         // Only what is declared is created, whatever the broker's defaults are.
         common.set("allow.auto.create.topics", "false");
-        if credentials.is_some() {
-            return Err(Error::invalid(
-                "a NATS credentials file is of no use to kafka://: give a user and password",
-            ));
-        }
-        if let Some((user, password)) = user {
-            common.set("security.protocol", "sasl_plaintext").set("sasl.mechanism", "PLAIN");
-            common.set("sasl.username", user).set("sasl.password", password);
-        }
+        secure(&mut common, options)?;
         Ok(Self { common, url: url.to_owned() })
     }
 
@@ -113,6 +107,69 @@ impl Settings {
         config.set("fetch.error.backoff.ms", "100");
         config
     }
+}
+
+fn refuse_what_is_of_nats(options: &ConnectOptions) -> Result<()> {
+    let ConnectOptions { credentials, nkey_seed, token, inbox_prefix, jetstream, .. } = options;
+    let of_nats = [
+        (credentials.is_some(), "a NATS credentials file"),
+        (nkey_seed.is_some(), "an nkey seed"),
+        (token.is_some(), "a token"),
+        (inbox_prefix.is_some(), "an inbox prefix"),
+        (jetstream.is_some(), "a place of JetStream"),
+    ];
+    match of_nats.iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, what)) => Err(Error::invalid(format!(
+            "{what} is of no use to kafka://: give a user and password, or a client certificate"
+        ))),
+    }
+}
+
+/// Who is there, and TLS.
+fn secure(common: &mut ClientConfig, options: &ConnectOptions) -> Result<()> {
+    let ConnectOptions { user, sasl, tls, .. } = options;
+    let protocol = match (user.is_some(), tls.is_wanted()) {
+        (false, false) => "plaintext",
+        (false, true) => "ssl",
+        (true, false) => "sasl_plaintext",
+        (true, true) => "sasl_ssl",
+    };
+    common.set("security.protocol", protocol);
+    if let Some((user, password)) = user {
+        common.set("sasl.mechanism", sasl.to_string());
+        common.set("sasl.username", user).set("sasl.password", password);
+    }
+    if !tls.is_wanted() {
+        return Ok(());
+    }
+    if tls.certificate.is_some() != tls.key.is_some() {
+        let what = "a client certificate needs its key, and a key its certificate";
+        return Err(Error::invalid(what));
+    }
+    match &tls.roots {
+        Some(roots) => common.set("ssl.ca.location", readable(roots, "roots")?),
+        // OpenSSL is part of the build, and knows no place of this system's.
+        None => common.set("ssl.ca.location", "probe"),
+    };
+    if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
+        common.set("ssl.certificate.location", readable(certificate, "certificate")?);
+        common.set("ssl.key.location", readable(key, "key")?);
+    }
+    Ok(())
+}
+
+/// The path of a PEM file that can be read.
+fn readable<'a>(path: &'a Path, what: &str) -> Result<&'a str> {
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        let what = format!("the {what} file {} cannot be read", path.display());
+        Error::with_source(ErrorKind::Invalid, what, source)
+    })?;
+    if !text.contains("-----BEGIN ") {
+        return Err(Error::invalid(format!("{} is no PEM file", path.display())));
+    }
+    path.to_str()
+        .ok_or_else(|| Error::invalid(format!("the path {} is not in UTF-8", path.display())))
 }
 
 fn servers(url: &str) -> Result<String> {

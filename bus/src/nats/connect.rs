@@ -5,12 +5,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectErrorKind, Event, ServerAddr};
+use async_nats::{Client, ConnectErrorKind, Event, ServerAddr, rustls};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::options::ConnectOptions;
+use crate::options::{ConnectOptions, JetStream, Sasl, Tls};
 
 /// How long the first connection may take, all servers and attempts together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -28,12 +28,15 @@ pub(super) type Established = (u64, Instant);
 pub(super) struct Connected {
     pub(super) client: Client,
     pub(super) connects: watch::Receiver<Established>,
+    /// What the subjects of the JetStream API begin with.
+    pub(super) api: String,
 }
 
 /// Connects to the first server of `url` that answers; from then on the client reconnects for as
 /// long as it lives.
 pub(super) async fn connect(url: &str, options: &ConnectOptions) -> Result<Connected> {
     let servers = parse_servers(url)?;
+    let api = api_prefix(options)?;
     let (established, connects) = watch::channel((0, Instant::now()));
     let settings = settings(options, established).await?;
     let deadline = Instant::now() + CONNECT_LIMIT;
@@ -41,7 +44,7 @@ pub(super) async fn connect(url: &str, options: &ConnectOptions) -> Result<Conne
     loop {
         let attempt = settings.clone().connect(&servers[..]);
         match tokio::time::timeout_at(deadline, attempt).await {
-            Ok(Ok(client)) => return Ok(Connected { client, connects }),
+            Ok(Ok(client)) => return Ok(Connected { client, connects, api }),
             Ok(Err(error)) => match error.kind() {
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                     let refused = format!("{url} refused the credentials: check user and account");
@@ -49,6 +52,13 @@ pub(super) async fn connect(url: &str, options: &ConnectOptions) -> Result<Conne
                 }
                 ConnectErrorKind::ServerParse | ConnectErrorKind::Tls => {
                     let what = format!("{url} cannot be connected to: {}", innermost(&error));
+                    return Err(Error::with_source(ErrorKind::Invalid, what, error));
+                }
+                _ if is_of_certificates(&error) => {
+                    let what = format!(
+                        "{url} cannot be trusted: {}: check the roots and the name in its certificate",
+                        innermost(&error)
+                    );
                     return Err(Error::with_source(ErrorKind::Invalid, what, error));
                 }
                 _ => last = innermost(&error),
@@ -91,10 +101,9 @@ async fn settings(
     options: &ConnectOptions,
     established: watch::Sender<Established>,
 ) -> Result<async_nats::ConnectOptions> {
-    let ConnectOptions { credentials, user, client_name } = options;
     let jitter = RandomState::new();
     let mut settings = async_nats::ConnectOptions::new()
-        .name(client_name.as_deref().unwrap_or("lockgate"))
+        .name(options.client_name.as_deref().unwrap_or("lockgate"))
         .connection_timeout(CONNECT_LIMIT)
         .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
@@ -103,11 +112,46 @@ async fn settings(
             note(&event, &established);
             std::future::ready(())
         });
+    if let Some(prefix) = &options.inbox_prefix {
+        let prefix = crate::name::Subject::new(prefix).map_err(|error| {
+            error.context(format!("the inbox prefix {prefix:?} is no beginning of a subject"))
+        })?;
+        settings = settings.custom_inbox_prefix(prefix);
+    }
+    prove(protect(settings, &options.tls).await?, options).await
+}
+
+/// Who is there.
+async fn prove(
+    mut settings: async_nats::ConnectOptions,
+    options: &ConnectOptions,
+) -> Result<async_nats::ConnectOptions> {
+    let ConnectOptions { credentials, nkey_seed, token, user, sasl, .. } = options;
+    if *sasl != Sasl::Plain {
+        return Err(Error::invalid(format!("NATS knows no {sasl}: that is Kafka's")));
+    }
+    let ways = [credentials.is_some(), nkey_seed.is_some(), token.is_some(), user.is_some()];
+    if ways.iter().filter(|given| **given).count() > 1 {
+        return Err(Error::invalid(
+            "NATS takes one proof of who is there: a credentials file, an nkey seed, a token, or \
+             a user and password",
+        ));
+    }
     if let Some(path) = credentials {
-        settings = settings.credentials(&read_credentials(path).await?).map_err(|source| {
+        let text = read_text(path, "credentials").await?;
+        settings = settings.credentials(&text).map_err(|source| {
             let what = format!("{} holds no credentials of a user", path.display());
             Error::with_source(ErrorKind::Invalid, what, source)
         })?;
+    }
+    if let Some(path) = nkey_seed {
+        let text = read_text(path, "nkey seed").await?;
+        let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
+        let none = || Error::invalid(format!("{} holds no seed of a user (SU...)", path.display()));
+        settings = settings.nkey(seed.ok_or_else(none)?.to_owned());
+    }
+    if let Some(token) = token {
+        settings = settings.token(token.clone());
     }
     if let Some((user, password)) = user {
         settings = settings.user_and_password(user.clone(), password.clone());
@@ -115,10 +159,52 @@ async fn settings(
     Ok(settings)
 }
 
-async fn read_credentials(path: &Path) -> Result<String> {
+/// TLS. The files are read once here, so that one that is missing is told by name.
+async fn protect(
+    mut settings: async_nats::ConnectOptions,
+    tls: &Tls,
+) -> Result<async_nats::ConnectOptions> {
+    let Tls { roots, certificate, key, .. } = tls;
+    for (file, what) in [(roots, "roots"), (certificate, "certificate"), (key, "key")] {
+        if let Some(path) = file {
+            let text = read_text(path, what).await?;
+            if !text.contains("-----BEGIN ") {
+                return Err(Error::invalid(format!("{} is no PEM file", path.display())));
+            }
+        }
+    }
+    if let Some(roots) = roots {
+        settings = settings.add_root_certificates(roots.clone());
+    }
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            settings = settings.add_client_certificate(certificate.clone(), key.clone());
+        }
+        (None, None) => {}
+        _ => {
+            return Err(Error::invalid(
+                "a client certificate needs its key, and a key its certificate",
+            ));
+        }
+    }
+    Ok(settings.require_tls(tls.is_wanted()))
+}
+
+fn api_prefix(options: &ConnectOptions) -> Result<String> {
+    let prefix = match &options.jetstream {
+        None => String::from("$JS.API"),
+        Some(JetStream::Domain(domain)) => format!("$JS.{domain}.API"),
+        Some(JetStream::ApiPrefix(prefix)) => prefix.trim_end_matches('.').to_owned(),
+    };
+    let what = || format!("{prefix:?} is no beginning of the JetStream API's subjects");
+    crate::name::Subject::new(&prefix).map_err(|error| error.context(what()))?;
+    Ok(prefix)
+}
+
+async fn read_text(path: &Path, what: &'static str) -> Result<String> {
     let owned = path.to_owned();
     let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(owned)).await;
-    let what = || format!("the credentials file {} cannot be read", path.display());
+    let what = || format!("the {what} file {} cannot be read", path.display());
     match read {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(source)) => Err(Error::with_source(ErrorKind::Invalid, what(), source)),
@@ -152,6 +238,20 @@ fn note(event: &Event, established: &watch::Sender<Established>) {
         Event::LameDuckMode => tracing::warn!("the NATS server is shutting down, moving on"),
         Event::Draining | Event::Closed => {}
     }
+}
+
+/// True for a server whose certificate is refused: the next attempt would end in the same way.
+fn is_of_certificates(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = within.and_then(|within| within.downcast_ref::<rustls::Error>());
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The text at the bottom of the chain, where the operating system's words are.

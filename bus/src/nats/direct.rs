@@ -69,7 +69,7 @@ pub(super) async fn get_from_any(
     let doing = || format!("read from stream {stream}");
     let body = serde_json::to_vec(query)
         .map_err(|e| Failure::Malformed(e.to_string()).into_error(doing()))?;
-    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    let subject = link.api_subject(&format!("DIRECT.GET.{stream}"));
     match link.request(subject, None, body.into(), REQUEST_LIMIT).await {
         Ok(message) => match message.status {
             None => Ok(Some(Raw::from_direct(message).map_err(|f| f.into_error(doing()))?)),

@@ -34,6 +34,8 @@ pub(super) struct Link {
     connects: watch::Receiver<Established>,
     door: Door,
     unique: String,
+    /// What the subjects of the JetStream API begin with.
+    api: String,
     counter: AtomicU64,
     leftovers: mpsc::Sender<String>,
     pub(super) gates: Gates,
@@ -42,17 +44,23 @@ pub(super) struct Link {
 impl Link {
     /// Also returns the receiving end of [`Link::leave_behind`].
     pub(super) fn new(connected: Connected) -> (Self, mpsc::Receiver<String>) {
-        let Connected { client, connects } = connected;
+        let Connected { client, connects, api } = connected;
         let (leftovers, to_remove) = mpsc::channel(1024);
-        let unique = client.new_inbox().replace("_INBOX.", "");
+        let inbox = client.new_inbox();
+        let unique = inbox.rsplit('.').next().unwrap_or(&inbox).to_owned();
         let (door, counter) = (Door::default(), AtomicU64::new(0));
         let gates = Gates::default();
-        (Self { client, connects, door, unique, counter, leftovers, gates }, to_remove)
+        (Self { client, connects, door, unique, api, counter, leftovers, gates }, to_remove)
     }
 
     /// Text that no other process and no other call makes.
     pub(super) fn unique(&self) -> String {
         format!("{}-{}", self.unique, self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The subject of an operation of the JetStream API.
+    pub(super) fn api_subject(&self, operation: &str) -> String {
+        format!("{}.{operation}", self.api)
     }
 
     /// Text that another process hardly makes.
@@ -169,7 +177,7 @@ impl Link {
             // Where the server wants no request body it refuses every other.
             body.clear();
         }
-        let subject = format!("$JS.API.{operation}");
+        let subject = self.api_subject(operation);
         read(&self.request(subject, None, body.into(), REQUEST_LIMIT).await?.payload)
     }
 

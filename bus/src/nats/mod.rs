@@ -95,17 +95,17 @@ impl Nats {
         let (link, leftovers) = Link::new(connect::connect(url, options).await?);
         let link = Arc::new(link);
         let publisher = Arc::new(Publisher::start(link.clone()).await?);
-        let janitor = Mutex::new(Some(tokio::spawn(remove(link.client.clone(), leftovers))));
+        let janitor = Mutex::new(Some(tokio::spawn(remove(link.clone(), leftovers))));
         Ok(Self { link, publisher, last_end: state::LastEnd::default(), janitor })
     }
 }
 
 /// Removes ephemeral consumers whose owner was dropped.
-async fn remove(client: async_nats::Client, mut leftovers: mpsc::Receiver<String>) {
+async fn remove(link: Arc<Link>, mut leftovers: mpsc::Receiver<String>) {
     while let Some(consumer) = leftovers.recv().await {
-        let subject = format!("$JS.API.CONSUMER.DELETE.{consumer}");
+        let subject = link.api_subject(&format!("CONSUMER.DELETE.{consumer}"));
         // A failure is harmless: the server removes an inactive one by itself.
-        let _ = client.publish(subject, bytes::Bytes::new()).await;
+        let _ = link.client.publish(subject, bytes::Bytes::new()).await;
     }
 }
 

@@ -109,7 +109,8 @@ impl Pull {
         if !wait.is_zero() {
             request["expires"] = nanos(wait).into();
         }
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.name);
+        let next = format!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.name);
+        let subject = self.link.api_subject(&next);
         // The leases of what is there begin at the server, and not when it is read here.
         let mut since = Instant::now();
         let mut answers = match self.link.ask(subject, request.to_string().into()).await {

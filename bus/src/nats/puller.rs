@@ -93,6 +93,7 @@ impl Puller {
     ) -> Result<Self, Failure> {
         let max_bytes = pull_bytes(&link);
         let reconnected = changed(link.connects());
+        let subject = link.api_subject(&format!("CONSUMER.MSG.NEXT.{consumer}"));
         let inbox = link.client.new_inbox();
         let subscribe = link.client.subscribe(inbox.clone());
         let answers = match tokio::time::timeout(REQUEST_LIMIT, subscribe).await {
@@ -103,7 +104,7 @@ impl Puller {
             link,
             answers,
             inbox,
-            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{consumer}"),
+            subject,
             batch: batch.max(1),
             max_bytes,
             requests: VecDeque::new(),

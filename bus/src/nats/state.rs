@@ -317,7 +317,7 @@ async fn last_request(
     if let Some(up_to) = up_to {
         body["up_to_seq"] = up_to.into();
     }
-    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    let subject = link.api_subject(&format!("DIRECT.GET.{stream}"));
     let mut answers = link.ask(subject, body.to_string().into()).await.map_err(fail)?;
     loop {
         // Without the end marker the answer is not complete, and an incomplete one is an error.

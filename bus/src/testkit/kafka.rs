@@ -57,13 +57,19 @@ impl KafkaBroker {
 
     /// The same with `extra` lines in the broker's properties.
     pub async fn start_with(extra: &str) -> Result<Self> {
+        Self::start_with_users(extra, &[]).await
+    }
+
+    /// The same with users who prove themselves by SCRAM, each as `kafka-storage.sh` takes them:
+    /// `SCRAM-SHA-512=[name=anna,password=...]`.
+    pub async fn start_with_users(extra: &str, users: &[&str]) -> Result<Self> {
         let jars = find_jars()?;
         let mut attempt = 1;
         loop {
             let process = Process::new("kafka")?;
             let (jars, extra) = (jars.clone(), extra.to_owned());
             let mut broker = Self { jars, extra, ports: [free_port()?, free_port()?], process };
-            broker.format()?;
+            broker.format(users)?;
             match broker.restart().await {
                 Err(_) if attempt < START_ATTEMPTS && broker.log().contains("BindException") => {
                     attempt += 1;
@@ -132,12 +138,16 @@ impl KafkaBroker {
     }
 
     /// Writes the properties, and the store's identity into it.
-    fn format(&self) -> Result<()> {
+    fn format(&self, users: &[&str]) -> Result<()> {
         let path = self.properties_path();
         fs::write(&path, self.properties()).map_err(|e| failed("write server.properties", e))?;
         let mut command = self.java();
         command.args(["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c"]);
-        let output = command.arg(&path).output().map_err(|e| {
+        command.arg(&path);
+        for user in users {
+            command.args(["--add-scram", user]);
+        }
+        let output = command.output().map_err(|e| {
             let what = format!("java does not run ({e}): install a JDK of version 17 or newer");
             Error::with_source(ErrorKind::NotFound, what, e)
         })?;

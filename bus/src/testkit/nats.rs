@@ -37,6 +37,7 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 pub struct NatsServer {
     binary: PathBuf,
     extra: String,
+    domain: Option<String>,
     port: u16,
     process: Process,
 }
@@ -55,12 +56,20 @@ impl NatsServer {
         Self::start_on(free_port()?, extra).await
     }
 
+    /// The same with its JetStream in a domain.
+    pub async fn start_in_domain(domain: &str) -> Result<Self> {
+        let mut server = Self::start_on(free_port()?, "").await?;
+        server.domain = Some(domain.to_owned());
+        server.restart().await?;
+        Ok(server)
+    }
+
     /// The same on a port that the caller found free.
     pub(super) async fn start_on(port: u16, extra: &str) -> Result<Self> {
         let binary = find_binary()?;
         let process = Process::new("nats-server")?;
         let extra = extra.to_owned();
-        let mut server = Self { binary, extra, port, process };
+        let mut server = Self { binary, extra, domain: None, port, process };
         server.restart().await?;
         Ok(server)
     }
@@ -123,7 +132,9 @@ impl NatsServer {
         let port = self.port;
         format!(
             "host: 127.0.0.1\nport: {port}\nports_file_dir: {ports:?}\n\
-             jetstream {{ store_dir: {store:?}, max_mem: 1GB, max_file: 10GB }}\n{extra}\n",
+             jetstream {{ store_dir: {store:?}, max_mem: 1GB, max_file: 10GB {domain} }}\n{extra}\n",
+            domain =
+                self.domain.as_ref().map(|name| format!(", domain: {name}")).unwrap_or_default(),
             store = self.store(),
             extra = self.extra,
         )

@@ -3,6 +3,7 @@
 // The lint knows test functions, but not the functions that these share.
 #![allow(clippy::unwrap_used)]
 
+mod connections;
 mod consume;
 mod create;
 mod extras;

@@ -1,5 +1,6 @@
 //! The terminal side: what is typed, what is printed, what is exited with.
 
+mod connection;
 mod dead_letters;
 mod delivery;
 mod demo;

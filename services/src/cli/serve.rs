@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bus::{Bus, ConnectOptions};
+use bus::Bus;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tokio_util::sync::CancellationToken;
 
+use super::connection::Connection;
 use super::failure::Failure;
 use crate::http::{Access, Health, ListenOptions, Server, app};
 use crate::limits::DRAIN;
@@ -24,9 +25,6 @@ pub(crate) struct ServeOptions {
     /// or `nats://host:port[,host:port...]`
     #[arg(long, env = "LOCKGATE_BUS", default_value = "embedded:", value_name = "URL")]
     pub(crate) bus: String,
-    /// A NATS credentials file; credentials never stand in the URL
-    #[arg(long, env = "LOCKGATE_NATS_CREDENTIALS", value_name = "FILE")]
-    nats_credentials: Option<PathBuf>,
     /// The address to listen on; any other than a loopback address needs tokens
     #[arg(long, env = "LOCKGATE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub(crate) listen: SocketAddr,
@@ -70,6 +68,8 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "LOCKGATE_DUPLICATE_WINDOW", default_value = "2m", value_name = "TIME",
           value_parser = humantime::parse_duration)]
     duplicate_window: Duration,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// Roles of this process, listening.
@@ -88,7 +88,7 @@ impl ServeOptions {
         let store = StoreOptions::default();
         Self {
             bus,
-            nats_credentials: None,
+            connection: Connection::default(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin_tokens: None,
             publish_tokens: None,
@@ -117,16 +117,19 @@ impl ServeOptions {
             allowed_origins: self.allow_origin.clone(),
         };
         let server = Server::bind(&listen).await.map_err(|error| Failure::new(chain(&error)))?;
-        let bus = Bus::connect_with(&self.bus, self.connect_options()).await.map_err(|error| {
-            let way_out =
-                "start a server: make nats-up      or use the embedded bus: --bus embedded:";
-            match error.is_retryable() {
-                // A folder: the error says what to do about it.
-                true if self.bus.starts_with("embedded:") => Failure::unavailable(chain(&error)),
-                true => Failure::unavailable(format!("{}\n  {way_out}", chain(&error))),
-                false => Failure::from(error),
-            }
-        })?;
+        let bus =
+            Bus::connect_with(&self.bus, self.connection.options()?).await.map_err(|error| {
+                let way_out =
+                    "start a server: make nats-up      or use the embedded bus: --bus embedded:";
+                match error.is_retryable() {
+                    // A folder: the error says what to do about it.
+                    true if self.bus.starts_with("embedded:") => {
+                        Failure::unavailable(chain(&error))
+                    }
+                    true => Failure::unavailable(format!("{}\n  {way_out}", chain(&error))),
+                    false => Failure::from(error),
+                }
+            })?;
         let store = Store::open(Platform::new(bus), self.store_options()).await?;
         let roles = Roles::start(&store, roles, &access, stop).await?;
         Ok(Serving { addr: server.addr(), open: access.is_open(), server, roles, store })
@@ -140,14 +143,6 @@ impl ServeOptions {
         }
         Access::new(&read(&self.admin_tokens)?, &read(&self.publish_tokens)?)
             .map_err(|invalid| Failure::usage(invalid.to_string()))
-    }
-
-    fn connect_options(&self) -> ConnectOptions {
-        ConnectOptions {
-            credentials: self.nats_credentials.clone(),
-            client_name: Some(String::from("lockgate")),
-            ..ConnectOptions::default()
-        }
     }
 
     fn store_options(&self) -> StoreOptions {

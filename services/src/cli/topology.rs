@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use bus::topology::{Action, Change};
-use bus::{Bus, ConnectOptions, Topology as Declared};
+use bus::{Bus, Topology as Declared};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::connection::Connection;
 use super::failure::Failure;
 use super::screen::{colour_allowed, tell};
 use crate::store;
@@ -39,9 +40,6 @@ pub(super) struct Topology {
         value_name = "URL"
     )]
     bus: String,
-    /// A NATS credentials file; credentials never stand in the URL
-    #[arg(long, global = true, env = "LOCKGATE_NATS_CREDENTIALS", value_name = "FILE")]
-    nats_credentials: Option<PathBuf>,
     /// Copies of everything, in place of what the file says
     #[arg(long, global = true, env = "LOCKGATE_REPLICAS", value_name = "COPIES",
           value_parser = clap::value_parser!(u8).range(1..=5))]
@@ -57,20 +55,27 @@ enum What {
     Check {
         /// The file
         file: PathBuf,
+        #[command(flatten)]
+        connection: Connection,
     },
     /// Create and update until all is as declared; a second time changes nothing
     Apply {
         /// The file
         file: PathBuf,
+        #[command(flatten)]
+        connection: Connection,
     },
     /// Print what Lockgate has on the bus, the logs of its realms included, as a file declares it
-    Show,
+    Show {
+        #[command(flatten)]
+        connection: Connection,
+    },
 }
 
 impl Topology {
     /// Compares or applies, and prints.
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let Self { command, bus: url, nats_credentials, replicas, json } = self;
+        let Self { command, bus: url, replicas, json } = self;
         let read = |file: &PathBuf| -> Result<Declared, Failure> {
             let declared = Declared::read(file)?;
             Ok(match replicas {
@@ -78,15 +83,18 @@ impl Topology {
                 None => declared,
             })
         };
-        let options = ConnectOptions { credentials: nats_credentials, ..ConnectOptions::default() };
+        let (What::Check { connection, .. }
+        | What::Apply { connection, .. }
+        | What::Show { connection }) = &command;
+        let options = connection.options()?;
         // A file that cannot be read is told without a bus.
         let declared = match &command {
-            What::Check { file } | What::Apply { file } => read(file)?,
-            What::Show => Declared::default(),
+            What::Check { file, .. } | What::Apply { file, .. } => read(file)?,
+            What::Show { .. } => Declared::default(),
         };
         let bus = Bus::connect_with(&url, options).await?;
         match command {
-            What::Show => {
+            What::Show { .. } => {
                 let has = store::existing_topology(&bus).await?;
                 let text = format!("# What Lockgate has on {url}\n\n{}", has.to_toml()?);
                 Ok(tell(text.trim_end_matches('\n'))?)

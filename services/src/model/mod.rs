@@ -15,6 +15,7 @@ mod topic;
 
 pub use digest::RowsDigest;
 pub(crate) use duration::HumanDuration;
+pub(crate) use event::Row;
 pub use event::{CloudEvent, EventFault, FaultKind, LogEvent};
 pub(crate) use invalid::BadField;
 pub use invalid::Invalid;

@@ -100,7 +100,7 @@ async fn write(store: &Store, of: &Incarnation, page: &Page) -> Result<(), Error
         while let Some(Some(written)) = receipts.next().now_or_never() {
             already_there_is_fine(written)?;
         }
-        receipts.push_back(store.prefill.submit(row.row_message(of)?).await?);
+        receipts.push_back(store.prefill.submit(row.of_prefill(of)?).await?);
     }
     while let Some(written) = receipts.next().await {
         already_there_is_fine(written)?;

@@ -8,7 +8,7 @@ use bus::Stream;
 
 use super::log_reader::LogReader;
 use super::source::{Open, PAGE_BYTES, PAGE_ROWS, Page, Source, SourceError};
-use crate::model::{Key, LogEvent, Realm, Subscription, Topic, TopicSet, names};
+use crate::model::{Key, LogEvent, Realm, Row, Subscription, Topic, TopicSet, names};
 use crate::store::prefill::Position;
 use crate::store::{Completeness, Store};
 
@@ -84,7 +84,7 @@ impl Source for LogSource {
             bytes += super::log_reader::size(&message);
             reached = message.sequence;
             page.scanned += 1;
-            page.rows.extend(log.row(LogEvent::from_log(&message)));
+            page.rows.extend(log.row(LogEvent::from_log(&message)).map(Row::from));
         }
         check_history(&self.store, realm).await?;
         let (realm, ended) = (realm.clone(), log.reader.is_at_end());

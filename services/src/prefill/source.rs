@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::model::{LogEvent, Subscription};
+use crate::model::{Row, Subscription};
 use crate::store::Store;
 use crate::store::prefill::Position;
 
@@ -38,7 +38,7 @@ pub(super) trait Source: Send {
 /// Some rows of a source.
 pub(super) struct Page {
     /// The rows; a page may have none although more follow.
-    pub(super) rows: Vec<LogEvent>,
+    pub(super) rows: Vec<Row>,
     /// How many keys were looked at, deleted ones included.
     pub(super) scanned: u64,
     /// How many keys there are in all, as far as known.

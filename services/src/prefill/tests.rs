@@ -15,7 +15,7 @@ use super::log_source::{LogSource, Logs};
 use super::source::{Open, PAGE_BYTES, Page, Source, SourceError};
 use super::worker::{MAX_ATTEMPTS, Worker};
 use crate::model::{
-    CloudEvent, Incarnation, LogEvent, Manifest, Prefill, Realm, RowsDigest, Subscription,
+    CloudEvent, Incarnation, LogEvent, Manifest, Prefill, Realm, Row, RowsDigest, Subscription,
     SubscriptionName, TopicSet, names,
 };
 use crate::platform::{Entropy, Platform};
@@ -84,8 +84,8 @@ async fn rows(store: &Store, of: &Incarnation) -> Vec<(String, u64, String)> {
         if page.is_empty() {
             return rows;
         }
-        for row in page.iter().filter_map(LogEvent::from_row) {
-            let event: serde_json::Value = serde_json::from_slice(&row.to_json()).unwrap();
+        for row in page.iter().filter_map(Row::read) {
+            let event: serde_json::Value = serde_json::from_slice(&row.json).unwrap();
             let data =
                 event["data"].as_str().map_or_else(|| event["data"].to_string(), str::to_owned);
             rows.push((row.key.as_str().to_owned(), row.sequence, data));
@@ -148,7 +148,12 @@ impl Source for Scripted {
         let rows = vec![Self::event(2 * at + 1), Self::event(2 * at + 2)];
         // As an HTTP pager: the last page says that nothing follows.
         let next = (at + 1 < self.pages).then(|| Position { realm: realm(), sequence: at + 1 });
-        Ok(Page { rows, scanned: 2, total: 2 * self.pages, next })
+        Ok(Page {
+            rows: rows.into_iter().map(Row::from).collect(),
+            scanned: 2,
+            total: 2 * self.pages,
+            next,
+        })
     }
 }
 
@@ -350,7 +355,7 @@ async fn the_state_at_the_fence_is_exact_also_when_a_worker_resumes() {
             let mut source = LogSource::open(&store, &subscription).await.unwrap();
             let page = source.page(None).await.unwrap();
             for row in page.rows.iter().take(cut) {
-                store.prefill.publish(row.row_message(of).unwrap()).await.unwrap();
+                store.prefill.publish(row.of_prefill(of).unwrap()).await.unwrap();
             }
         }
         let worker = worker(&store, Logs, &CancellationToken::new());
@@ -378,7 +383,7 @@ async fn pages_are_bounded_by_bytes_and_the_same_from_any_position() {
     let (mut position, mut pages) = (None, Vec::new());
     loop {
         let page = source.page(position.as_ref()).await.unwrap();
-        let bytes: usize = page.rows.iter().map(|row| row.to_json().len()).sum();
+        let bytes: usize = page.rows.iter().map(|row| row.json.len()).sum();
         assert!(bytes < PAGE_BYTES + 310_000, "{bytes}");
         let mut fresh = LogSource::open(&store, &subscription).await.unwrap();
         let again = fresh.page(position.as_ref()).await.unwrap();

@@ -57,7 +57,7 @@ pub use trace_context::TraceContext;
 /// use std::sync::Arc;
 ///
 /// use bus::middleware::{AfterPublish, Disposition, Handling, Middleware, Publishing, Work};
-/// use bus::{HandlerError, Message, Outcome, StoredMessage};
+/// use bus::{Message, StoredMessage};
 ///
 /// /// Names this service on what it publishes, and counts what it has done.
 /// struct Signed(Arc<AtomicU64>);
@@ -84,7 +84,7 @@ pub use trace_context::TraceContext;
 ///     .run(shutdown, move |order: StoredMessage| {
 ///         assert_eq!(order.headers.get("from"), Some("till"));
 ///         stop.cancel();
-///         async { Ok::<_, HandlerError>(Outcome::Ack) }
+///         async { bus::ack() }
 ///     })
 ///     .await?;
 /// assert_eq!(done.load(Ordering::Relaxed), 1);
@@ -223,7 +223,7 @@ pub type AfterPublish = Box<dyn FnOnce(&Result<Receipt>) + Send>;
 ///                 std::future::pending::<()>().await; // the bank does not answer
 ///             }
 ///             stop.cancel();
-///             Ok::<_, bus::HandlerError>(Outcome::Ack)
+///             bus::ack()
 ///         }
 ///     })
 ///     .await?;

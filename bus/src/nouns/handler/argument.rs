@@ -73,7 +73,7 @@ impl FromMessage for StoredMessage {
 /// # async fn main() -> Result<(), bus::Error> {
 /// # let bus = bus::Bus::connect("embedded:").await?;
 /// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
-/// use bus::{HandlerError, Json, Message, Outcome};
+/// use bus::{Json, Message};
 /// use tokio_util::sync::CancellationToken;
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
@@ -88,7 +88,7 @@ impl FromMessage for StoredMessage {
 ///     .run(shutdown, move |Json(order): Json<Order>| {
 ///         assert_eq!(order.cents, 42);
 ///         stop.cancel();
-///         async { Ok::<_, HandlerError>(Outcome::Ack) }
+///         async { bus::ack() }
 ///     })
 ///     .await?;
 /// # Ok(())

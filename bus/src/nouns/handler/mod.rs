@@ -4,4 +4,4 @@ mod argument;
 mod outcome;
 
 pub use argument::{FromMessage, Json, Received};
-pub use outcome::{HandlerError, Outcome};
+pub use outcome::{HandlerError, Outcome, ack, retry};

@@ -14,7 +14,7 @@ use crate::name::StreamName;
 /// # let bus = bus::Bus::connect("embedded:").await?;
 /// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
 /// use std::time::Duration;
-/// use bus::{HandlerError, Message, Outcome, Received};
+/// use bus::{Message, Received};
 /// use tokio_util::sync::CancellationToken;
 ///
 /// orders.publish(Message::new("orders.created", "42")?).await?;
@@ -25,10 +25,10 @@ use crate::name::StreamName;
 ///         let stop = stop.clone();
 ///         async move {
 ///             if order.attempt == 1 {
-///                 return Ok::<_, HandlerError>(Outcome::Retry(Duration::from_millis(1)));
+///                 return bus::retry(Duration::from_millis(1));
 ///             }
 ///             stop.cancel();
-///             Ok(Outcome::Ack)
+///             bus::ack()
 ///         }
 ///     })
 ///     .await?;
@@ -95,3 +95,43 @@ impl Outcome {
 /// # }
 /// ```
 pub type HandlerError = Box<dyn StdError + Send + Sync>;
+
+/// What a handler returns that has done its work: [`Outcome::Ack`], with its error's type known.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), bus::Error> {
+/// # let bus = bus::Bus::connect("embedded:").await?;
+/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
+/// # let shutdown = tokio_util::sync::CancellationToken::new();
+/// # let stop = shutdown.clone();
+/// bus.consumer("orders", "billing")
+///     .run(shutdown, move |order: bus::StoredMessage| {
+///         assert_eq!(order.sequence, 1);
+/// #       stop.cancel();
+///         async { bus::ack() }
+///     })
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn ack() -> Result<Outcome, HandlerError> {
+    Ok(Outcome::Ack)
+}
+
+/// What a handler returns that wants the message again, not before this long from now:
+/// [`Outcome::Retry`], with its error's type known.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use bus::{HandlerError, Outcome, Received};
+///
+/// async fn wait_for_the_third_time(received: Received) -> Result<Outcome, HandlerError> {
+///     if received.attempt < 3 { bus::retry(Duration::from_secs(5)) } else { bus::ack() }
+/// }
+/// ```
+pub fn retry(delay: Duration) -> Result<Outcome, HandlerError> {
+    Ok(Outcome::Retry(delay))
+}

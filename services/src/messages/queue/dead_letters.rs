@@ -17,7 +17,7 @@ use super::lane::{Lane, Part, Place};
 use super::lanes::SIDE_BY_SIDE;
 use super::source::Bodies;
 use crate::limits::MAX_PULL_BYTES;
-use crate::model::{Incarnation, LogEvent, Subscription, names};
+use crate::model::{Incarnation, Row, Subscription, names};
 use crate::store::Store;
 use crate::store::journal::KeyHash;
 
@@ -75,11 +75,11 @@ impl DeadLetters {
         bodies: &Bodies,
         reason: &str,
     ) -> Result<Option<Subject>, Error> {
-        let Some(event) = bodies.event(id.place.sequence).await? else { return Ok(None) };
+        let Some(event) = bodies.row(id.place.sequence).await? else { return Ok(None) };
         let subject = subject(of, id, &event)?;
         let reason = cut(reason);
         let letter =
-            event.carried(subject.clone())?.header(REASON, BASE64.encode(reason.as_bytes()))?;
+            event.message(subject.clone())?.header(REASON, BASE64.encode(reason.as_bytes()))?;
         self.stream.publish(letter).await?;
         Ok(Some(subject))
     }
@@ -180,7 +180,7 @@ impl DeadLetters {
         let key = |place: Place| {
             let bodies = &bodies;
             async move {
-                let event = bodies.event(place.sequence).await?;
+                let event = bodies.row(place.sequence).await?;
                 Ok::<_, Error>(event.map(|event| KeyHash::of(&event.topic, &event.key)))
             }
         };
@@ -256,7 +256,7 @@ fn chosen(ids: &BTreeMap<Id, Subject>, named: Option<Vec<String>>) -> Vec<(Strin
     }
 }
 
-fn subject(of: &Incarnation, id: &AckId, event: &LogEvent) -> Result<Subject, Error> {
+fn subject(of: &Incarnation, id: &AckId, event: &Row) -> Result<Subject, Error> {
     let of = Incarnation { generation: id.place.lane.generation, ..of.clone() };
     let (part, sequence) = (id.place.lane.phase(), id.place.sequence);
     names::dead_letter_subject(&of, part, sequence, id.attempt, &event.topic, &event.key)
@@ -277,7 +277,7 @@ fn letter(id: AckId, message: &StoredMessage) -> Option<Letter> {
     let names::DeadLetter { topic, key, .. } = names::parse_dead_letter_subject(&message.subject)?;
     let reason = message.headers.get(REASON).and_then(|reason| BASE64.decode(reason.as_ref()).ok());
     let reason = reason.and_then(|reason| String::from_utf8(reason).ok()).unwrap_or_default();
-    let event = LogEvent::from_carried(topic, key, message)?;
+    let event = Row::carried_by(topic, key, message)?;
     Some(Letter {
         phase: id.place.lane.phase(),
         realm: event.topic.realm.to_string(),
@@ -285,7 +285,7 @@ fn letter(id: AckId, message: &StoredMessage) -> Option<Letter> {
         attempts: id.attempt,
         reason,
         since: message.timestamp,
-        event: event.to_json(),
+        event: event.json,
         id: id.plain(),
     })
 }

@@ -11,7 +11,9 @@ use super::table::{Arrived, Body};
 use crate::limits::STREAM_PAGE_BYTES;
 use crate::messages::stream::{CatchUp, Entry, Feed, Feeds, Found, PAGE, Page as CaughtUp};
 use crate::messages::watched::Follower;
-use crate::model::{History, Incarnation, LogEvent, Mark, Realm, Subscription, TopicSet, names};
+use crate::model::{
+    History, Incarnation, LogEvent, Mark, Realm, Row, Subscription, TopicSet, names,
+};
 use crate::store::Store;
 use crate::store::journal::{KeyHash, Stamp};
 use crate::store::prefill::rows_gone;
@@ -256,8 +258,8 @@ fn arrived(entry: &Entry) -> Arrived {
 }
 
 fn row(message: &StoredMessage) -> Option<Arrived> {
-    let row = LogEvent::from_row(message)?;
-    let body = Body { sequence: row.sequence, event: row.to_json() };
+    let row = Row::read(message)?;
+    let body = Body { sequence: row.sequence, event: row.json };
     let key = KeyHash::of(&row.topic, &row.key);
     Some(Arrived { sequence: message.sequence, key, stamp: Stamp::default(), body })
 }
@@ -283,17 +285,17 @@ impl Bodies {
     }
 
     /// The event at a sequence; `None` when the stream does not hold it any more.
-    pub(super) async fn event(&self, sequence: u64) -> Result<Option<LogEvent>, Error> {
+    pub(super) async fn row(&self, sequence: u64) -> Result<Option<Row>, Error> {
         let Some(message) = self.stream.get(sequence).await? else { return Ok(None) };
         Ok(match self.is_log {
-            true => LogEvent::from_log(&message),
-            false => LogEvent::from_row(&message),
+            true => LogEvent::from_log(&message).map(Row::from),
+            false => Row::read(&message),
         })
     }
 
     /// The same, as a client gets to see it.
     pub(super) async fn get(&self, sequence: u64) -> Result<Option<Body>, Error> {
-        let body = |event: LogEvent| Body { sequence: event.sequence, event: event.to_json() };
-        Ok(self.event(sequence).await?.map(body))
+        let body = |row: Row| Body { sequence: row.sequence, event: row.json };
+        Ok(self.row(sequence).await?.map(body))
     }
 }

@@ -24,7 +24,7 @@ use crate::messages::directory::Followed;
 use crate::messages::position::{Phase, Position};
 use crate::messages::progress::Progress;
 use crate::messages::token;
-use crate::model::{LogEvent, Manifest, Mark, Prefill, Subscription, names};
+use crate::model::{Manifest, Mark, Prefill, Row, Subscription, names};
 use crate::store::prefill::rows_gone;
 use crate::store::{Kept, Store};
 use crate::work::{Report, rows_are_missed, send_report};
@@ -281,8 +281,8 @@ impl Connection {
             let generation = self.position.generation;
             let phase = Phase::Prefill { sequence: message.sequence };
             self.position = Position { generation, phase };
-            if let Some(row) = LogEvent::from_row(&message) {
-                let frame = Frame::message(row.to_json(), self.token());
+            if let Some(row) = Row::read(&message) {
+                let frame = Frame::message(row.json, self.token());
                 self.outbox.push_back(frame);
             }
         }

@@ -1,8 +1,8 @@
-//! An event as a log or a prefill queue holds it, whoever published it.
+//! An event as a log holds it, whoever published it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bus::{Headers, Message, StoredMessage, Subject};
+use bus::{Headers, StoredMessage};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use time::OffsetDateTime;
@@ -10,17 +10,11 @@ use time::format_description::well_known::Rfc3339;
 
 use super::in_log::{self, Shown, Told};
 use super::json::Object;
+use super::row::OWN_HEADERS;
 use super::timestamp;
-use crate::model::{Incarnation, Key, Topic, names};
+use crate::model::{Key, Topic, names};
 
-/// On a prefill row: the sequence of the event in its log.
-const SEQUENCE: &str = "lockgate-sequence";
-/// On a prefill row: when the log took the event, milliseconds since 1970.
-const TIME: &str = "lockgate-time";
-/// What Lockgate itself writes: taken off what comes from a log.
-const OWN_HEADERS: [&str; 2] = [SEQUENCE, TIME];
-
-/// An event that is in a log. It reads the same from the log and from a prefill row made of it.
+/// An event that is in a log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogEvent {
     /// Where it belongs.
@@ -31,8 +25,8 @@ pub struct LogEvent {
     pub sequence: u64,
     /// When the log took it, in whole milliseconds.
     pub time: SystemTime,
-    headers: Headers,
-    payload: Option<Bytes>,
+    pub(super) headers: Headers,
+    pub(super) payload: Option<Bytes>,
 }
 
 impl LogEvent {
@@ -46,41 +40,6 @@ impl LogEvent {
         let time = UNIX_EPOCH + Duration::from_millis(millis(message.timestamp));
         let (sequence, payload) = (message.sequence, message.payload.clone());
         Some(Self { topic, key, sequence, time, headers, payload })
-    }
-
-    /// Reads a row of a prefill queue; `None` when it is not one, as the manifest is not.
-    pub fn from_row(message: &StoredMessage) -> Option<Self> {
-        let (topic, key) = names::parse_row_subject(&message.subject)?;
-        Self::from_carried(topic, key, message)
-    }
-
-    /// Reads what [`LogEvent::carried`] wrote; what it is about stands in the subject.
-    pub(crate) fn from_carried(topic: Topic, key: Key, message: &StoredMessage) -> Option<Self> {
-        let mut headers = message.headers.clone();
-        let mut take = |name| {
-            let value = headers.remove(name)?;
-            std::str::from_utf8(&value).ok()?.parse::<u64>().ok()
-        };
-        let (sequence, time_ms) = (take(SEQUENCE)?, take(TIME)?);
-        let time = UNIX_EPOCH.checked_add(Duration::from_millis(time_ms))?;
-        Some(Self { topic, key, sequence, time, headers, payload: message.payload.clone() })
-    }
-
-    /// The row that carries this event in a prefill queue. It is stored only where there is none:
-    /// a second one is a [`bus::ErrorKind::Conflict`], which means that it is there already.
-    pub fn row_message(&self, of: &Incarnation) -> Result<Message, bus::Error> {
-        Ok(self.carried(names::row_subject(of, &self.topic, &self.key)?)?.expect_last(0))
-    }
-
-    /// A message on another subject that carries this event with its place in the log.
-    pub(crate) fn carried(&self, subject: Subject) -> Result<Message, bus::Error> {
-        let mut message = Message::tombstone(subject)?;
-        message.payload = self.payload.clone();
-        message.headers = self.headers.clone();
-        let message = message
-            .header(SEQUENCE, self.sequence.to_string())?
-            .header(TIME, millis(self.time).to_string())?;
-        Ok(message.key(self.key.as_str()))
     }
 
     /// True when the event deletes its key: a message without a payload, or an event in the JSON
@@ -148,7 +107,7 @@ impl LogEvent {
     }
 }
 
-fn millis(time: SystemTime) -> u64 {
+pub(super) fn millis(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

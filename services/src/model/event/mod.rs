@@ -8,6 +8,7 @@ mod in_log;
 mod json;
 mod log_event;
 mod members;
+mod row;
 mod structured;
 mod timestamp;
 
@@ -19,6 +20,7 @@ mod tests;
 pub use cloud_event::CloudEvent;
 pub use fault::{EventFault, FaultKind};
 pub use log_event::LogEvent;
+pub(crate) use row::Row;
 
 /// The prefix of a CloudEvents attribute carried as a header.
 const PREFIX: &str = "ce-";

@@ -348,19 +348,29 @@ pub(super) fn incarnation() -> Incarnation {
 
 #[test]
 fn a_row_reads_like_the_log() {
-    let headers: [(&str, &[u8]); 3] =
-        [("ce-id", b"1"), ("lockgate-sequence", b"99"), ("lockgate-time", b"x")];
-    for payload in [Some(&b"[1]"[..]), None] {
-        let event = foreign("events.orders.created.a=40b", &headers, payload);
-        let row = event.row_message(&incarnation()).unwrap();
-        assert_eq!(row.subject.as_str(), "prefill.people.00ff.2.row.orders.created.a=40b");
-        assert_eq!(row.expect, Some(bus::Expect::LastSubjectSequence(0)));
-        assert_eq!(LogEvent::from_row(&stored(row, 1)), Some(event));
+    let own: [(&str, &[u8]); 4] = [
+        ("ce-id", b"1"),
+        ("lockgate-sequence", b"99"),
+        ("lockgate-time", b"x"),
+        ("lockgate-encoded", b"98"),
+    ];
+    // As JSON, and, where that is too large, as the log has it.
+    let large = vec![1; 200_000];
+    for (payload, is_large) in [(Some(&b"[1]"[..]), false), (None, false), (Some(&large[..]), true)]
+    {
+        let event = foreign("events.orders.created.a=40b", &own, payload);
+        let row = Row::from(event.clone());
+        let message = row.of_prefill(&incarnation()).unwrap();
+        assert_eq!(message.subject.as_str(), "prefill.people.00ff.2.row.orders.created.a=40b");
+        assert_eq!(message.expect, Some(bus::Expect::LastSubjectSequence(0)));
+        assert_eq!(message.headers.get("lockgate-encoded").is_none(), is_large);
+        assert_eq!(row.json, event.to_json());
+        assert_eq!(Row::read(&stored(message, 1)), Some(row));
     }
     let manifest = Message::new("prefill.people.00ff.2.manifest", "{}").unwrap();
-    assert_eq!(LogEvent::from_row(&stored(manifest, 1)), None);
+    assert_eq!(Row::read(&stored(manifest, 1)), None);
     let bare = Message::new("prefill.people.00ff.2.row.orders.created.k", "{}").unwrap();
-    assert_eq!(LogEvent::from_row(&stored(bare, 1)), None);
+    assert_eq!(Row::read(&stored(bare, 1)), None);
 }
 
 fn attributes() -> impl Strategy<Value = Vec<(String, String)>> {
@@ -455,8 +465,8 @@ proptest! {
         }
         let tombstone = json.get("data").is_none() && json.get("data_base64").is_none();
         prop_assert_eq!(tombstone, message.payload.is_none());
-        let row = event.row_message(&incarnation()).unwrap();
-        let same = LogEvent::from_row(&stored(row, 1)).map(|row| row.to_json());
+        let row = Row::from(event.clone()).of_prefill(&incarnation()).unwrap();
+        let same = Row::read(&stored(row, 1)).map(|row| row.json);
         prop_assert_eq!(same, Some(event.to_json()));
     }
 }

@@ -10,8 +10,6 @@ use super::cursor::{Cursor, Gone, Why};
 use crate::model::{Incarnation, names};
 use crate::store::Store;
 
-const TRIES: usize = 5;
-
 /// Lets the rows of a complete prefill go; nothing happens to one that is not complete. On return
 /// they are removed and whoever begins with them is told ([`rows_gone`]). Safe to repeat, by
 /// anyone, at any time.
@@ -33,26 +31,20 @@ pub(crate) async fn rows_are_settled(store: &Store, of: &Incarnation) -> Result<
 
 /// Notes it in the cursor; false when there is nothing to do.
 async fn mark(store: &Store, of: &Incarnation, gone: Gone) -> Result<bool, Error> {
-    let key = names::cursor_key(of);
-    for _ in 0..TRIES {
-        let Some(entry) = store.cursors.get(&key).await? else { return Ok(false) };
-        let mut cursor = Cursor::parse(&entry)?;
+    let mut is_marked = false;
+    let note = |cursor: Option<Cursor>| {
+        is_marked = false;
+        let mut cursor = cursor?;
         if cursor.ended_ms.is_none() || cursor.gone.is_some_and(|gone| gone.removed) {
-            return Ok(false);
+            return None;
         }
+        is_marked = true;
         let why = cursor.gone.map_or(gone.why, |gone| gone.why);
-        let noted = Some(Gone { why, ..gone });
-        if cursor.gone == noted {
-            return Ok(true);
-        }
-        cursor.gone = noted;
-        match store.cursors.update(&key, cursor.written()?, entry.revision).await {
-            Err(error) if error.is_conflict() => {}
-            written => return written.map(|_| true),
-        }
-    }
-    let what = format!("the cursor {key} changes faster than it can be written");
-    Err(Error::new(bus::ErrorKind::Unavailable, what))
+        let before = cursor.gone.replace(Gone { why, ..gone });
+        (cursor.gone != before).then_some(cursor)
+    };
+    store.cursors.modify(names::cursor_key(of), note).await?;
+    Ok(is_marked)
 }
 
 /// Why the rows of a prefill are not there any more, if they are not: a sentence for the consumer.
