@@ -34,7 +34,14 @@ impl Bus {
 
     /// The same with options.
     pub async fn connect_with(url: &str, options: ConnectOptions) -> Result<Self> {
-        match url.split_once(':').map(|(scheme, _)| scheme) {
+        let scheme = url.split_once(':').map(|(scheme, _)| scheme);
+        if scheme == Some("embedded")
+            && let Some(what) = options.for_servers()
+        {
+            let why = "it is in this process, and connects to nothing";
+            return Err(Error::invalid(format!("{what} is of no use to {url:?}: {why}")));
+        }
+        match scheme {
             Some("embedded") if url == "embedded:" => {
                 Ok(Self::with_driver(Arc::new(crate::embedded::Embedded::new())))
             }
@@ -69,6 +76,17 @@ impl Bus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_only_a_server_could_use_is_refused_and_not_passed_over() {
+        let tls = crate::Tls { required: true, ..Default::default() };
+        let options = ConnectOptions { tls, ..Default::default() };
+        let refused = Bus::connect_with("embedded:", options).await.err().unwrap();
+        assert_eq!(
+            refused.to_string(),
+            "TLS is of no use to \"embedded:\": it is in this process, and connects to nothing"
+        );
+    }
 
     #[tokio::test]
     async fn an_unknown_backend_is_answered_with_those_of_this_build() {

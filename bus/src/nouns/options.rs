@@ -41,6 +41,22 @@ pub struct ConnectOptions {
     pub jetstream: Option<JetStream>,
 }
 
+impl ConnectOptions {
+    /// The first of what is given that only a server could use.
+    pub(crate) fn for_servers(&self) -> Option<&'static str> {
+        let given = [
+            (self.credentials.is_some(), "a credentials file"),
+            (self.nkey_seed.is_some(), "an nkey seed"),
+            (self.token.is_some(), "a token"),
+            (self.user.is_some(), "a user"),
+            (self.tls.is_wanted(), "TLS"),
+            (self.inbox_prefix.is_some(), "an inbox prefix"),
+            (self.jetstream.is_some(), "a place of JetStream"),
+        ];
+        given.into_iter().find_map(|(is_given, what)| is_given.then_some(what))
+    }
+}
+
 /// TLS. With a root or a certificate the connection is never without TLS.
 ///
 /// ```

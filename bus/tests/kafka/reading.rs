@@ -422,3 +422,17 @@ async fn partitions_that_somebody_adds_are_refused_by_name_and_nothing_comes_und
         bus.delete_stream(&name).await.unwrap();
     }
 }
+
+/// A broker that keeps everything in zstd gives back what it took.
+#[tokio::test]
+async fn a_broker_that_compresses_with_zstd() {
+    let broker = bus::testkit::KafkaBroker::start_with("compression.type=zstd").await.unwrap();
+    let bus = bus::Bus::connect(&broker.url()).await.unwrap();
+    let stream = super::stream(&bus, |_| {}).await;
+    let text = "the same again ".repeat(1000);
+    stream.publish(super::message(&stream, "a", &text)).await.unwrap();
+    let consumer = bus.consumer(stream.name(), "c").open().await.unwrap();
+    let delivery = consumer.fetch(1, super::PATIENCE).await.unwrap().remove(0);
+    assert_eq!(delivery.message().payload.as_deref(), Some(text.as_bytes()));
+    delivery.ack_confirmed().await.unwrap();
+}
