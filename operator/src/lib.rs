@@ -1,0 +1,1 @@
+//! The operator: work from a queue becomes Kubernetes Jobs, each once.

@@ -1,0 +1,1 @@
+//! Bridges: Kafka topics into the log and back, each record once.

@@ -1,0 +1,7 @@
+//! Flows: small systems on the bus, each a set of roles that run together or one by one.
+
+mod flow;
+mod run;
+
+pub use flow::{Context, Failure, Flow, Role};
+pub use run::run;

@@ -1,0 +1,1 @@
+//! Layers around a call that can fail: deadline, bulkhead, circuit breaker, retry.
