@@ -125,7 +125,7 @@ const OBSERVE: (&str, &str) = (
 the bill has the trace of its order: true
 bus_published_total{stream=\"example-seen-in\"} 1
 bus_published_total{stream=\"example-seen-out\"} 1
-bus_acked_total{stream=\"example-seen-in\",consumer=\"billing\"} 1
+bus_settled_total{stream=\"example-seen-in\",consumer=\"billing\",how=\"acked\"} 1
 ",
 );
 

@@ -8,6 +8,7 @@ pub mod events;
 pub mod http;
 mod limits;
 pub mod messages;
+pub mod metrics;
 pub mod model;
 pub mod platform;
 pub mod prefill;

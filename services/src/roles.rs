@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{self, Ingest};
-use crate::http::Access;
+use crate::http::{Access, metrics_router};
 use crate::messages::{self, Messages, MessagesOptions};
 use crate::registration::{self, Registration};
 use crate::store::Store;
@@ -64,7 +64,8 @@ impl Roles {
         shutdown: &CancellationToken,
     ) -> Result<Self, bus::Error> {
         let stop = shutdown.child_token();
-        let mut running = Self { tasks: JoinSet::new(), stop, router: Router::new() };
+        let router = metrics_router(store.platform.metrics.clone(), access.clone());
+        let mut running = Self { tasks: JoinSet::new(), stop, router };
         for role in roles {
             running.add(*role, store, access).await?;
         }
@@ -103,7 +104,7 @@ impl Roles {
             Role::Registration => {
                 let registration = Registration::new(store);
                 self.serve(registration::router(registration.clone(), access.clone()));
-                self.spawn(role, registration::run_reports(registration, stop));
+                self.spawn(role, registration::run(registration, stop));
             }
             Role::Events => {
                 self.serve(events::router(Ingest::new(store), access.clone()));

@@ -4,6 +4,8 @@
 //! `cargo run -p lockgate-examples --bin 11_observe [-- --bus URL]`, where URL is
 //! `nats://127.0.0.1:4222` or `kafka://127.0.0.1:9092`.
 
+use bus::middleware::prometheus_client::encoding::text::encode;
+use bus::middleware::prometheus_client::registry::Registry;
 use bus::middleware::{Metrics, TraceContext, Tracing};
 use bus::{Bus, Message, Outcome, StoredMessage, Stream, StreamConfig};
 use lockgate_examples::{Failure, bus_url, fresh, remove};
@@ -11,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let metrics = Metrics::new();
+    let mut registry = Registry::default();
     let bus = Bus::connect(&bus_url()?).await?;
-    let bus = bus.with_middleware(Tracing::new()).with_middleware(metrics.clone());
+    let bus = bus.with_middleware(Tracing::new()).with_middleware(Metrics::register(&mut registry));
     let orders =
         fresh(&bus, &StreamConfig::parse("example-seen-in", &["example.seen.in"])?).await?;
     let bills =
@@ -28,7 +30,11 @@ async fn main() -> Result<(), Failure> {
 
     let (order, bill) = (trace_of(&orders).await?, trace_of(&bills).await?);
     println!("the bill has the trace of its order: {}", order == bill);
-    for line in metrics.render().lines().filter(|line| line.contains("_total{")) {
+    let mut page = String::new();
+    encode(&mut page, &registry)?;
+    let mut counters: Vec<&str> = page.lines().filter(|line| line.contains("_total{")).collect();
+    counters.sort_unstable();
+    for line in counters {
         if line.contains("published_total") || line.contains("acked") {
             println!("{line}");
         }

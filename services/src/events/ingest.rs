@@ -106,6 +106,12 @@ impl Ingest {
 
     async fn publish_one(&self, event: &CloudEvent) -> Result<Receipt, Error> {
         let realm = &event.topic().realm;
+        let result = self.store(realm, event).await;
+        self.0.store.platform.metrics.published(realm, &result);
+        result
+    }
+
+    async fn store(&self, realm: &Realm, event: &CloudEvent) -> Result<Receipt, Error> {
         let log = self.log(realm).await?;
         match store_once(&log, event).await {
             // Deleted since we saw it.

@@ -16,6 +16,7 @@ use super::catalogue::ProblemKind;
 use super::encoding;
 use super::guard::{self, Guard};
 use super::health::Health;
+use super::metrics;
 use super::problem::Problem;
 use crate::limits::MAX_REQUESTS;
 
@@ -31,6 +32,7 @@ pub fn app(api: Router, guard: Guard, health: Health) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn(encoding::check))
+        .layer(from_fn_with_state(health.metrics(), metrics::observe))
         .layer(from_fn(catch_panic))
         .layer(from_fn_with_state(at_work, bound))
         .layer(from_fn_with_state(guard, guard::check));

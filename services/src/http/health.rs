@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
 use crate::store::Store;
 
 /// How long the bus may take to answer.
@@ -37,6 +38,10 @@ impl Health {
     /// Watches the bus of `store`; unready from the moment `shutdown` is cancelled.
     pub fn new(store: Store, shutdown: CancellationToken) -> Self {
         Self(Arc::new(Inner { store, shutdown, last: Mutex::new(None) }))
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        self.0.store.platform.metrics.clone()
     }
 
     pub(super) fn router(self) -> Router {

@@ -1,4 +1,5 @@
-//! Everything a role reaches the world through: the bus, a clock, a source of random bytes.
+//! Everything a role reaches the world through: the bus, a clock, a source of random bytes, and what
+//! it counts.
 //!
 //! A role has no other source of time or chance, so that a simulation can replay it from a seed.
 
@@ -9,6 +10,8 @@ use bus::Bus;
 use data_encoding::HEXLOWER;
 use tokio::time::Instant;
 
+use crate::metrics::Metrics;
+
 /// What every role is given. Cheap to clone.
 #[derive(Clone)]
 pub struct Platform {
@@ -18,12 +21,20 @@ pub struct Platform {
     pub clock: Clock,
     /// Random bytes.
     pub entropy: Entropy,
+    /// What this process counts.
+    pub metrics: Metrics,
 }
 
 impl Platform {
-    /// The bus with the system's clock and the system's random numbers.
+    /// The bus, counted, with the system's clock and the system's random numbers.
     pub fn new(bus: Bus) -> Self {
-        Self { bus, clock: Clock::starting_at(SystemTime::now()), entropy: Entropy::system() }
+        let metrics = Metrics::default();
+        Self {
+            bus: bus.with_middleware(metrics.of_bus()),
+            clock: Clock::starting_at(SystemTime::now()),
+            entropy: Entropy::system(),
+            metrics,
+        }
     }
 }
 

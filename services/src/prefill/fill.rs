@@ -58,6 +58,7 @@ pub(super) async fn fill(
             let mut digest = claim.cursor.digest()?;
             page.rows.iter().for_each(|row| digest.add(&row.topic.realm, row.sequence));
             claim.advance(&page, digest).await?;
+            store.platform.metrics.prefill_rows(page.rows.len());
             match next {
                 Some(next) => page = next?,
                 None if page.next.is_some() => return Ok(Filled::Stopped),

@@ -429,7 +429,7 @@ async fn old_rows_go_and_who_begins_anew_gets_another_generation() {
     let stop = CancellationToken::new();
     let mut roles = tokio::task::JoinSet::new();
     let registration = Registration::new(store.clone());
-    roles.spawn(crate::registration::run_reports(registration, stop.clone()));
+    roles.spawn(crate::registration::run(registration, stop.clone()));
     roles.spawn(super::run(store.clone(), stop.clone()));
     roles.spawn(crate::dispatcher::run(store.clone(), stop.clone()));
     let done = |s: &Subscription| matches!(s.prefill, Prefill::Done { .. });

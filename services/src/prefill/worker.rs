@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Backoff, Error, ErrorKind, HandlerError, Json, Outcome};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
@@ -100,7 +101,7 @@ impl Worker {
                 format!("attempts-exhausted: {MAX_ATTEMPTS} workers began it and came no further");
             return self.report(of, Done::Failed(reason), claim).await;
         }
-        let status = claim.status();
+        let (status, began) = (claim.status(), Instant::now());
         let filled = tokio::select! { biased;
             () = status.lost() => None,
             filled = self.fill(subscription, &mut claim) => Some(filled),
@@ -108,7 +109,9 @@ impl Worker {
         match filled {
             None => Ok(Outcome::Retry(BUSY_PAUSE)),
             Some(Ok(Filled::Complete(manifest))) => {
-                self.end(subscription, Done::Complete(manifest), claim).await
+                let ended = self.end(subscription, Done::Complete(manifest), claim).await;
+                self.store.platform.metrics.prefill_took(began.elapsed());
+                ended
             }
             Some(Ok(Filled::Stopped)) => {
                 claim.hand_over().await;
@@ -188,11 +191,17 @@ impl Worker {
                 Report::HistoryChanged { of: of.clone(), realm, why, mark: None }
             }
         };
+        let outcome = match &report {
+            Report::PrefillDone { .. } => "done",
+            Report::PrefillFailed { .. } => "failed",
+            _ => "history-changed",
+        };
         if let Err(error) = send_report(&self.store, &report).await {
             claim.release().await;
             return Err(error.into());
         }
         claim.finish().await;
+        self.store.platform.metrics.prefill_ended(outcome);
         Ok(Outcome::Ack)
     }
 

@@ -6,20 +6,23 @@ use bus::{Error, SubjectFilter};
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use crate::model::{Realm, Subscription};
+use crate::model::{Realm, Subscription, names};
 use crate::store::Store;
 use crate::store::journal::{Journal, Stamp};
 
 /// The figures of one realm.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Queue {
-    realm: Realm,
+    pub(super) realm: Realm,
     /// Events that match and that were not handed out yet.
     pub(super) pending: u64,
     /// Events that were handed out and are not settled.
     pub(super) unsettled: u64,
     /// The highest sequence that was handed out.
     delivered_sequence: u64,
+    /// Nothing before this sequence is still to be settled.
+    #[serde(skip)]
+    pub(super) first_unsettled: u64,
 }
 
 /// A realm, filters on its log, and the sequence after which is counted.
@@ -45,11 +48,28 @@ impl<'a> Figures<'a> {
             let (head, unsettled) = (journal.head, journal.open.len() as u64);
             let filters = subscription.topics.filters(realm);
             if let Some(behind) = self.count(realm, filters, head).await? {
-                let (realm, pending) = (realm.clone(), behind + journal.passed_over());
-                queues.push(Queue { realm, pending, unsettled, delivered_sequence: head });
+                queues.push(Queue {
+                    realm: realm.clone(),
+                    pending: behind + journal.passed_over(),
+                    unsettled,
+                    delivered_sequence: head,
+                    first_unsettled: journal.first_unsettled(),
+                });
             }
         }
         Ok(queues)
+    }
+
+    /// The same, if the subscription was ever read as a queue: its prefill counts.
+    pub(super) async fn of_used(
+        &self,
+        subscription: &Subscription,
+    ) -> Result<Option<Vec<Queue>>, Error> {
+        let journals = names::journal_filter(&subscription.incarnation);
+        match self.store.journal.keys(&journals).await?.is_empty() {
+            true => Ok(None),
+            false => self.of(subscription).await.map(Some),
+        }
     }
 
     async fn count(

@@ -18,7 +18,7 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 const MAX_ATTEMPTS: u32 = 20;
 
 /// Applies reports until `shutdown`.
-pub async fn run_reports(
+pub(super) async fn run_reports(
     registration: Registration,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use bus::{Bus, Subject, SubjectFilter};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Registration, RegistrationError, Request, run_reports};
+use super::{Registration, RegistrationError, Request, run};
 use crate::model::{
     CloudEvent, Incarnation, Prefill, Realm, RowsDigest, SubscriptionName, TopicSet, names,
 };
@@ -48,7 +48,7 @@ fn request(name: &str, prefill: bool) -> Request {
 fn roles(store: &Store) -> JoinSet<Result<(), bus::Error>> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(run_reports(Registration::new(store.clone()), stop.clone()));
+    tasks.spawn(run(Registration::new(store.clone()), stop.clone()));
     tasks.spawn(prefill::run(store.clone(), stop.clone()));
     tasks.spawn(dispatcher::run(store.clone(), stop));
     tasks

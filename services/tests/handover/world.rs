@@ -15,6 +15,7 @@ use bus::{Bus, Message, StoredMessage};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use lockgate::http::Access;
+use lockgate::metrics::Metrics;
 use lockgate::platform::{Clock, Entropy, Platform};
 use lockgate::roles::{Role, Roles};
 use lockgate::store::{Store, StoreOptions};
@@ -152,6 +153,7 @@ impl World {
             bus: faults.wrap(&self.bus),
             clock: self.clock(process, life),
             entropy: Entropy::seeded(self.mix(process, life)),
+            metrics: Metrics::default(),
         };
         let Ok(store) = Store::open(platform, StoreOptions::default()).await else { return };
         let Ok(roles) = Roles::start(&store, &[role], &Access::open(), stop).await else { return };

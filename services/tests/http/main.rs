@@ -9,6 +9,7 @@ mod events;
 mod guard;
 mod head;
 mod health;
+mod metrics;
 mod realms;
 mod registration;
 mod server;

@@ -113,6 +113,12 @@ pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
     Answer { status, headers, json, bytes: body.len() }
 }
 
+/// The body of an answer that is not JSON.
+pub(crate) async fn text(app: &Router, request: Request<Body>) -> String {
+    let body = app.clone().oneshot(request).await.unwrap().into_body();
+    String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,

@@ -1,10 +1,13 @@
-//! Counters and histograms by stream and consumer.
+//! Counters and histograms by stream and consumer, for `prometheus-client`.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::Arc;
 
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 use super::{AfterPublish, Disposition, Handling, Middleware, Publishing, Work};
@@ -12,377 +15,211 @@ use crate::error::Result;
 use crate::message::{Message, Receipt};
 use crate::name::{ConsumerName, StreamName};
 
-/// The upper bounds of the histograms' buckets, in microseconds: from a publish into memory to a
+/// The upper bounds of the histograms' buckets, in seconds: from a publish into memory to a
 /// handler that calls the other side of the world.
-const BOUNDS_MICROS: [u64; 15] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
-    2_500_000, 10_000_000, 60_000_000,
+const BOUNDS: [f64; 15] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
+    60.0,
 ];
 
-/// Counts and times what a bus does. Cheap to clone; clones share the numbers, so one stays with
-/// whoever serves [`Metrics::render`].
+/// Counts and times what a bus does, in a registry of `prometheus-client`. Cheap to clone; clones
+/// share the numbers.
 ///
-/// Recording takes a shared lock to find the stream's or consumer's numbers, and atomic additions
-/// from there; the exclusive lock is taken once for each new stream or consumer.
+/// Recording takes a shared lock to find the series of a stream or consumer; the exclusive lock is
+/// taken once for each new one. There are as many series as the process uses streams and consumers.
+///
+/// | Series | Type | What |
+/// |---|---|---|
+/// | `bus_published_total` | counter | messages whose receipt came, duplicates included |
+/// | `bus_duplicates_total` | counter | of those, recognised by their id and not stored again |
+/// | `bus_publish_failures_total` | counter | messages whose publish failed |
+/// | `bus_publish_duration_seconds` | histogram | from handing over to the receipt, or the failure |
+/// | `bus_delivered_total` | counter | messages given to a handler |
+/// | `bus_redelivered_total` | counter | of those, with an attempt above 1 |
+/// | `bus_settled_total` | counter | by `how`: acked, retried, rejected, dead_lettered, skipped, left |
+/// | `bus_in_flight` | gauge | handlers at work now |
+/// | `bus_handler_duration_seconds` | histogram | how long handlers took, cut off ones included |
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), bus::Error> {
-/// use bus::middleware::Metrics;
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use bus::middleware::{Metrics, prometheus_client};
 /// use bus::{Bus, Message, StreamConfig};
+/// use prometheus_client::encoding::text::encode;
+/// use prometheus_client::registry::Registry;
 ///
-/// let metrics = Metrics::new(); // one clone goes to the bus, one to whoever is scraped
-/// let bus = Bus::connect("embedded:").await?.with_middleware(metrics.clone());
+/// let mut registry = Registry::default();
+/// let metrics = Metrics::register(&mut registry);
+/// let bus = Bus::connect("embedded:").await?.with_middleware(metrics);
 /// let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
 /// orders.publish(Message::new("orders.created", "42")?).await?;
-/// assert!(metrics.render().contains("bus_published_total{stream=\"orders\"} 1"));
+///
+/// let mut page = String::new(); // what Prometheus scrapes
+/// encode(&mut page, &registry)?;
+/// assert!(page.contains("bus_published_total{stream=\"orders\"} 1"));
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Default)]
-pub struct Metrics {
-    series: Arc<Series>,
-}
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Series>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Series {
-    streams: RwLock<BTreeMap<StreamName, Arc<OfStream>>>,
-    consumers: RwLock<BTreeMap<StreamName, BTreeMap<ConsumerName, Arc<OfConsumer>>>>,
+    published: Family<OfStream, Counter>,
+    duplicates: Family<OfStream, Counter>,
+    failures: Family<OfStream, Counter>,
+    publishing: Family<OfStream, Histogram, fn() -> Histogram>,
+    delivered: Family<OfConsumer, Counter>,
+    redelivered: Family<OfConsumer, Counter>,
+    settled: Family<Settled, Counter>,
+    in_flight: Family<OfConsumer, Gauge>,
+    handling: Family<OfConsumer, Histogram, fn() -> Histogram>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfStream {
-    published: AtomicU64,
-    duplicates: AtomicU64,
-    failed: AtomicU64,
-    latency: Buckets,
+    stream: StreamName,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfConsumer {
-    delivered: AtomicU64,
-    redelivered: AtomicU64,
-    acked: AtomicU64,
-    retried: AtomicU64,
-    rejected: AtomicU64,
-    dead_lettered: AtomicU64,
-    skipped: AtomicU64,
-    left: AtomicU64,
-    in_flight: AtomicI64,
-    duration: Buckets,
+    stream: StreamName,
+    consumer: ConsumerName,
 }
 
-#[derive(Debug, Default)]
-struct Buckets {
-    counts: [AtomicU64; BOUNDS_MICROS.len() + 1],
-    nanos: AtomicU64,
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Settled {
+    stream: StreamName,
+    consumer: ConsumerName,
+    how: &'static str,
 }
 
-/// All numbers at one moment. Each is exact; they are not taken at one instant between them.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), bus::Error> {
-/// # let metrics = bus::middleware::Metrics::new();
-/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(metrics.clone());
-/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
-/// orders.publish(bus::Message::new("orders.created", "42")?).await?;
-/// let now = metrics.snapshot();
-/// assert_eq!(now.streams[orders.name()].published, 1);
-/// assert!(now.consumers.is_empty(), "nobody has consumed yet");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct MetricsSnapshot {
-    /// By stream.
-    pub streams: BTreeMap<StreamName, StreamMetrics>,
-    /// By stream and consumer.
-    pub consumers: BTreeMap<(StreamName, ConsumerName), ConsumerMetrics>,
+impl EncodeLabelValue for StreamName {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        self.as_str().encode(encoder)
+    }
 }
 
-/// What was published to a stream.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), bus::Error> {
-/// # let metrics = bus::middleware::Metrics::new();
-/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(metrics.clone());
-/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
-/// let order = bus::Message::new("orders.created", "42")?.id("order-42");
-/// orders.publish(order.clone()).await?;
-/// orders.publish(order).await?;
-/// let of = &metrics.snapshot().streams[orders.name()];
-/// assert_eq!((of.published, of.duplicates, of.failed), (2, 1, 0));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct StreamMetrics {
-    /// Messages whose receipt came, duplicates included.
-    pub published: u64,
-    /// Of those, recognised by their id and not stored again.
-    pub duplicates: u64,
-    /// Messages whose publish failed.
-    pub failed: u64,
-    /// From handing over to the receipt, or the failure.
-    pub latency: Histogram,
-}
-
-/// What a consumer's loop did.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), bus::Error> {
-/// # let metrics = bus::middleware::Metrics::new();
-/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(metrics.clone());
-/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
-/// # orders.publish(bus::Message::new("orders.created", "42")?).await?;
-/// # let shutdown = tokio_util::sync::CancellationToken::new();
-/// # let stop = shutdown.clone();
-/// use std::time::Duration;
-/// use bus::{ConsumerName, HandlerError, Outcome, Received};
-///
-/// bus.consumer("orders", "billing")
-///     .run(shutdown, move |order: Received| {
-///         if order.attempt == 2 {
-///             stop.cancel();
-///         }
-///         let outcome = if order.attempt == 1 { Outcome::Retry(Duration::ZERO) } else { Outcome::Ack };
-///         async { Ok::<_, HandlerError>(outcome) }
-///     })
-///     .await?;
-///
-/// let of = (orders.name().clone(), ConsumerName::new("billing")?);
-/// let of = &metrics.snapshot().consumers[&of];
-/// assert_eq!((of.delivered, of.redelivered), (2, 1));
-/// assert_eq!((of.retried, of.acked, of.in_flight), (1, 1, 0));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ConsumerMetrics {
-    /// Messages given to the handler.
-    pub delivered: u64,
-    /// Of those, with an attempt above 1.
-    pub redelivered: u64,
-    /// Done.
-    pub acked: u64,
-    /// To be tried again.
-    pub retried: u64,
-    /// Given up.
-    pub rejected: u64,
-    /// Given up, with a copy among the dead letters.
-    pub dead_lettered: u64,
-    /// Redriven for another consumer.
-    pub skipped: u64,
-    /// Not settled: they come again when their leases end.
-    pub left: u64,
-    /// Handlers at work now.
-    pub in_flight: i64,
-    /// How long handlers took, those that were cut off included.
-    pub duration: Histogram,
-}
-
-/// How many took how long.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), bus::Error> {
-/// # let metrics = bus::middleware::Metrics::new();
-/// # let bus = bus::Bus::connect("embedded:").await?.with_middleware(metrics.clone());
-/// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
-/// orders.publish(bus::Message::new("orders.created", "42")?).await?;
-/// let latency = &metrics.snapshot().streams[orders.name()].latency;
-/// assert_eq!(latency.count, 1);
-/// let within_a_minute = latency.buckets.last().expect("the bounds are fixed");
-/// assert_eq!(*within_a_minute, (std::time::Duration::from_secs(60), 1));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Histogram {
-    /// For each upper bound how many took at most that long, bounds ascending, counts cumulative.
-    pub buckets: Vec<(Duration, u64)>,
-    /// How many there are, those above the last bound included.
-    pub count: u64,
-    /// Their sum.
-    pub sum: Duration,
+impl EncodeLabelValue for ConsumerName {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        self.as_str().encode(encoder)
+    }
 }
 
 impl Metrics {
-    /// Without any numbers yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The numbers now.
-    pub fn snapshot(&self) -> MetricsSnapshot {
-        let streams = self.series.streams.read().unwrap_or_else(PoisonError::into_inner);
-        let consumers = self.series.consumers.read().unwrap_or_else(PoisonError::into_inner);
-        let each = consumers.iter().flat_map(|(stream, of)| {
-            of.iter().map(move |(name, of)| ((stream.clone(), name.clone()), of.snapshot()))
-        });
-        MetricsSnapshot {
-            streams: streams.iter().map(|(name, of)| (name.clone(), of.snapshot())).collect(),
-            consumers: each.collect(),
-        }
-    }
-
-    /// The numbers in the text format that Prometheus scrapes (version 0.0.4).
-    pub fn render(&self) -> String {
-        super::exposition::render(&self.snapshot())
-    }
-
-    fn stream(&self, name: &StreamName) -> Arc<OfStream> {
-        let known = self.series.streams.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(name) {
-            return known.clone();
-        }
-        drop(known);
-        let mut all = self.series.streams.write().unwrap_or_else(PoisonError::into_inner);
-        all.entry(name.clone()).or_default().clone()
-    }
-
-    fn consumer(&self, work: &Work) -> Arc<OfConsumer> {
-        let known = self.series.consumers.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(&work.stream).and_then(|of| of.get(&work.consumer)) {
-            return known.clone();
-        }
-        drop(known);
-        let mut all = self.series.consumers.write().unwrap_or_else(PoisonError::into_inner);
-        let of = all.entry(work.stream.clone()).or_default();
-        of.entry(work.consumer.clone()).or_default().clone()
+    /// Registers the series, each without any value yet. A registry takes them once: a second call
+    /// on the same one would render every series twice.
+    pub fn register(registry: &mut Registry) -> Self {
+        let durations = || Family::new_with_constructor((|| Histogram::new(BOUNDS)) as fn() -> _);
+        let series = Series {
+            published: Family::default(),
+            duplicates: Family::default(),
+            failures: Family::default(),
+            publishing: durations(),
+            delivered: Family::default(),
+            redelivered: Family::default(),
+            settled: Family::default(),
+            in_flight: Family::default(),
+            handling: Family::new_with_constructor(|| Histogram::new(BOUNDS)),
+        };
+        let bus = registry.sub_registry_with_prefix("bus");
+        let of = &series;
+        bus.register("published", "Messages whose receipt came", of.published.clone());
+        bus.register("duplicates", "Of those, not stored again", of.duplicates.clone());
+        bus.register("publish_failures", "Messages whose publish failed", of.failures.clone());
+        let help = "From handing over to the receipt, or the failure";
+        bus.register_with_unit("publish_duration", help, Unit::Seconds, of.publishing.clone());
+        bus.register("delivered", "Messages given to a handler", of.delivered.clone());
+        bus.register("redelivered", "Of those, not for the first time", of.redelivered.clone());
+        bus.register("settled", "What became of deliveries", of.settled.clone());
+        bus.register("in_flight", "Handlers at work now", of.in_flight.clone());
+        let help = "How long handlers took";
+        bus.register_with_unit("handler_duration", help, Unit::Seconds, of.handling.clone());
+        Self(Arc::new(series))
     }
 }
 
 impl Middleware for Metrics {
     fn publish(&self, to: Publishing<'_>, _message: &mut Message) -> Option<AfterPublish> {
-        let (of, began) = (self.stream(to.stream), Instant::now());
+        let (of, began) = (OfStream { stream: to.stream.clone() }, Instant::now());
+        let series = self.0.clone();
         Some(Box::new(move |result: &Result<Receipt>| {
             match result {
                 Ok(receipt) => {
-                    count(&of.published);
-                    of.duplicates.fetch_add(u64::from(receipt.duplicate), Ordering::Relaxed);
+                    series.published.get_or_create(&of).inc();
+                    if receipt.duplicate {
+                        series.duplicates.get_or_create(&of).inc();
+                    }
                 }
-                Err(_) => count(&of.failed),
+                Err(_) => {
+                    series.failures.get_or_create(&of).inc();
+                }
             }
-            of.latency.record(began.elapsed());
+            series.publishing.get_or_create(&of).observe(began.elapsed().as_secs_f64());
         }))
     }
 
     fn handle(&self, work: &Arc<Work>, next: Handling) -> Handling {
-        let (of, again) = (self.consumer(work), work.received.attempt > 1);
+        let of = OfConsumer { stream: work.stream.clone(), consumer: work.consumer.clone() };
+        let (series, again) = (self.0.clone(), work.received.attempt > 1);
         Box::pin(async move {
-            count(&of.delivered);
-            of.redelivered.fetch_add(u64::from(again), Ordering::Relaxed);
-            let _at_work = AtWork::begin(&of);
+            series.delivered.get_or_create(&of).inc();
+            if again {
+                series.redelivered.get_or_create(&of).inc();
+            }
+            let _at_work = AtWork::begin(&series, &of);
             next.await
         })
     }
 
     fn settled(&self, work: &Work, how: Disposition) {
-        let of = self.consumer(work);
-        count(match how {
-            Disposition::Acked => &of.acked,
-            Disposition::Retried => &of.retried,
-            Disposition::Rejected => &of.rejected,
-            Disposition::DeadLettered => &of.dead_lettered,
-            Disposition::Skipped => &of.skipped,
-            Disposition::Left => &of.left,
-        });
+        let how = match how {
+            Disposition::Acked => "acked",
+            Disposition::Retried => "retried",
+            Disposition::Rejected => "rejected",
+            Disposition::DeadLettered => "dead_lettered",
+            Disposition::Skipped => "skipped",
+            Disposition::Left => "left",
+        };
+        let (stream, consumer) = (work.stream.clone(), work.consumer.clone());
+        self.0.settled.get_or_create(&Settled { stream, consumer, how }).inc();
     }
 }
 
 /// A handler at work, until it is dropped: one that panics or is aborted has ended too.
 struct AtWork<'a> {
+    series: &'a Series,
     of: &'a OfConsumer,
     began: Instant,
 }
 
 impl<'a> AtWork<'a> {
-    fn begin(of: &'a OfConsumer) -> Self {
-        of.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { of, began: Instant::now() }
+    fn begin(series: &'a Series, of: &'a OfConsumer) -> Self {
+        series.in_flight.get_or_create(of).inc();
+        Self { series, of, began: Instant::now() }
     }
 }
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
-        self.of.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.of.duration.record(self.began.elapsed());
-    }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-fn read(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
-
-impl Buckets {
-    fn record(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let at = BOUNDS_MICROS.partition_point(|bound| *bound < micros);
-        if let Some(bucket) = self.counts.get(at) {
-            count(bucket);
-        }
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
-    }
-
-    fn snapshot(&self) -> Histogram {
-        let mut total = 0;
-        let mut add = |bucket: &AtomicU64| {
-            total += read(bucket);
-            total
-        };
-        let counts: Vec<u64> = self.counts.iter().map(&mut add).collect();
-        let bounds = BOUNDS_MICROS.iter().copied().map(Duration::from_micros);
-        let sum = Duration::from_nanos(read(&self.nanos));
-        Histogram { buckets: bounds.zip(counts).collect(), count: total, sum }
-    }
-}
-
-impl OfStream {
-    fn snapshot(&self) -> StreamMetrics {
-        StreamMetrics {
-            published: read(&self.published),
-            duplicates: read(&self.duplicates),
-            failed: read(&self.failed),
-            latency: self.latency.snapshot(),
-        }
-    }
-}
-
-impl OfConsumer {
-    fn snapshot(&self) -> ConsumerMetrics {
-        ConsumerMetrics {
-            delivered: read(&self.delivered),
-            redelivered: read(&self.redelivered),
-            acked: read(&self.acked),
-            retried: read(&self.retried),
-            rejected: read(&self.rejected),
-            dead_lettered: read(&self.dead_lettered),
-            skipped: read(&self.skipped),
-            left: read(&self.left),
-            in_flight: self.in_flight.load(Ordering::Relaxed),
-            duration: self.duration.snapshot(),
-        }
+        self.series.in_flight.get_or_create(self.of).dec();
+        let took = self.began.elapsed().as_secs_f64();
+        self.series.handling.get_or_create(self.of).observe(took);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::encoding::text::encode;
+
     use super::*;
     use crate::{Bus, StreamConfig};
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_recorded_is_rendered() {
-        let metrics = Metrics::new();
-        let bus = Bus::connect("embedded:").await.unwrap().with_middleware(metrics.clone());
+    async fn what_is_recorded_is_scraped() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let bus = Bus::connect("embedded:").await.unwrap().with_middleware(metrics);
         let config =
             StreamConfig { max_message_bytes: 10, ..StreamConfig::parse("s", &["s.>"]).unwrap() };
         let stream = bus.ensure_stream(&config).await.unwrap();
@@ -390,30 +227,18 @@ mod tests {
         assert!(!stream.publish(message("x")).await.unwrap().duplicate);
         assert!(stream.publish(message("x")).await.unwrap().duplicate);
         stream.publish(message("much too long")).await.unwrap_err();
-        let of = &metrics.snapshot().streams[stream.name()];
-        assert_eq!((of.published, of.duplicates, of.failed, of.latency.count), (2, 1, 1, 3));
-        let text = metrics.render();
+        let mut page = String::new();
+        encode(&mut page, &registry).unwrap();
         for line in [
             "# TYPE bus_publish_duration_seconds histogram",
+            "bus_published_total{stream=\"s\"} 2",
+            "bus_duplicates_total{stream=\"s\"} 1",
             "bus_publish_failures_total{stream=\"s\"} 1",
-            "bus_publish_duration_seconds_bucket{stream=\"s\",le=\"0.0001\"} 3",
-            "bus_publish_duration_seconds_bucket{stream=\"s\",le=\"+Inf\"} 3",
+            "bus_publish_duration_seconds_bucket{le=\"0.0001\",stream=\"s\"} 3",
+            "bus_publish_duration_seconds_bucket{le=\"+Inf\",stream=\"s\"} 3",
             "bus_publish_duration_seconds_count{stream=\"s\"} 3",
         ] {
-            assert!(text.lines().any(|rendered| rendered == line), "{line} is not in\n{text}");
+            assert!(page.lines().any(|scraped| scraped == line), "{line} is not in\n{page}");
         }
-    }
-
-    #[test]
-    fn a_histogram_counts_up_to_its_bounds() {
-        let buckets = Buckets::default();
-        for micros in [50, 100, 101, 70_000_000] {
-            buckets.record(Duration::from_micros(micros));
-        }
-        let of = buckets.snapshot();
-        assert_eq!(of.buckets[0], (Duration::from_micros(100), 2));
-        assert_eq!(of.buckets[1], (Duration::from_micros(250), 3));
-        assert_eq!(of.buckets.last().map(|(_, count)| *count), Some(3));
-        assert_eq!((of.count, of.sum), (4, Duration::from_micros(70_000_251)));
     }
 }

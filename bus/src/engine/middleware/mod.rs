@@ -2,30 +2,33 @@
 //!
 //! A middleware is put on a whole [`crate::Bus`] ([`crate::Bus::with_middleware`]) or on one
 //! consumer's loop ([`crate::ConsumerBuilder::layer`]). This crate brings two: [`Tracing`] makes
-//! spans and carries the W3C trace context in headers, [`Metrics`] counts and times. A bus without
-//! any publishes as if this module did not exist.
+//! spans and carries the W3C trace context in headers, [`Metrics`] counts and times for Prometheus.
+//! A bus without any publishes as if this module did not exist.
 //!
 //! ```
+//! use bus::middleware::prometheus_client::encoding::text::encode;
+//! use bus::middleware::prometheus_client::registry::Registry;
 //! use bus::middleware::{Metrics, Tracing};
 //! use bus::{Bus, Message, StreamConfig};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), bus::Error> {
-//! let metrics = Metrics::new();
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut registry = Registry::default();
 //! let bus = Bus::connect("embedded:").await?
 //!     .with_middleware(Tracing::new())
-//!     .with_middleware(metrics.clone());
+//!     .with_middleware(Metrics::register(&mut registry));
 //! let orders = bus.ensure_stream(&StreamConfig::parse("orders", &["orders.>"])?).await?;
 //! orders.publish(Message::new("orders.created", "42")?).await?;
 //!
 //! let stored = orders.get(1).await?.expect("just published");
 //! assert!(stored.headers.get("traceparent").is_some());
-//! assert!(metrics.render().contains("bus_published_total{stream=\"orders\"} 1"));
+//! let mut page = String::new();
+//! encode(&mut page, &registry)?;
+//! assert!(page.contains("bus_published_total{stream=\"orders\"} 1"));
 //! # Ok(())
 //! # }
 //! ```
 
-mod exposition;
 mod metrics;
 mod spans;
 mod trace_context;
@@ -43,7 +46,8 @@ use crate::message::{Message, Receipt};
 use crate::name::{ConsumerName, StreamName};
 use crate::publish::PendingReceipt;
 
-pub use metrics::{ConsumerMetrics, Histogram, Metrics, MetricsSnapshot, StreamMetrics};
+pub use metrics::Metrics;
+pub use prometheus_client;
 pub use spans::Tracing;
 pub use trace_context::TraceContext;
 

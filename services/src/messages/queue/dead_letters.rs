@@ -81,6 +81,7 @@ impl DeadLetters {
         let letter =
             event.message(subject.clone())?.header(REASON, BASE64.encode(reason.as_bytes()))?;
         self.stream.publish(letter).await?;
+        self.store.platform.metrics.given_up(reason);
         Ok(Some(subject))
     }
 

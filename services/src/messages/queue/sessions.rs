@@ -202,7 +202,9 @@ impl Sessions {
             let (pulls, shutdown) = (std::mem::take(waiting), self.shutdown.clone());
             let session =
                 Session::new(followed.clone(), lease, lanes, bell.clone(), inbox, pulls, shutdown);
+            let served = self.store.platform.metrics.session();
             let (end, left) = session.run().await;
+            drop(served);
             *lock(&task.serves) = false;
             task.waiting = left;
             match end {

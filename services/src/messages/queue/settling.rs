@@ -59,6 +59,19 @@ pub(in crate::messages) enum Status {
     Failed,
 }
 
+impl Status {
+    /// As answers say it.
+    pub(in crate::messages) fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Stale => "stale",
+            Self::Early => "early",
+            Self::Unknown => "unknown",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The answer to one wish.
 #[derive(Debug, Serialize)]
 pub(in crate::messages) struct Outcome {

@@ -24,6 +24,7 @@ use crate::messages::directory::Followed;
 use crate::messages::position::{Phase, Position};
 use crate::messages::progress::Progress;
 use crate::messages::token;
+use crate::metrics::{Counted, Mode, Transport};
 use crate::model::{Manifest, Mark, Prefill, Row, Subscription, names};
 use crate::store::prefill::rows_gone;
 use crate::store::{Kept, Store};
@@ -64,6 +65,7 @@ pub(in crate::messages) struct Connection {
     ends: Instant,
     shutdown: CancellationToken,
     _permit: Arc<OwnedSemaphorePermit>,
+    _open: Counted,
 }
 
 pub(super) enum Stage {
@@ -96,7 +98,7 @@ impl Connection {
         let Opening { followed, position, expired, retry_ms, max_age, permit } = opening;
         let kept = followed.kept().clone();
         let position = position.unwrap_or_else(|| Position::start(&kept.subscription));
-        let now = Instant::now();
+        let (now, open) = (Instant::now(), feeds.store.platform.metrics.stream());
         let mut connection = Self {
             store: feeds.store.clone(),
             feeds,
@@ -109,6 +111,7 @@ impl Connection {
             ends: now + max_age,
             shutdown,
             _permit: permit,
+            _open: open,
         };
         connection.outbox.push_back(Frame::opening(retry_ms, connection.token()));
         if let Some(reason) = expired {
@@ -273,6 +276,8 @@ impl Connection {
         if messages.is_empty() {
             return self.without_rows().await;
         }
+        let rows = messages.iter().filter(|message| message.subject != end).count();
+        self.store.platform.metrics.delivered(Transport::sse, Mode::stream, rows, 0);
         for message in messages {
             if message.subject == end {
                 self.complete();
@@ -316,6 +321,8 @@ impl Connection {
         match live.step(&self.position).await {
             Ok(Step::Events { realm, entries, up_to, more }) => {
                 *behind |= more;
+                let metrics = &self.store.platform.metrics;
+                metrics.delivered(Transport::sse, Mode::stream, entries.len(), 0);
                 for entry in entries {
                     let place = Mark::of(up_to.life(), entry.sequence, entry.time);
                     self.position.advance(&realm, place);

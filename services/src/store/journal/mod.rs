@@ -138,6 +138,13 @@ impl Journal {
         self.open.is_empty() && self.behind.is_empty()
     }
 
+    /// Nothing before this sequence is still to be settled.
+    pub(crate) fn first_unsettled(&self) -> u64 {
+        let open = self.open.keys().next().copied();
+        let behind = self.behind.values().map(|behind| behind.first).min();
+        open.into_iter().chain(behind).min().unwrap_or(self.head + 1)
+    }
+
     /// How many events at or below the head were never handed out.
     pub(crate) fn passed_over(&self) -> u64 {
         self.behind.values().map(|behind| behind.count).sum()
