@@ -179,6 +179,8 @@
 //!
 #![doc = include_str!("capabilities.md")]
 //!
+#![doc = include_str!("words.md")]
+//!
 //! # Further
 //!
 //! [`dead_letter`] keeps and redrives what was given up, [`Bus::unit`] settles and publishes in one

@@ -1,4 +1,29 @@
 //! The one consume loop: handlers return an outcome, the loop settles.
+//!
+//! ```text
+//! Loop (mod.rs): has the consumer, and opens it again
+//!
+//!    ┌► open ──────────► consume (Pump) ──────────► end
+//!    │  where one process must own it,  │  shutdown: drain, return
+//!    │  the lease first (ownership.rs)  │  lease lost, consumer deleted, bus away: again
+//!    └──────────────────────────────────┘
+//!
+//! Pump (pump.rs): one task, which alone touches the lines
+//!
+//!    fetch ─► join the line of its key (lines.rs) ─► a task for each delivery (work.rs)
+//!      ▲ room                                            │
+//!      └──────────── note: leave the line ◄──────────────┘ settled, or not
+//!
+//! A delivery (work.rs)
+//!
+//!    in line ──turn──► slot ──► at work ──outcome──► settling ──► settled
+//!       │ another delivery        │ its lease is        │ refused, or the bus away too long
+//!       │ of the message came     │ renewed meanwhile   ▼
+//!       └─────────────────────────┴──────────────► missing: its key waits for it to come again
+//!
+//! The gate (lines.rs): closed while deliveries may be out that are not held here, after a takeover
+//! or a failed fetch; opened when the bus counts no more than are held, or after two ack waits.
+//! ```
 
 mod lines;
 mod ownership;

@@ -132,7 +132,7 @@ impl DeadLetters {
     /// is taken from the dead letters.
     ///
     /// It goes to the end of the original stream on its original subject, with its original key,
-    /// headers and body, and with the header [`super::REDRIVE_TO`]: only the consumer that gave it
+    /// headers and body, and with the header [`crate::dead_letter::REDRIVE_TO`]: only the consumer that gave it
     /// up handles it. What is given up again becomes a dead letter again, for the next redrive.
     ///
     /// It may be stopped at any point and repeated. Where the backend recognises ids a letter

@@ -6,6 +6,26 @@
 //!
 //! What has to be sent again goes in the order it was submitted, stream by stream, and nothing that
 //! is submitted later passes it.
+//!
+//! ```text
+//!  submit ──► has a place ──► on its way ──plain answer──────────────► receipt
+//!    │ no place free,     │ client full:  │ conflict, refusal ────────► error, or own success
+//!    │ reconnecting,      │ taken back    │                             (recover.rs)
+//!    │ stream held up     ▼               │ no leader, no responders,
+//!    └──────────────► waits in line       │ or no answer after a reconnect
+//!                                         ▼
+//!                        lane of its stream (window.rs): sent again by one task,
+//!                        in the order of submission; what is submitted later waits
+//!                                         │ stored, or RECOVER_FOR is over
+//!                                         ▼
+//!                                   receipt or error
+//!
+//!  who moves them: submit (any task) ► has a place ► on its way
+//!                  AnswerReader (one task) ► receipts, and every 100 ms what is overdue ► lanes
+//!                  one task for each lane ► receipts; it ends when its lane is empty
+//! ```
+//!
+//! A message without an id that may have been stored is never sent again: its receipt is a time-out.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,23 @@
 //! What was changed in memory and is not on disk yet, and how far the disk is.
 //!
 //! Steps hand on their writes under the lock of what they changed, so that writes stand here in
-//! the order of the changes. The committer takes all there is and writes it as one. A step's
+//! the order of the changes.
+//!
+//! ```text
+//!  a step (any task)                 the committer (one thread)          the folder
+//!
+//!  room ──► change in memory ──► queue ──take all──► one atomic batch ──► written
+//!   ▲ 16 MiB  and push its writes,                                          │ who waits for it, or
+//!   │ at most  under the same lock                                          │ 50 ms (sync=interval)
+//!   │                                                                       ▼
+//!   └─ answer ◄── until_written (deliveries, reads) ─────────────────── written
+//!      answer ◄── until_kept (receipts, settlements) ──── fdatasync ──── synced
+//!
+//!  a write or a sync fails, or the thread panics: everyone who waits and every later step gets
+//!  `Failed`; the folder stays closed to this process
+//! ```
+//!
+//! The committer takes all there is and writes it as one. A step's
 //! **ticket** is the number of the last step that was handed on when it ended: once the disk has
 //! that, everything the step saw or did is there.
 

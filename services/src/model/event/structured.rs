@@ -22,7 +22,7 @@ impl CloudEvent {
     ///
     /// `data` is kept as it is written (digits, order of members, members that stand twice, white
     /// space). JSON that strict parsers refuse is refused with the field at fault: see
-    /// [`strict_json`]. `"data": null` is the JSON value null; only an event with neither `data`
+    /// `strict_json`. `"data": null` is the JSON value null; only an event with neither `data`
     /// nor `data_base64` is a tombstone.
     pub fn from_json(json: &[u8]) -> Result<Self, EventFault> {
         let members = Members::read(json).map_err(|fault| {

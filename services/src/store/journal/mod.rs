@@ -8,6 +8,21 @@
 //! What is settled is not listed. An event is settled if its sequence is at or below
 //! [`Journal::head`], it is not [open](Journal::open), and it does not belong to what its key
 //! still has [behind](Journal::behind). Nothing is forgotten and nothing has to be remembered.
+//!
+//! ```text
+//!  above the head ──────── batch ────────► Out ──── ack ───────────────► settled
+//!        │                                 ▲ │ └─── reject ──► a dead letter, then settled
+//!        │ its key is busy, and            │ │
+//!        │ others are served               │ │ nack, end of the lease: with it all after it
+//!        ▼                                 │ ▼ of its key
+//!  behind (by key: first, count) ─ batch ──┤ Back, or Delayed(ms)
+//!                                          │ │
+//!                                          └─┘ batch, attempt + 1
+//!                                              (or, if attempts are used up, a dead letter)
+//!
+//!  who moves them: the session of the queue hands out and ends leases; any replica settles.
+//!  Each arrow is one write of the journal, by compare-and-set.
+//! ```
 
 mod handout;
 mod settle;
