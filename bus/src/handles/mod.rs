@@ -3,6 +3,7 @@
 pub(crate) mod bus;
 pub(crate) mod consumer;
 pub(crate) mod create;
+mod follow;
 pub(crate) mod kv;
 mod kv_json;
 pub(crate) mod redrive;
