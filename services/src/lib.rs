@@ -9,10 +9,11 @@ pub mod http;
 mod limits;
 pub mod messages;
 pub mod metrics;
-pub mod model;
 pub mod platform;
 pub mod prefill;
 pub mod registration;
 pub mod roles;
 pub mod store;
 mod work;
+
+pub use lockgate_model as model;

@@ -1,18 +1,9 @@
-//! Every bound in one place.
+//! Every bound in one place, but for those of the words themselves, which are in the model.
 
 use std::time::Duration;
 
-/// One event over HTTP, encoded.
-pub(crate) const MAX_EVENT_BYTES: usize = 512 * 1024;
-/// The attributes of one event, as headers.
-pub(crate) const MAX_ATTRIBUTES_BYTES: usize = 64 * 1024;
-/// An event's `id`, and its `source`: together they are remembered for the duplicate window.
-pub(crate) const MAX_ID_BYTES: usize = 1024;
-/// One event as a log or prefill queue stores it: the event and room for headers.
-pub(crate) const MAX_STORED_MESSAGE_BYTES: u32 = 768 * 1024;
-/// How deep JSON may be nested. Common parsers stop at 128 levels (serde_json, for one), and the
-/// answer to a pull puts four around the data of an event.
-pub(crate) const MAX_JSON_DEPTH: usize = 120;
+pub(crate) use crate::model::limits::MAX_STORED_MESSAGE_BYTES;
+
 /// One event as it is delivered, JSON on one line: a byte that is stored stands for six at most
 /// (`\u0001`), and there is room for what Lockgate itself says.
 pub(crate) const MAX_EVENT_JSON_BYTES: usize = 6 * MAX_STORED_MESSAGE_BYTES as usize + 64 * 1024;
@@ -35,8 +26,6 @@ const _: () = assert!(
 );
 /// One request body.
 pub(crate) const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
-/// Events in one batch.
-pub(crate) const MAX_BATCH_EVENTS: usize = 1000;
 /// Events of one batch on their way to the bus at once.
 pub(crate) const PUBLISH_WINDOW: usize = 256;
 /// Requests to the bus that one task has on their way at once, where it does the same for many.

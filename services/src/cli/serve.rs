@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::failure::Failure;
 use crate::http::{Access, Health, ListenOptions, Server, app};
 use crate::limits::DRAIN;
-use crate::model::RealmList;
+use crate::model::{Executor, RealmList};
 use crate::platform::Platform;
 use crate::roles::{Role, Roles};
 use crate::store::{Store, StoreOptions};
@@ -68,6 +68,12 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "LOCKGATE_DUPLICATE_WINDOW", default_value = "2m", value_name = "TIME",
           value_parser = humantime::parse_duration)]
     duplicate_window: Duration,
+    /// Who carries out the prefills that are requested here: a process with the prefill role, or
+    /// `lockgate-operator`, which makes a Kubernetes Job for each. Old rows are let go by the
+    /// prefill role in either case
+    #[arg(long, env = "LOCKGATE_PREFILL_EXECUTOR", default_value = "worker", value_name = "NAME",
+          value_parser = PossibleValuesParser::new(["worker", "kubernetes"]).try_map(|name| name.parse::<Executor>()))]
+    prefill_executor: Executor,
     #[command(flatten)]
     connection: Connection,
 }
@@ -100,6 +106,7 @@ impl ServeOptions {
             prefill_max_bytes: store.prefill_max_bytes,
             prefill_max_age: store.prefill_max_age,
             duplicate_window: store.duplicate_window,
+            prefill_executor: store.prefill_executor,
         }
     }
 
@@ -154,6 +161,7 @@ impl ServeOptions {
             prefill_max_age: self.prefill_max_age,
             duplicate_window: self.duplicate_window,
             realms: self.realms(),
+            prefill_executor: self.prefill_executor,
         }
     }
 

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::Signer;
 use crate::limits::BUS_WINDOW;
-use crate::model::{Realm, RealmList, names};
+use crate::model::{Executor, Realm, RealmList, names};
 use crate::platform::Platform;
 
 /// Used tickets are remembered for longer than a ticket is good for.
@@ -36,11 +36,13 @@ pub struct StoreOptions {
     pub duplicate_window: Duration,
     /// The realms that their first event may make.
     pub realms: RealmList,
+    /// Who carries out the prefills that are requested here.
+    pub prefill_executor: Executor,
 }
 
 impl Default for StoreOptions {
     /// One replica, 1 GiB a log, 1 GiB for prefill queues, whose rows are kept for a week, ids
-    /// remembered for two minutes, any realm. A NATS server sets the bytes of every stream aside,
+    /// remembered for two minutes, any realm, prefills by workers. A NATS server sets the bytes of every stream aside,
     /// so that generous limits need a large disk.
     fn default() -> Self {
         Self {
@@ -51,6 +53,7 @@ impl Default for StoreOptions {
             prefill_max_age: Duration::from_secs(7 * 24 * 3600),
             duplicate_window: Duration::from_secs(120),
             realms: RealmList::Any,
+            prefill_executor: Executor::Worker,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::strict_json::Flaw;
+use crate::strict_json::Flaw;
 
 /// What sort of fault an event has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

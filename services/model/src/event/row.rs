@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::log_event::{LogEvent, millis};
 use crate::limits::MAX_STORED_MESSAGE_BYTES;
-use crate::model::{Incarnation, Key, Topic, names};
+use crate::{Incarnation, Key, Topic, names};
 
 /// The sequence in the log of an event that is carried as JSON.
 const ENCODED: &str = "lockgate-encoded";
@@ -24,28 +24,28 @@ pub(super) const OWN_HEADERS: [&str; 3] = [ENCODED, SEQUENCE, TIME];
 
 /// See the module's documentation.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Row {
+pub struct Row {
     /// Where it belongs.
-    pub(crate) topic: Topic,
+    pub topic: Topic,
     /// What it is about.
-    pub(crate) key: Key,
+    pub key: Key,
     /// Its place in its realm's log.
-    pub(crate) sequence: u64,
+    pub sequence: u64,
     /// The event as consumers get it ([`LogEvent::to_json`]).
-    pub(crate) json: Bytes,
+    pub json: Bytes,
     /// Where the JSON is too large to be carried.
     large: Option<Box<LogEvent>>,
 }
 
 impl Row {
     /// Reads a row of a prefill queue; `None` when it is not one, as the manifest is not.
-    pub(crate) fn read(message: &StoredMessage) -> Option<Self> {
+    pub fn read(message: &StoredMessage) -> Option<Self> {
         let (topic, key) = names::parse_row_subject(&message.subject)?;
         Self::carried_by(topic, key, message)
     }
 
     /// Reads what [`Row::message`] wrote; what it is about stands in the subject.
-    pub(crate) fn carried_by(topic: Topic, key: Key, message: &StoredMessage) -> Option<Self> {
+    pub fn carried_by(topic: Topic, key: Key, message: &StoredMessage) -> Option<Self> {
         let number = |name| message.headers.get(name)?.parse::<u64>().ok();
         if let Some(sequence) = number(ENCODED) {
             let (json, large) = (message.payload.clone()?, None);
@@ -61,12 +61,12 @@ impl Row {
 
     /// The row of a prefill queue. It is stored only where there is none: a second one is a
     /// [`bus::ErrorKind::Conflict`], which means that it is there already.
-    pub(crate) fn of_prefill(&self, of: &Incarnation) -> Result<Message, bus::Error> {
+    pub fn of_prefill(&self, of: &Incarnation) -> Result<Message, bus::Error> {
         Ok(self.message(names::row_subject(of, &self.topic, &self.key)?)?.expect_last(0))
     }
 
     /// A message that carries it on a subject which says what it is about.
-    pub(crate) fn message(&self, subject: Subject) -> Result<Message, bus::Error> {
+    pub fn message(&self, subject: Subject) -> Result<Message, bus::Error> {
         let mut message = Message::tombstone(subject)?;
         let Some(event) = &self.large else {
             message.payload = Some(self.json.clone());

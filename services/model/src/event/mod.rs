@@ -20,7 +20,7 @@ mod tests;
 pub use cloud_event::CloudEvent;
 pub use fault::{EventFault, FaultKind};
 pub use log_event::LogEvent;
-pub(crate) use row::Row;
+pub use row::Row;
 
 /// The prefix of a CloudEvents attribute carried as a header.
 const PREFIX: &str = "ce-";

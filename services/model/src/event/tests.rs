@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{Incarnation, SubscriptionName};
+use crate::{Incarnation, SubscriptionName};
 
 pub(super) fn stored(message: Message, sequence: u64) -> StoredMessage {
     StoredMessage {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::cloud_event::CloudEvent;
 use super::fault::EventFault;
 use super::{CONTENT_TYPE, PREFIX, attribute};
-use crate::model::media_type::{Content, MediaType};
-use crate::model::strict_json;
+use crate::media_type::{Content, MediaType};
+use crate::strict_json;
 
 impl CloudEvent {
     /// Reads an event from headers (names in lower case) and a body.

@@ -7,37 +7,39 @@ use super::topic::{Realm, Topic};
 use super::{Key, SubscriptionName};
 
 /// The first token of every event's subject: `events.<realm>.<topic>.<key>`.
-pub(crate) const EVENTS: &str = "events";
+pub const EVENTS: &str = "events";
 /// The stream that holds every prefill queue.
-pub(crate) const PREFILL_STREAM: &str = "lockgate-prefill";
+pub const PREFILL_STREAM: &str = "lockgate-prefill";
 /// The work queue of prefill tasks and of the reports on them.
-pub(crate) const TASKS_STREAM: &str = "lockgate-tasks";
+pub const TASKS_STREAM: &str = "lockgate-tasks";
 /// The stream that holds what subscriptions gave up.
-pub(crate) const DEAD_LETTERS_STREAM: &str = "lockgate-dead-letters";
+pub const DEAD_LETTERS_STREAM: &str = "lockgate-dead-letters";
 /// The first token of every dead letter's subject.
 const DEAD_LETTERS: &str = "dead";
 /// Tasks for a prefill worker.
-pub(crate) const TASK_SUBJECT: &str = "lockgate.tasks.prefill";
+pub const TASK_SUBJECT: &str = "lockgate.tasks.prefill";
+/// Tasks for the operator, which makes a Kubernetes Job for each.
+pub const KUBERNETES_TASK_SUBJECT: &str = "lockgate.tasks.kubernetes";
 /// Reports to the registration API.
-pub(crate) const REPORT_SUBJECT: &str = "lockgate.tasks.report";
+pub const REPORT_SUBJECT: &str = "lockgate.tasks.report";
 
 /// Subscriptions by name; the registration API alone writes them.
-pub(crate) const SUBSCRIPTIONS_BUCKET: &str = "lockgate-subscriptions";
+pub const SUBSCRIPTIONS_BUCKET: &str = "lockgate-subscriptions";
 /// Realms by name.
-pub(crate) const REALMS_BUCKET: &str = "lockgate-realms";
+pub const REALMS_BUCKET: &str = "lockgate-realms";
 /// Prefill cursors by subscription, incarnation and generation.
-pub(crate) const CURSORS_BUCKET: &str = "lockgate-cursors";
+pub const CURSORS_BUCKET: &str = "lockgate-cursors";
 /// What of a queue was handed out and is not settled, by incarnation, generation and lane.
-pub(crate) const JOURNAL_BUCKET: &str = "lockgate-journal";
+pub const JOURNAL_BUCKET: &str = "lockgate-journal";
 /// Who serves the queue of a subscription, by its name.
-pub(crate) const LEASES_BUCKET: &str = "lockgate-leases";
+pub const LEASES_BUCKET: &str = "lockgate-leases";
 /// Single-use tickets for browsers; entries vanish by age.
-pub(crate) const TICKETS_BUCKET: &str = "lockgate-tickets";
+pub const TICKETS_BUCKET: &str = "lockgate-tickets";
 /// What all replicas share: the key that signs tokens.
-pub(crate) const SYSTEM_BUCKET: &str = "lockgate-system";
+pub const SYSTEM_BUCKET: &str = "lockgate-system";
 
 /// Every bucket.
-pub(crate) const BUCKETS: [&str; 7] = [
+pub const BUCKETS: [&str; 7] = [
     SUBSCRIPTIONS_BUCKET,
     REALMS_BUCKET,
     CURSORS_BUCKET,
@@ -51,38 +53,38 @@ pub(crate) const BUCKETS: [&str; 7] = [
 const CLAIMS: &str = "prefill";
 
 /// The log of a realm.
-pub(crate) fn log_stream(realm: &Realm) -> Result<StreamName, Error> {
+pub fn log_stream(realm: &Realm) -> Result<StreamName, Error> {
     StreamName::new(format!("{EVENTS}-{realm}"))
 }
 
 /// What the log of a realm captures.
-pub(crate) fn log_filter(realm: &Realm) -> Result<SubjectFilter, Error> {
+pub fn log_filter(realm: &Realm) -> Result<SubjectFilter, Error> {
     SubjectFilter::new(format!("{EVENTS}.{realm}.*.*"))
 }
 
 /// The subject of an event.
-pub(crate) fn event_subject(topic: &Topic, key: &Key) -> Result<Subject, Error> {
+pub fn event_subject(topic: &Topic, key: &Key) -> Result<Subject, Error> {
     Subject::new(format!("{EVENTS}.{}.{}.{}", topic.realm, topic.name, key.to_token()))
 }
 
 /// Reads `<realm>.<topic>.<key>` back.
-pub(crate) fn parse_place(place: &str) -> Option<(Topic, Key)> {
+pub fn parse_place(place: &str) -> Option<(Topic, Key)> {
     let (topic, key) = place.rsplit_once('.')?;
     Some((topic.parse().ok()?, Key::from_token(key)))
 }
 
 /// Reads the subject of an event back.
-pub(crate) fn parse_event_subject(subject: &Subject) -> Option<(Topic, Key)> {
+pub fn parse_event_subject(subject: &Subject) -> Option<(Topic, Key)> {
     parse_place(subject.as_str().strip_prefix(EVENTS)?.strip_prefix('.')?)
 }
 
 /// The key of a prefill cursor.
-pub(crate) fn cursor_key(of: &Incarnation) -> String {
+pub fn cursor_key(of: &Incarnation) -> String {
     format!("{}.{}.{}", of.name, of.uid, of.generation)
 }
 
 /// Reads the key of a prefill cursor back.
-pub(crate) fn parse_cursor_key(key: &Subject) -> Option<Incarnation> {
+pub fn parse_cursor_key(key: &Subject) -> Option<Incarnation> {
     let mut tokens = key.tokens();
     let name = SubscriptionName::new(tokens.next()?).ok()?;
     let uid = tokens.next()?.to_owned();
@@ -91,22 +93,22 @@ pub(crate) fn parse_cursor_key(key: &Subject) -> Option<Incarnation> {
 }
 
 /// The key of the hand-out journal of a prefill queue.
-pub(crate) fn journal_prefill_key(of: &Incarnation) -> String {
+pub fn journal_prefill_key(of: &Incarnation) -> String {
     format!("{}.prefill", cursor_key(of))
 }
 
 /// The key of the hand-out journal of the live events of a realm.
-pub(crate) fn journal_live_key(of: &Incarnation, realm: &Realm) -> String {
+pub fn journal_live_key(of: &Incarnation, realm: &Realm) -> String {
     format!("{}.live.{realm}", cursor_key(of))
 }
 
 /// The keys of the hand-out journals of an incarnation.
-pub(crate) fn journal_filter(of: &Incarnation) -> String {
+pub fn journal_filter(of: &Incarnation) -> String {
     format!("{}.>", cursor_key(of))
 }
 
 /// Whose queue the key of a hand-out journal speaks of.
-pub(crate) fn parse_journal_key(key: &Subject) -> Option<Incarnation> {
+pub fn parse_journal_key(key: &Subject) -> Option<Incarnation> {
     let mut tokens = key.as_str().splitn(4, '.');
     let of: Vec<&str> = tokens.by_ref().take(3).collect();
     tokens.next()?;
@@ -114,39 +116,39 @@ pub(crate) fn parse_journal_key(key: &Subject) -> Option<Incarnation> {
 }
 
 /// The key of the lease on a prefill, in [`LEASES_BUCKET`]: held by the worker that fills it.
-pub(crate) fn claim_key(of: &Incarnation) -> String {
+pub fn claim_key(of: &Incarnation) -> String {
     format!("{CLAIMS}.{}", cursor_key(of))
 }
 
 /// Every row and the manifest of one prefill.
-pub(crate) fn prefill_filter(of: &Incarnation) -> Result<SubjectFilter, Error> {
+pub fn prefill_filter(of: &Incarnation) -> Result<SubjectFilter, Error> {
     SubjectFilter::new(format!("prefill.{}.>", cursor_key(of)))
 }
 
 /// The subject of a row: `prefill.<name>.<uid>.<generation>.row.<realm>.<topic>.<key>`.
-pub(crate) fn row_subject(of: &Incarnation, topic: &Topic, key: &Key) -> Result<Subject, Error> {
+pub fn row_subject(of: &Incarnation, topic: &Topic, key: &Key) -> Result<Subject, Error> {
     let place = format!("{}.{}.{}", topic.realm, topic.name, key.to_token());
     Subject::new(format!("prefill.{}.row.{place}", cursor_key(of)))
 }
 
 /// Reads the subject of a row back.
-pub(crate) fn parse_row_subject(subject: &Subject) -> Option<(Topic, Key)> {
+pub fn parse_row_subject(subject: &Subject) -> Option<(Topic, Key)> {
     parse_place(subject.as_str().splitn(6, '.').nth(5)?)
 }
 
 /// The subject of the manifest that closes a prefill.
-pub(crate) fn manifest_subject(of: &Incarnation) -> Result<Subject, Error> {
+pub fn manifest_subject(of: &Incarnation) -> Result<Subject, Error> {
     Subject::new(format!("prefill.{}.manifest", cursor_key(of)))
 }
 
 /// The dead letters of a subscription's life, all generations.
-pub(crate) fn dead_letters_filter(of: &Incarnation) -> String {
+pub fn dead_letters_filter(of: &Incarnation) -> String {
     format!("{DEAD_LETTERS}.{}.{}.>", of.name, of.uid)
 }
 
 /// The subject of a dead letter:
 /// `dead.<name>.<uid>.<generation>.<part>.<sequence>.<attempt>.<realm>.<topic>.<key>`.
-pub(crate) fn dead_letter_subject(
+pub fn dead_letter_subject(
     of: &Incarnation,
     part: &str,
     sequence: u64,
@@ -160,17 +162,23 @@ pub(crate) fn dead_letter_subject(
 }
 
 /// What the subject of a dead letter says.
-pub(crate) struct DeadLetter<'a> {
-    pub(crate) generation: u32,
-    pub(crate) part: &'a str,
-    pub(crate) sequence: u64,
-    pub(crate) attempt: u32,
-    pub(crate) topic: Topic,
-    pub(crate) key: Key,
+pub struct DeadLetter<'a> {
+    /// Of which generation of the subscription.
+    pub generation: u32,
+    /// Of which part: the prefill queue or the live events.
+    pub part: &'a str,
+    /// Its place in that part.
+    pub sequence: u64,
+    /// At which attempt it was given up.
+    pub attempt: u32,
+    /// Where the event belongs.
+    pub topic: Topic,
+    /// What the event is about.
+    pub key: Key,
 }
 
 /// Reads the subject of a dead letter back.
-pub(crate) fn parse_dead_letter_subject(subject: &Subject) -> Option<DeadLetter<'_>> {
+pub fn parse_dead_letter_subject(subject: &Subject) -> Option<DeadLetter<'_>> {
     let mut tokens = subject.as_str().splitn(8, '.').skip(3);
     let generation = tokens.next()?.parse().ok()?;
     let part = tokens.next()?;
@@ -181,6 +189,6 @@ pub(crate) fn parse_dead_letter_subject(subject: &Subject) -> Option<DeadLetter<
 }
 
 /// A bucket by its constant.
-pub(crate) fn bucket(name: &str) -> Result<BucketName, Error> {
+pub fn bucket(name: &str) -> Result<BucketName, Error> {
     BucketName::new(name)
 }

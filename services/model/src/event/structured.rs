@@ -10,8 +10,8 @@ use super::cloud_event::CloudEvent;
 use super::fault::EventFault;
 use super::members::Members;
 use crate::limits::MAX_BATCH_EVENTS;
-use crate::model::media_type::{Content, MediaType};
-use crate::model::strict_json;
+use crate::media_type::{Content, MediaType};
+use crate::strict_json;
 
 /// The attributes the specification names, all of which are text.
 const TEXT_ATTRIBUTES: [&str; 8] =

@@ -23,13 +23,16 @@ impl std::error::Error for Invalid {}
 
 /// A field of an input that can never work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BadField {
-    pub(crate) field: &'static str,
-    pub(crate) why: Invalid,
+pub struct BadField {
+    /// Its name.
+    pub field: &'static str,
+    /// Why it can never work.
+    pub why: Invalid,
 }
 
 impl BadField {
-    pub(crate) fn new(field: &'static str, why: Invalid) -> Self {
+    /// Refuses a field.
+    pub fn new(field: &'static str, why: Invalid) -> Self {
         Self { field, why }
     }
 }

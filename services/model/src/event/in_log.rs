@@ -10,8 +10,8 @@ use data_encoding::BASE64;
 
 use super::members::Members;
 use super::{CONTENT_TYPE, PREFIX, attribute, json};
-use crate::model::media_type::{Content, MediaType};
-use crate::model::strict_json;
+use crate::media_type::{Content, MediaType};
+use crate::strict_json;
 
 /// The attributes without which an object is not taken for an event by its shape.
 const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];

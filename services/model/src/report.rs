@@ -4,13 +4,12 @@
 use bus::{Error, Message};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Incarnation, Manifest, Mark, Realm, names};
-use crate::store::Store;
+use super::{Incarnation, Manifest, Mark, Realm, names};
 
-/// A report. Keep stable.
+/// A report to the registration API. Keep stable.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "kebab-case")]
-pub(crate) enum Report {
+pub enum Report {
     /// The prefill queue is complete and closed.
     PrefillDone {
         /// Whose.
@@ -57,7 +56,7 @@ pub(crate) enum Report {
 
 impl Report {
     /// Whose it is.
-    pub(crate) fn of(&self) -> &Incarnation {
+    pub fn of(&self) -> &Incarnation {
         match self {
             Self::PrefillDone { of, .. }
             | Self::PrefillFailed { of, .. }
@@ -68,7 +67,7 @@ impl Report {
     }
 
     /// What it says, for the log.
-    pub(crate) fn news(&self) -> String {
+    pub fn news(&self) -> String {
         match self {
             Self::PrefillDone { manifest, .. } => format!("prefill done, {} rows", manifest.rows),
             Self::PrefillFailed { reason, .. } => format!("prefill failed: {reason}"),
@@ -80,6 +79,12 @@ impl Report {
         }
     }
 
+    /// The report as a message to the registration API. One that is sent twice within the stream's
+    /// duplicate window is one report, and applying one twice changes nothing.
+    pub fn message(&self) -> Result<Message, Error> {
+        Ok(Message::json(names::REPORT_SUBJECT, self)?.id(self.id()))
+    }
+
     fn id(&self) -> String {
         match self {
             Self::PrefillDone { of, .. } => id(of, "done"),
@@ -89,19 +94,6 @@ impl Report {
             Self::RowsGone { of } => id(of, "rows gone"),
         }
     }
-}
-
-/// Hands a report over; on return it is durable and will be applied.
-pub(crate) async fn send_report(store: &Store, report: &Report) -> Result<(), Error> {
-    let message = Message::json(names::REPORT_SUBJECT, report)?.id(report.id());
-    store.tasks.publish(message).await?;
-    Ok(())
-}
-
-/// Asks for another generation because the rows of this one are gone. It is durable on return;
-/// asking twice changes nothing.
-pub(crate) async fn rows_are_missed(store: &Store, of: &Incarnation) -> Result<(), Error> {
-    send_report(store, &Report::RowsGone { of: of.clone() }).await
 }
 
 /// The name under which a report is recognised when it is sent twice.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::fault::EventFault;
 use super::{CONTENT_TYPE, PREFIX, attribute, timestamp};
 use crate::limits::{MAX_ATTRIBUTES_BYTES, MAX_EVENT_BYTES, MAX_ID_BYTES};
-use crate::model::{Key, MediaType, Topic, names};
+use crate::{Key, MediaType, Topic, names};
 
 /// The only version of the specification there is an encoding for.
 const VERSION: &str = "1.0";

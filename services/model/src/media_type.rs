@@ -5,7 +5,7 @@ use mediatype::ReadParams;
 
 /// How the bytes of a media type stand in a JSON event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Content {
+pub enum Content {
     /// As JSON.
     Json,
     /// As a string.
@@ -18,7 +18,7 @@ pub(crate) enum Content {
 /// quoted or not, in any case (RFC 9110, section 8.3.1). Of the parameters only `charset` has a
 /// meaning here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MediaType {
+pub struct MediaType {
     essence: String,
     /// `type` and what counts of the subtype: its suffix where it has one.
     kind: (String, String),
@@ -28,7 +28,7 @@ pub(crate) struct MediaType {
 
 impl MediaType {
     /// Reads a media type; `None` for what is none.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         const MAX_BYTES: usize = 256;
         // HTTP takes white space off a header's ends; an attribute still has it.
         let text = text.trim_matches([' ', '\t']);
@@ -56,28 +56,28 @@ impl MediaType {
     }
 
     /// `type/subtype` in lower case, without parameters.
-    pub(crate) fn essence(&self) -> &str {
+    pub fn essence(&self) -> &str {
         &self.essence
     }
 
     /// True for `application/json`, and for everything that ends in `+json`.
-    pub(crate) fn is_json(&self) -> bool {
+    pub fn is_json(&self) -> bool {
         self.kind.1 == "json"
     }
 
     /// False when it names a character encoding other than UTF-8, of which ASCII is a part.
-    pub(crate) fn is_utf8(&self) -> bool {
+    pub fn is_utf8(&self) -> bool {
         self.is_utf8
     }
 
     /// How bytes under it stand in a JSON event. JSON and text in another encoding than UTF-8 are
     /// bytes: to read them as UTF-8 would make other characters of them.
-    pub(crate) fn content(&self) -> Content {
+    pub fn content(&self) -> Content {
         if !self.is_utf8 { Content::Binary } else { self.characters() }
     }
 
     /// The same of what stands in a JSON text already, where no encoding has a part in it.
-    pub(crate) fn characters(&self) -> Content {
+    pub fn characters(&self) -> Content {
         const TEXTS: [&str; 4] = ["xml", "yaml", "javascript", "x-www-form-urlencoded"];
         let (kind, subtype) = (self.kind.0.as_str(), self.kind.1.as_str());
         if self.is_json() {

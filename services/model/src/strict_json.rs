@@ -13,17 +13,18 @@ use crate::limits::MAX_JSON_DEPTH;
 
 /// What strict parsers refuse in a text, and where in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Flaw {
-    pub(crate) kind: FlawKind,
+pub struct Flaw {
+    /// What sort of flaw.
+    pub kind: FlawKind,
     /// From the root of the text, for example `.names[3]`; empty for the root.
-    pub(crate) path: String,
+    pub path: String,
     /// It is in the name of a member of what stands at `path`.
     in_name: bool,
 }
 
 /// What sort of text strict parsers refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum FlawKind {
+pub enum FlawKind {
     /// It is not JSON at all; with the parser's sentence.
     Malformed(String),
     /// Half of a surrogate pair.
@@ -35,7 +36,7 @@ pub(crate) enum FlawKind {
 }
 
 /// The text without the white space around it, if every parser reads it.
-pub(crate) fn check(bytes: &[u8]) -> Result<&str, Flaw> {
+pub fn check(bytes: &[u8]) -> Result<&str, Flaw> {
     let malformed =
         |why: String| Flaw { kind: FlawKind::Malformed(why), path: String::new(), in_name: false };
     let text = std::str::from_utf8(bytes).map_err(|error| {
@@ -53,12 +54,12 @@ pub(crate) fn check(bytes: &[u8]) -> Result<&str, Flaw> {
 }
 
 /// True when the text is JSON for a parser that takes what strict ones refuse.
-pub(crate) fn is_loosely_json(bytes: &[u8]) -> bool {
+pub fn is_loosely_json(bytes: &[u8]) -> bool {
     serde_json::from_slice::<&serde_json::value::RawValue>(bytes).is_ok()
 }
 
 /// The text of a JSON string, whose fault is told by name.
-pub(crate) fn string(json: &str) -> Result<String, Option<FlawKind>> {
+pub fn string(json: &str) -> Result<String, Option<FlawKind>> {
     serde_json::from_str(json).map_err(|error| json.starts_with('"').then(|| kind_of(&error)))
 }
 

@@ -31,7 +31,7 @@ impl Realm {
 
     /// The realm of one run of `lockgate demo`. Only patterns that name it include it, so that a
     /// demo on a bus that others use is no business of theirs.
-    pub(crate) fn of_demo(run: &str) -> Result<Self, Invalid> {
+    pub fn of_demo(run: &str) -> Result<Self, Invalid> {
         Self::new(format!("{DEMO}{run}"))
     }
 

@@ -75,7 +75,7 @@ impl Mark {
 
     /// The same with a time of which only the milliseconds since 1970 are known.
     #[must_use]
-    pub(crate) const fn at_ms(self, time_ms: u64) -> Self {
+    pub const fn at_ms(self, time_ms: u64) -> Self {
         Self { time_ms, ..self }
     }
 
@@ -85,13 +85,13 @@ impl Mark {
     }
 
     /// When the log took the message there, milliseconds since 1970; 0 where that is not known.
-    pub(crate) const fn time_ms(&self) -> u64 {
+    pub const fn time_ms(&self) -> u64 {
         self.time_ms
     }
 
     /// Holds the mark against a log. `there` is when the log took the message that it holds at the
     /// mark's sequence; `None` where it holds none.
-    pub(crate) fn against(&self, log: &StreamInfo, there: Option<SystemTime>) -> History {
+    pub fn against(&self, log: &StreamInfo, there: Option<SystemTime>) -> History {
         let (sequence, last) = (self.sequence, log.last_sequence);
         if last < sequence {
             let why = format!("the log ends at {last}, and events up to {sequence} were read");

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::model::strict_json;
+use crate::strict_json;
 
 /// A JSON object under construction.
 pub(super) struct Object(String);

@@ -12,7 +12,7 @@ use super::in_log::{self, Shown, Told};
 use super::json::Object;
 use super::row::OWN_HEADERS;
 use super::timestamp;
-use crate::model::{Key, Topic, names};
+use crate::{Key, Topic, names};
 
 /// An event that is in a log.
 #[derive(Debug, Clone, PartialEq)]
