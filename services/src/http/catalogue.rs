@@ -35,6 +35,8 @@ pub enum ProblemKind {
     Stale,
     /// `If-Match` names another version.
     PreconditionFailed,
+    /// The path is a WebSocket, and the request does not ask for one as it should.
+    UpgradeRequired,
     /// The body is larger than a body may be.
     BodyTooLarge,
     /// The event is larger than an event may be.
@@ -65,7 +67,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::MalformedBody,
         Self::InvalidToken,
         Self::InvalidInput,
@@ -81,6 +83,7 @@ impl ProblemKind {
         Self::Conflict,
         Self::Stale,
         Self::PreconditionFailed,
+        Self::UpgradeRequired,
         Self::BodyTooLarge,
         Self::EventTooLarge,
         Self::BatchTooLarge,
@@ -137,6 +140,9 @@ impl ProblemKind {
             Self::Stale => ("stale", "too late", S::CONFLICT),
             Self::PreconditionFailed => {
                 ("precondition-failed", "another version stands now", S::PRECONDITION_FAILED)
+            }
+            Self::UpgradeRequired => {
+                ("upgrade-required", "no WebSocket handshake", S::UPGRADE_REQUIRED)
             }
             Self::BodyTooLarge => ("body-too-large", "body too large", S::PAYLOAD_TOO_LARGE),
             Self::EventTooLarge => ("event-too-large", "event too large", S::PAYLOAD_TOO_LARGE),

@@ -1,9 +1,11 @@
 //! The messages API over HTTP: parse, one call, convert.
 
+mod admission;
 mod asked;
 mod dead_letters;
 mod events;
 mod queue;
+mod websocket;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -27,6 +29,7 @@ pub fn router(messages: Messages) -> Router {
         .route("/v1/subscriptions/{name}/pull", post(queue::pull))
         .with_state(messages.clone());
     let prompt = Router::new()
+        .route("/v1/subscriptions/{name}/ws", get(websocket::websocket))
         .route("/v1/subscriptions/{name}/acks", post(queue::acks))
         .route("/v1/subscriptions/{name}/dead-letters", get(dead_letters::list))
         .route("/v1/subscriptions/{name}/dead-letters/redrive", post(dead_letters::redrive))

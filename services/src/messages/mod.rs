@@ -5,6 +5,7 @@ mod api;
 mod directory;
 mod progress;
 mod queue;
+mod socket;
 mod stream;
 mod tasks;
 mod tokens;
@@ -57,7 +58,7 @@ struct Inner {
     feeds: Feeds,
     queue: QueueMode,
     tickets: Tickets,
-    /// One permit for each open stream.
+    /// One permit for each open stream and WebSocket.
     streams: Arc<Semaphore>,
     tasks: Tasks,
     shutdown: CancellationToken,
