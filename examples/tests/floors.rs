@@ -43,7 +43,7 @@ const SERVICES: Floors = &[
     ("prefill", &["work", "store", "model"]),
     ("dispatcher", &["work", "store", "model"]),
     ("registration", &["http", "work", "store", "model", "limits"]),
-    ("messages", &["http", "work", "store", "model", "limits", "platform"]),
+    ("messages", &["prefill", "http", "work", "store", "model", "limits", "platform"]),
     ("roles", &["events", "registration", "messages", "dispatcher", "prefill", "http", "store"]),
     ("demo", &["client", "registration", "store", "model", "platform"]),
     ("cli", &["demo", "roles", "client", "http", "store", "model", "limits", "platform"]),

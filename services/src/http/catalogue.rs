@@ -33,6 +33,8 @@ pub enum ProblemKind {
     Conflict,
     /// What the request refers to is over: a delivery whose lease has ended.
     Stale,
+    /// The state cannot be told: a log has lost its beginning.
+    HistoryIncomplete,
     /// `If-Match` names another version.
     PreconditionFailed,
     /// The path is a WebSocket, and the request does not ask for one as it should.
@@ -67,7 +69,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::MalformedBody,
         Self::InvalidToken,
         Self::InvalidInput,
@@ -82,6 +84,7 @@ impl ProblemKind {
         Self::MethodNotAllowed,
         Self::Conflict,
         Self::Stale,
+        Self::HistoryIncomplete,
         Self::PreconditionFailed,
         Self::UpgradeRequired,
         Self::BodyTooLarge,
@@ -138,6 +141,9 @@ impl ProblemKind {
             }
             Self::Conflict => ("conflict", "conflict", S::CONFLICT),
             Self::Stale => ("stale", "too late", S::CONFLICT),
+            Self::HistoryIncomplete => {
+                ("history-incomplete", "the state is not known", S::CONFLICT)
+            }
             Self::PreconditionFailed => {
                 ("precondition-failed", "another version stands now", S::PRECONDITION_FAILED)
             }

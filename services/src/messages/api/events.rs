@@ -23,9 +23,9 @@ use crate::messages::token;
 
 /// How long a client waits before it connects again: at least this, at most three times as long,
 /// so that all clients of a process that stopped do not come at once.
-const RETRY_MS: u64 = 1000;
+pub(super) const RETRY_MS: u64 = 1000;
 /// How long an answer may take to begin where the client can be kept waiting in it.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// A stream whose time is up ends by itself when it is read; the connection of one that is not
 /// read is closed this much later.
 const OVERTIME: Duration = Duration::from_secs(10);
@@ -90,13 +90,13 @@ async fn open(
 }
 
 /// When the connection is closed if its client does not even read the end of the stream.
-fn due(messages: &Messages, deadline: Option<&Deadline>) -> Option<Due> {
+pub(super) fn due(messages: &Messages, deadline: Option<&Deadline>) -> Option<Due> {
     let max_age = messages.0.options.max_stream_age.saturating_mul(11) / 10;
     let at = Instant::now().checked_add(LONGEST_WAIT + max_age + OVERTIME)?;
     deadline.map(|deadline| deadline.set(at))
 }
 
-fn respond(entrance: Entrance, due: Option<Due>) -> Response {
+pub(super) fn respond(entrance: Entrance, due: Option<Due>) -> Response {
     let chunks = stream::unfold((entrance, due), |(mut entrance, due)| async move {
         let chunk = entrance.next().await?;
         Some((Ok::<_, Infallible>(chunk), (entrance, due)))
@@ -105,6 +105,6 @@ fn respond(entrance: Entrance, due: Option<Due>) -> Response {
 }
 
 /// A body of unknown length, as that of the stream would be.
-fn nothing() -> stream::Empty<Result<bytes::Bytes, Infallible>> {
+pub(super) fn nothing() -> stream::Empty<Result<bytes::Bytes, Infallible>> {
     stream::empty()
 }

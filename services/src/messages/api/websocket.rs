@@ -23,19 +23,30 @@ pub(super) async fn websocket(
     PathName(name): PathName,
     mut parts: Parts,
 ) -> Result<Response, Problem> {
-    let handshake = match Handshake::of(&mut parts) {
-        Ok(handshake) => handshake,
-        Err(problem) => return Ok(refuse(problem)),
-    };
     let platform = &messages.0.store.platform;
     let asked = Asked::read(parts.uri.query().unwrap_or_default(), &parts.headers);
     let (id, came_ms) = (platform.entropy.uid()?, platform.clock.now_ms());
-    let is_page = parts.headers.contains_key(header::ORIGIN);
-    let request = Request { name, asked, headers: parts.headers, id, came_ms };
-    match open(&messages, &request).await {
+    let headers = parts.headers.clone();
+    let request = Request { name, asked, headers, id, came_ms };
+    accept_or_refuse(&messages, &mut parts, async |messages| open(messages, &request).await).await
+}
+
+/// Reads the handshake, opens what it asks for, and talks to the client in a task of the role.
+pub(super) async fn accept_or_refuse(
+    messages: &Messages,
+    parts: &mut Parts,
+    open: impl AsyncFnOnce(&Messages) -> Result<Opening, Problem>,
+) -> Result<Response, Problem> {
+    let handshake = match Handshake::of(parts) {
+        Ok(handshake) => handshake,
+        Err(problem) => return Ok(refuse(problem)),
+    };
+    match open(messages).await {
         Ok(opening) => Ok(messages.converse(handshake, opening)),
         // A page sees no status of a handshake that failed; a close code it sees.
-        Err(problem) if is_page => Ok(messages.send_away(handshake, problem)),
+        Err(problem) if parts.headers.contains_key(header::ORIGIN) => {
+            Ok(messages.send_away(handshake, problem))
+        }
         Err(problem) => Err(problem),
     }
 }
@@ -79,7 +90,7 @@ impl Messages {
     }
 
     /// Answers a handshake, and talks to the client in a task of the role.
-    pub(super) fn converse(&self, handshake: Handshake, opening: Opening) -> Response {
+    fn converse(&self, handshake: Handshake, opening: Opening) -> Response {
         let (response, open) = handshake.accept();
         self.0.tasks.spawner().spawn(async move {
             if let Some(line) = open.await {
@@ -90,7 +101,7 @@ impl Messages {
     }
 
     /// Answers a handshake only to say why not.
-    pub(super) fn send_away(&self, handshake: Handshake, problem: Problem) -> Response {
+    fn send_away(&self, handshake: Handshake, problem: Problem) -> Response {
         let (response, open) = handshake.accept();
         let farewell = Farewell::refusal(problem);
         self.0.tasks.spawner().spawn(async move {

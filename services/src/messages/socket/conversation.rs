@@ -130,7 +130,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
 
     /// Waits until something happens, and takes it in.
     async fn step(&mut self) -> Result<(), End> {
-        let wake = (self.pinged_at.max(self.heard_at) + PING_AFTER).min(self.ends);
+        let ping_at = self.pinged_at.max(self.heard_at) + PING_AFTER;
+        let wake = ping_at.min(self.heard_at + SILENCE_LIMIT).min(self.ends);
         let kept = self.followed.as_ref().map(newest);
         let Self { line, source, followed, settlements, credit, shutdown, .. } = self;
         let hears = settlements.as_ref().is_none_or(Settlements::has_room);

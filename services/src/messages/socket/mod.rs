@@ -34,5 +34,5 @@ mod source;
 pub(super) use close::Farewell;
 pub(super) use conversation::{Conversation, Opening};
 pub(super) use credit::Credit;
-pub(super) use handshake::{Handshake, refuse};
+pub(super) use handshake::{Handshake, is_asked_for, refuse};
 pub(super) use source::Source;

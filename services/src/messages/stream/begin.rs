@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use bus::Error;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::limits::MAX_REALMS;
-use crate::model::{Invalid, Mark, Realm};
+use crate::limits::{BUS_WINDOW, MAX_REALMS};
+use crate::model::{Invalid, Mark, Marks, Realm, TopicSet};
 use crate::store::Store;
 
 /// What a request says of it.
@@ -40,10 +41,28 @@ impl From {
         let places = places.filter(|places| places.len() <= MAX_REALMS);
         places.map(Self::Sequences).ok_or_else(|| {
             Invalid::new(format!(
-                "is {text:?}: write beginning, now, a time such as 2026-11-29T12:00:00Z, or \
+                "from is {text:?}: write beginning, now, a time such as 2026-11-29T12:00:00Z, or \
                  realm:sequence, for example orders:17"
             ))
         })
+    }
+}
+
+impl From {
+    /// Reads what a state is asked for at: a time, then it is that of everything the logs took
+    /// before, or `realm:sequence`, then it is that behind those events.
+    pub(in crate::messages) fn parse_at(text: &str) -> Result<Self, Invalid> {
+        match Self::parse(text) {
+            Ok(Self::Sequences(places)) => {
+                let behind = |(realm, sequence): (Realm, u64)| (realm, sequence.saturating_add(1));
+                Ok(Self::Sequences(places.into_iter().map(behind).collect()))
+            }
+            Ok(Self::Beginning) | Err(_) => Err(Invalid::new(format!(
+                "at is {text:?}: write a time such as 2026-11-29T12:00:00Z, or realm:sequence, \
+                 for example orders:17"
+            ))),
+            read => read,
+        }
     }
 }
 
@@ -72,6 +91,26 @@ pub(in crate::messages) async fn begin(
         Err(_) if store.log_is_missing(realm).await? => Ok(None),
         found => found.map(Some),
     }
+}
+
+/// The places of every realm that the topics include, as it is now. A realm that is named and has
+/// no log yet stands before its first event; one that is made later joins there.
+pub(in crate::messages) async fn capture(
+    store: &Store,
+    topics: &TopicSet,
+    from: &From,
+) -> Result<Marks, Error> {
+    let mut realms = topics.named_realms();
+    if !topics.names_every_realm() {
+        realms.extend(store.realms().await?);
+    }
+    realms.retain(|realm| topics.includes_realm(realm));
+    let look = async |realm: Realm| {
+        let place = begin(store, &realm, from).await?;
+        Ok::<_, Error>((realm, place.unwrap_or_else(|| Mark::bare(0))))
+    };
+    let looks: Vec<_> = realms.into_iter().map(look).collect();
+    stream::iter(looks).buffer_unordered(BUS_WINDOW).try_collect().await
 }
 
 #[cfg(test)]

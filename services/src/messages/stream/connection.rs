@@ -196,7 +196,7 @@ impl Connection {
             self.control("expired", &json!({ "reason": reason }));
         }
         if let Stage::Live { live, .. } = &mut self.stage {
-            live.follow(&self.kept.subscription);
+            live.follow(self.kept.subscription.fence.keys());
             self.position.join(&self.kept.subscription);
         }
         if matches!(self.stage, Stage::Closed { .. }) && self.kept.subscription.is_open() {
@@ -222,7 +222,8 @@ impl Connection {
     }
 
     pub(super) fn live(&self) -> Stage {
-        let live = Box::new(Live::new(&self.feeds, &self.kept.subscription));
+        let Subscription { topics, fence, .. } = &self.kept.subscription;
+        let live = Box::new(Live::new(&self.feeds, topics, fence.keys()));
         Stage::Live { live, behind: true }
     }
 

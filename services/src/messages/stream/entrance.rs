@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::frame::{self, Frame};
 use crate::http::{Problem, ProblemKind};
 use crate::messages::queue::QueueStream;
+use crate::messages::topics::TopicStream;
 
 /// How long a client is kept waiting. Shorter than a ticket is remembered beyond its own time.
 pub(in crate::messages) const LONGEST_WAIT: Duration = Duration::from_secs(50);
@@ -35,6 +36,8 @@ pub(in crate::messages) enum Opened {
     Stream(Box<Connection>),
     /// Deliveries of the queue.
     Queue(Box<QueueStream>),
+    /// Topics without a subscription.
+    Topics(Box<TopicStream>),
 }
 
 impl Opened {
@@ -43,6 +46,7 @@ impl Opened {
         match self {
             Self::Stream(connection) => connection.next().await,
             Self::Queue(stream) => stream.next().await,
+            Self::Topics(stream) => stream.next().await,
         }
     }
 }

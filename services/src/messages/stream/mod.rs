@@ -12,12 +12,13 @@ mod ring;
 
 use futures_util::future::BoxFuture;
 
-pub(super) use begin::{From, begin};
+pub(super) use begin::{From, begin, capture};
 pub(super) use catch_up::{CatchUp, Page};
 pub(super) use connection::{Connection, Opening};
 pub(super) use entrance::{Entrance, LONGEST_WAIT, Opened};
 pub(super) use feed::{Feed, Feeds, PAGE};
 pub(super) use frame::Frame;
+pub(super) use live::{Live, Step};
 pub use ring::RingSize;
 pub(super) use ring::{Entry, Found};
 
