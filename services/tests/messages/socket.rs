@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use bus::Bus;
+use bus::fault::{FaultRates, Faults};
 use bus::testkit::NatsServer;
 use futures_util::{SinkExt, StreamExt};
 use lockgate::http::{Guard, Health, app};
@@ -14,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::socket_support::{Connect, Socket};
-use super::support::{Process, SECRET, World, name};
+use super::support::{Process, SECRET, World, name, show};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -102,8 +103,8 @@ async fn what_is_given_back_comes_again_and_what_is_rejected_is_kept_aside() {
     assert_eq!(socket.within(SECOND / 2).await, ["up-to-date"]);
     assert_eq!(socket.message().await["attempt"], 2);
     tokio::time::sleep(10 * SECOND).await;
-    let extended = socket.settle(json!({"type": "extend", "up_to": 3})).await;
-    assert_eq!(extended["done"], 1, "{extended}");
+    let extended = socket.settle(json!({"type": "extend", "up_to": 4})).await;
+    assert_eq!(extended["done"], 2, "{extended}");
     tokio::time::sleep(20 * SECOND).await;
     assert_eq!(socket.settle(json!({"type": "ack", "ids": [c["ack"]]})).await["done"], 1);
 
@@ -115,6 +116,53 @@ async fn what_is_given_back_comes_again_and_what_is_rejected_is_kept_aside() {
     ]);
     assert_eq!((&settled["done"], &settled["refused"]), (&json!(1), &refused));
     assert_eq!(socket.settle(json!({"type": "ack", "up_to": 4})).await["done"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_there_is_no_room_for_goes_back_in_time() {
+    let (world, process) = people().await;
+    world.publish("dir.user", "x", 0).await;
+    let mut socket = process.socket("people", "?credit=1").await;
+    let first = socket.message().await;
+    socket.settle(json!({"type": "ack", "up_to": 1})).await;
+    // Three events fit as such, and two as frames.
+    let (event, frame) = (first["event"].to_string().len(), first.to_string().len());
+    let bytes = 3 * event + 10;
+    assert!((frame + 1..=2 * frame).contains(&bytes), "{event} {frame}");
+    for key in ["a", "b", "c"] {
+        world.publish("dir.user", key, 0).await;
+    }
+    socket.say(json!({"type": "credit", "messages": 9, "bytes": bytes})).await;
+    assert_eq!(socket.shown(3).await[1..], ["a=0", "b=0"]);
+    let other = process.pull("people", 9, "14s").await;
+    assert_eq!(other.shown(), Vec::<String>::new(), "it is kept for the client at first");
+    let other = process.pull("people", 9, "2s").await;
+    assert_eq!(other.shown(), ["c=0"], "and counts as never handed out");
+    assert_eq!(socket.settle(json!({"type": "ack", "up_to": 3})).await["done"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_is_away_is_waited_for() {
+    let mut world = World::new().await;
+    world.publish("dir.user", "first", 0).await;
+    world.subscribe("people", &["dir.*"], false).await;
+    let faults = Faults::new(1);
+    let process = world.disturbed_process(&faults).await;
+    let mut queue = process.socket("people", "?credit=9").await;
+    let mut stream = process.socket("people", "?mode=stream&credit=9").await;
+    world.publish("dir.user", "k", 1).await;
+    let message = queue.message().await;
+    assert_eq!(stream.message().await["event"], message["event"]);
+    faults.set_rates(FaultRates { fail_before: 1000, ..FaultRates::NONE });
+    let settled = queue.settle(json!({"type": "ack", "up_to": 1})).await;
+    assert_eq!(settled["refused"][0]["status"], "failed", "{settled}");
+    world.publish("dir.user", "k", 2).await;
+    tokio::time::sleep(5 * SECOND).await;
+    faults.set_rates(FaultRates::NONE);
+    // Asked again it is settled, and what came meanwhile comes.
+    assert_eq!(queue.settle(json!({"type": "ack", "up_to": 1})).await["done"], 1);
+    assert_eq!(show(&queue.message().await["event"]), "k=2");
+    assert_eq!(show(&stream.message().await["event"]), "k=2");
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,13 +49,20 @@ pub(in crate::messages) struct Flow {
     max_per_key: usize,
     pulling: Option<BoxFuture<'static, Pulled>>,
     again_at: Option<Instant>,
-    deliveries: Option<Deliveries>,
+    deliveries: Option<Held>,
     controls: VecDeque<Item>,
     generation: u32,
     told: Told,
     shown: Option<Progress>,
     is_away: bool,
     is_over: bool,
+}
+
+/// Deliveries that the reader had no room for yet. Half of their lease is left to the reader: after
+/// that they go back, and count as never handed out.
+struct Held {
+    deliveries: Deliveries,
+    until: Instant,
 }
 
 /// What came of a pull, and how far a prefill is that it met.
@@ -134,12 +141,21 @@ impl Flow {
         self.controls.is_empty() && self.has_ready()
     }
 
+    /// Waits while the reader has no room for the next delivery, until that is too late for it.
+    pub(in crate::messages) async fn hold(&mut self) {
+        let Some(held) = &self.deliveries else { return };
+        sleep_until(held.until).await;
+        self.deliveries = None;
+    }
+
     /// The next thing that is ready.
     pub(in crate::messages) fn take(&mut self) -> Option<Item> {
         if let Some(control) = self.controls.pop_front() {
             return Some(control);
         }
-        let delivery = self.deliveries.as_mut()?.next();
+        let held = self.deliveries.as_mut()?;
+        // A reader that was busy for so long would get it late, and perhaps after another had it.
+        let delivery = if held.until <= Instant::now() { None } else { held.deliveries.next() };
         if delivery.is_none() {
             self.deliveries = None;
         }
@@ -147,7 +163,7 @@ impl Flow {
     }
 
     fn has_ready(&self) -> bool {
-        let has_more = |deliveries: &Deliveries| !deliveries.is_empty();
+        let has_more = |held: &Held| !held.deliveries.is_empty();
         !self.controls.is_empty() || self.deliveries.as_ref().is_some_and(has_more)
     }
 
@@ -181,7 +197,9 @@ impl Flow {
             Ok((handed, progress)) => {
                 self.is_away = false;
                 self.tell(&handed, progress);
-                self.deliveries = Some(handed.deliveries);
+                let ack_wait = self.followed.kept().subscription.ack_wait;
+                let until = Instant::now() + ack_wait / 2;
+                self.deliveries = Some(Held { deliveries: handed.deliveries, until });
             }
             Err(Refused::Gone) => {
                 self.control("deleted", json!({}));

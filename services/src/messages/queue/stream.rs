@@ -68,8 +68,10 @@ impl QueueStream {
             match self.flow.take() {
                 None => return,
                 Some(Item::Delivery(delivery)) => {
-                    bytes += delivery.event.len();
-                    self.outbox.push_back(message(&delivery));
+                    let frame = message(&delivery);
+                    // All that is taken goes with this chunk: what stayed might go too late.
+                    bytes += frame.len();
+                    self.outbox.push_back(frame);
                 }
                 Some(Item::Control { name, data }) => {
                     self.is_over = name == "deleted";

@@ -40,9 +40,7 @@ impl Source {
     /// Waits until there may be something to take. May be dropped and called again.
     pub(super) async fn ready(&mut self, credit: Credit) {
         match self {
-            Self::Queue(flow) if flow.is_delivery_next() && !credit.allows() => {
-                std::future::pending().await
-            }
+            Self::Queue(flow) if flow.is_delivery_next() && !credit.allows() => flow.hold().await,
             Self::Queue(flow) => flow.ready(credit.room()).await,
             Self::Stream(stream) => stream.ready(credit).await,
         }

@@ -58,8 +58,8 @@ impl Frame {
         Self::Heartbeat
     }
 
-    /// About how many bytes it takes.
-    fn len(&self) -> usize {
+    /// How many bytes it takes at most.
+    pub(in crate::messages) fn len(&self) -> usize {
         match self {
             Self::Message { json, id } => json.len() + id.as_ref().map_or(0, String::len) + 32,
             Self::Control { name, data, id } => {

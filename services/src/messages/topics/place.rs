@@ -168,7 +168,7 @@ mod tests {
         for place in [Place::Live(marks.clone()), Place::Rows(Rows::at(marks)), Place::Rows(rows)] {
             let token = place.seal(&signer, &all);
             assert!(token.len() < 256, "{}", token.len());
-            let open = |interest, known: &[Realm], token: &str| {
+            let open = |interest: &Interest, known: &[Realm], token: &str| {
                 Place::open(&signer, interest, known, token)
             };
             assert_eq!(open(&all, &known, &token), Resumed::At(place));
