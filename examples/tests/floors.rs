@@ -43,7 +43,7 @@ const SERVICES: Floors = &[
     ("prefill", &["work", "store"]),
     ("dispatcher", &["work", "store"]),
     ("registration", &["http", "work", "store", "metrics", "limits"]),
-    ("messages", &["http", "work", "store", "metrics", "limits", "platform"]),
+    ("messages", &["prefill", "http", "work", "store", "metrics", "limits", "platform"]),
     ("roles", &["events", "registration", "messages", "dispatcher", "prefill", "http", "store"]),
     ("demo", &["client", "registration", "store", "platform"]),
     ("cli", &["demo", "roles", "client", "http", "store", "limits", "platform"]),

@@ -42,7 +42,9 @@ pub(crate) const MAX_SETTLEMENTS: usize = 1000;
 pub(crate) const MAX_ACK_WAIT: Duration = Duration::from_secs(600);
 /// How long a nack may be delayed.
 pub(crate) const MAX_NACK_DELAY: Duration = Duration::from_secs(600);
-/// Open event streams in one process.
+/// One frame of a WebSocket client: room for as many settlements as one request may have.
+pub(crate) const MAX_FRAME_BYTES: usize = 256 * 1024;
+/// Open event streams and WebSockets in one process.
 pub(crate) const MAX_STREAMS: usize = 20_000;
 /// Requests at work in one process, event streams not counted.
 pub(crate) const MAX_REQUESTS: usize = 4096;

@@ -113,6 +113,7 @@ impl Roles {
                 let messages =
                     Messages::start(store, MessagesOptions::default(), stop.clone()).await?;
                 self.serve(messages::router(messages.clone()));
+                self.serve(messages::topics_router(messages.clone(), access.clone()));
                 self.spawn(role, async move {
                     stop.cancelled().await;
                     messages.join().await;

@@ -72,7 +72,10 @@ impl Follower {
         if self.has_enough() {
             return Ok(());
         }
-        let mut stream = self.reading.subscriber.events(self.kept.position.resume.clone());
+        let mut stream = self
+            .reading
+            .subscriber
+            .events_over(self.reading.transport, self.kept.position.resume.clone());
         if self.kept.position.in_prefill {
             self.begin_bar(None);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
@@ -11,7 +11,7 @@ use super::server::ServerArgs;
 use super::state::{Kept, Position, StateFile};
 use super::{follow, pull};
 use crate::client::wire::{NewSubscription, SubscriptionStatus};
-use crate::client::{Client, ErrorKind, Subscriber};
+use crate::client::{Client, ErrorKind, Subscriber, Transport};
 use crate::model::SubscriptionName;
 use crate::platform::Entropy;
 use crate::store::new_secret;
@@ -24,6 +24,8 @@ Examples:
       goes on where it stopped
   lockgate subscribe people --topics 'directory.*' --prefill --until-up-to-date --json
       a snapshot for a script
+  lockgate subscribe people --transport ws
+      the same over WebSocket, from the same position
   lockgate subscribe jobs --topics orders.created --queue
       takes deliveries from the queue, beside others who do the same, and acknowledges them
   lockgate subscribe jobs --topics orders.created --max-attempts 5 --dead-letters --queue
@@ -70,6 +72,9 @@ pub(super) struct Subscribe {
     #[arg(long, requires = "queue", value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..))]
     max_per_key: Option<u16>,
+    /// How events come; the position is the same on both
+    #[arg(long, value_enum, default_value_t = Over::Events, conflicts_with = "queue")]
+    transport: Over,
     /// Starts over instead of going on where it stopped
     #[arg(long)]
     from_start: bool,
@@ -86,11 +91,30 @@ pub(super) struct Subscribe {
     server: ServerArgs,
 }
 
+/// A transport, as it is named on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Over {
+    /// Server-sent events
+    Events,
+    /// WebSocket
+    Ws,
+}
+
+impl From<Over> for Transport {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Events => Self::EventStream,
+            Over::Ws => Self::WebSocket,
+        }
+    }
+}
+
 /// What is read, and until when.
 pub(super) struct Reading {
     pub(super) name: SubscriptionName,
     pub(super) client: Client,
     pub(super) subscriber: Subscriber,
+    pub(super) transport: Transport,
     pub(super) count: Option<u64>,
     pub(super) until_up_to_date: bool,
     pub(super) stop: CancellationToken,
@@ -101,7 +125,7 @@ impl Subscribe {
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
         let Self { name, topics, prefill, ack_wait, max_attempts, dead_letters, .. } = self;
         let Self { secret, queue, max_per_key, from_start, count, .. } = self;
-        let Self { until_up_to_date, json, server, .. } = self;
+        let Self { until_up_to_date, json, server, transport, .. } = self;
         let name =
             SubscriptionName::new(name).map_err(|error| Failure::usage(error.to_string()))?;
         let secret =
@@ -121,7 +145,9 @@ impl Subscribe {
         }
         let subscriber = client.subscriber(name.clone(), kept.secret.clone());
         let screen = Screen::new(json);
-        let reading = Reading { name, client, subscriber, count, until_up_to_date, stop };
+        let transport = transport.into();
+        let reading =
+            Reading { name, client, subscriber, transport, count, until_up_to_date, stop };
         match queue {
             true => pull::run(reading, screen, max_per_key.map(usize::from)).await,
             false => follow::run(reading, screen, file, kept).await,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::error::{Error, ErrorKind, Result};
-use super::event_stream::EventStream;
+use super::event_stream::{EventStream, Transport};
 use super::transport::{http, json, parse_server, required_json, send};
 use super::wire::{
     DeadLetterPage, DeadLetters, NewSubscription, PublishAnswer, Published, PullRequest, Pulled,
@@ -222,7 +222,12 @@ impl fmt::Debug for Subscriber {
 impl Subscriber {
     /// The event stream, after `resume` (the id of an event of this stream) or from its start.
     pub fn events(&self, resume: Option<String>) -> EventStream {
-        EventStream::new(self.clone(), resume)
+        self.events_over(Transport::default(), resume)
+    }
+
+    /// The same over a transport. The ids are the same on all of them.
+    pub fn events_over(&self, transport: Transport, resume: Option<String>) -> EventStream {
+        EventStream::new(self.clone(), transport, resume)
     }
 
     /// Up to `max` deliveries, leased; waits up to `wait` for the first. Empty when none came.

@@ -8,6 +8,7 @@ use reqwest::{Method, Response, StatusCode};
 
 use super::api::Subscriber;
 use super::error::{Error, ErrorKind, Result};
+use super::socket::Socket;
 use super::sse::{SseEvent, SseParser};
 use super::transport::{cause, send, unreachable};
 use crate::limits::MAX_STREAM_LINE_BYTES;
@@ -17,6 +18,16 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 const DEFAULT_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(30);
+
+/// How a stream comes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// As server-sent events.
+    #[default]
+    EventStream,
+    /// Over WebSocket.
+    WebSocket,
+}
 
 /// What the stream gives.
 #[derive(Debug)]
@@ -39,6 +50,7 @@ pub enum StreamItem {
 /// Dropping the future of [`EventStream::next`] loses nothing that was not given yet.
 pub struct EventStream {
     subscriber: Subscriber,
+    transport: Transport,
     resume: Option<String>,
     connection: Option<Connection>,
     ready: VecDeque<SseEvent>,
@@ -47,15 +59,20 @@ pub struct EventStream {
     wait: Option<Duration>,
 }
 
-struct Connection {
-    response: Response,
-    parser: SseParser,
+enum Connection {
+    Events { response: Response, parser: Box<SseParser> },
+    Socket(Box<Socket>),
 }
 
 impl EventStream {
-    pub(super) fn new(subscriber: Subscriber, resume: Option<String>) -> Self {
+    pub(super) fn new(
+        subscriber: Subscriber,
+        transport: Transport,
+        resume: Option<String>,
+    ) -> Self {
         Self {
             subscriber,
+            transport,
             resume,
             connection: None,
             ready: VecDeque::new(),
@@ -105,6 +122,11 @@ impl EventStream {
     }
 
     async fn connect(&mut self) -> Result<bool> {
+        if self.transport == Transport::WebSocket {
+            let opened = Socket::open(&self.subscriber, self.resume.as_deref(), CONNECT_LIMIT);
+            self.connection = Some(Connection::Socket(Box::new(opened.await?)));
+            return Ok(true);
+        }
         let mut request =
             self.subscriber.request(Method::GET, "events").header(ACCEPT, "text/event-stream");
         if let Some(value) = self.resume.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
@@ -114,13 +136,15 @@ impl EventStream {
         if response.status() == StatusCode::NO_CONTENT {
             return Ok(false);
         }
-        self.connection =
-            Some(Connection { response, parser: SseParser::new(MAX_STREAM_LINE_BYTES) });
+        let parser = Box::new(SseParser::new(MAX_STREAM_LINE_BYTES));
+        self.connection = Some(Connection::Events { response, parser });
         Ok(true)
     }
 
     fn take(&mut self, events: Vec<SseEvent>) {
-        if let Some(retry) = self.connection.as_mut().and_then(|open| open.parser.take_retry()) {
+        if let Some(Connection::Events { parser, .. }) = &mut self.connection
+            && let Some(retry) = parser.take_retry()
+        {
             self.retry = retry.min(MAX_RETRY);
         }
         if !events.is_empty() {
@@ -145,8 +169,12 @@ impl EventStream {
 impl Connection {
     async fn read(&mut self, server: &str) -> Result<Vec<SseEvent>> {
         let server = server.trim_end_matches('/');
-        match tokio::time::timeout(SILENCE_LIMIT, self.response.chunk()).await {
-            Ok(Ok(Some(chunk))) => self.parser.push(&chunk).map_err(|too_long| {
+        let (response, parser) = match self {
+            Self::Events { response, parser } => (response, parser),
+            Self::Socket(socket) => return socket.read(server, SILENCE_LIMIT).await,
+        };
+        match tokio::time::timeout(SILENCE_LIMIT, response.chunk()).await {
+            Ok(Ok(Some(chunk))) => parser.push(&chunk).map_err(|too_long| {
                 Error::new(ErrorKind::Server, too_long.to_string())
                     .way_out("check that --server is a Lockgate server")
             }),

@@ -58,8 +58,8 @@ pub(super) fn http(server: &Url) -> Result<reqwest::Client> {
     })
 }
 
-/// Sends a request and waits at most `limit` for the head of the answer; anything but a 2xx is an
-/// error.
+/// Sends a request and waits at most `limit` for the head of the answer; anything but a 2xx, and
+/// the 101 of a request for an upgrade, is an error.
 pub(super) async fn send(request: RequestBuilder, limit: Duration) -> Result<Response> {
     let (client, request) = request.build_split();
     let request = request.map_err(|error| {
@@ -74,7 +74,7 @@ pub(super) async fn send(request: RequestBuilder, limit: Duration) -> Result<Res
         Ok(Err(error)) => return Err(unreachable(&server, &cause(&error))),
         Err(_) => return Err(unreachable(&server, &format!("no answer within {limit:?}"))),
     };
-    if response.status().is_success() {
+    if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
     let (status, retry_after) = (response.status(), retry_after(&response));

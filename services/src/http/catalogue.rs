@@ -33,8 +33,12 @@ pub enum ProblemKind {
     Conflict,
     /// What the request refers to is over: a delivery whose lease has ended.
     Stale,
+    /// The state cannot be told: a log has lost its beginning.
+    HistoryIncomplete,
     /// `If-Match` names another version.
     PreconditionFailed,
+    /// The path is a WebSocket, and the request does not ask for one as it should.
+    UpgradeRequired,
     /// The body is larger than a body may be.
     BodyTooLarge,
     /// The event is larger than an event may be.
@@ -65,7 +69,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::MalformedBody,
         Self::InvalidToken,
         Self::InvalidInput,
@@ -80,7 +84,9 @@ impl ProblemKind {
         Self::MethodNotAllowed,
         Self::Conflict,
         Self::Stale,
+        Self::HistoryIncomplete,
         Self::PreconditionFailed,
+        Self::UpgradeRequired,
         Self::BodyTooLarge,
         Self::EventTooLarge,
         Self::BatchTooLarge,
@@ -135,8 +141,14 @@ impl ProblemKind {
             }
             Self::Conflict => ("conflict", "conflict", S::CONFLICT),
             Self::Stale => ("stale", "too late", S::CONFLICT),
+            Self::HistoryIncomplete => {
+                ("history-incomplete", "the state is not known", S::CONFLICT)
+            }
             Self::PreconditionFailed => {
                 ("precondition-failed", "another version stands now", S::PRECONDITION_FAILED)
+            }
+            Self::UpgradeRequired => {
+                ("upgrade-required", "no WebSocket handshake", S::UPGRADE_REQUIRED)
             }
             Self::BodyTooLarge => ("body-too-large", "body too large", S::PAYLOAD_TOO_LARGE),
             Self::EventTooLarge => ("event-too-large", "event too large", S::PAYLOAD_TOO_LARGE),

@@ -30,7 +30,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
                 format!("the body is {named:?}: send it with content-type: application/json"),
             ));
         }
-        parse(&read_body(&parts.headers, body).await?).map(Self)
+        parse_json(&read_body(&parts.headers, body).await?).map(Self)
     }
 }
 
@@ -131,7 +131,8 @@ fn is_length_limit(error: &axum::Error) -> bool {
         .is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// Reads JSON as every parser reads it; what is at fault is a problem that names the field.
+pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if body.is_empty() {
         return Err(Problem::new(ProblemKind::MalformedBody, "the body is empty: send JSON"));
     }
@@ -209,7 +210,7 @@ mod tests {
     }
 
     fn fault(json: &str) -> (u16, Option<String>, String) {
-        let problem = parse::<Input>(json.as_bytes()).unwrap_err();
+        let problem = parse_json::<Input>(json.as_bytes()).unwrap_err();
         let json = problem.to_json();
         let field = json.get("field").and_then(|field| field.as_str()).map(String::from);
         (problem.kind().status().as_u16(), field, problem.detail().to_owned())

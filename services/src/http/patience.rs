@@ -16,14 +16,14 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// A connection whose client must take something now and then: a write that waits for room for
 /// longer than `limit` fails with [`io::ErrorKind::TimedOut`].
-pub(super) struct Patient<S> {
+pub(crate) struct Patient<S> {
     stream: S,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
+    pub(crate) fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, waiting: None }
     }
 

@@ -1,9 +1,12 @@
 //! The messages API over HTTP: parse, one call, convert.
 
+mod admission;
 mod asked;
 mod dead_letters;
 mod events;
 mod queue;
+mod topics;
+mod websocket;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -14,7 +17,7 @@ use serde_json::json;
 
 use super::directory::Followed;
 use super::{Messages, tickets};
-use crate::http::{PathName, Problem, ProblemKind, bearer, with_deadline};
+use crate::http::{Access, PathName, Problem, ProblemKind, bearer, with_deadline};
 use crate::limits::{MAX_PULL_WAIT, REQUEST_DEADLINE};
 use crate::model::{HumanDuration, SubscriptionName};
 
@@ -27,6 +30,7 @@ pub fn router(messages: Messages) -> Router {
         .route("/v1/subscriptions/{name}/pull", post(queue::pull))
         .with_state(messages.clone());
     let prompt = Router::new()
+        .route("/v1/subscriptions/{name}/ws", get(websocket::websocket))
         .route("/v1/subscriptions/{name}/acks", post(queue::acks))
         .route("/v1/subscriptions/{name}/dead-letters", get(dead_letters::list))
         .route("/v1/subscriptions/{name}/dead-letters/redrive", post(dead_letters::redrive))
@@ -36,6 +40,22 @@ pub fn router(messages: Messages) -> Router {
     // A pull waits as long as it was asked to; its body must come in time all the same.
     let waiting = with_deadline(waiting, MAX_PULL_WAIT + REQUEST_DEADLINE);
     streams.merge(waiting).merge(with_deadline(prompt, REQUEST_DEADLINE))
+}
+
+/// The messages role and who may use it without a subscription.
+#[derive(Clone)]
+struct TopicsApi {
+    messages: Messages,
+    access: Access,
+}
+
+/// The routes that read topics without a subscription. They take an admin token, where tokens are
+/// configured.
+pub fn topics_router(messages: Messages, access: Access) -> Router {
+    let api = TopicsApi { messages, access };
+    let streams = Router::new().route("/v1/stream", get(topics::stream)).with_state(api.clone());
+    let state = Router::new().route("/v1/state", get(topics::state)).with_state(api);
+    streams.merge(with_deadline(state, REQUEST_DEADLINE))
 }
 
 async fn issue_ticket(

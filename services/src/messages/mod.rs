@@ -5,9 +5,11 @@ mod api;
 mod directory;
 mod progress;
 mod queue;
+mod socket;
 mod stream;
 mod tasks;
 mod tokens;
+mod topics;
 mod watched;
 
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use api::router;
+pub use api::{router, topics_router};
 use directory::Directory;
 use queue::QueueMode;
 use stream::Feeds;
@@ -24,6 +26,7 @@ pub use stream::RingSize;
 use tasks::Tasks;
 use tokens::tickets::Tickets;
 use tokens::{position, tickets, token};
+use topics::Realms;
 
 use crate::limits::MAX_STREAMS;
 use crate::store::Store;
@@ -57,7 +60,8 @@ struct Inner {
     feeds: Feeds,
     queue: QueueMode,
     tickets: Tickets,
-    /// One permit for each open stream.
+    realms: Realms,
+    /// One permit for each open stream and WebSocket.
     streams: Arc<Semaphore>,
     tasks: Tasks,
     shutdown: CancellationToken,
@@ -77,9 +81,21 @@ impl Messages {
         let feeds = Feeds::new(store.clone(), options.ring, tasks.spawner(), shutdown.clone());
         let queue = QueueMode::new(feeds.clone(), tasks.spawner(), shutdown.clone())?;
         let tickets = Tickets::new(store.clone());
+        let realms = Realms::new(store.clone());
+        tasks.spawner().spawn(realms.clone().run(shutdown.clone()));
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
-        let inner =
-            Inner { store, options, directory, feeds, queue, tickets, streams, tasks, shutdown };
+        let inner = Inner {
+            store,
+            options,
+            directory,
+            feeds,
+            queue,
+            tickets,
+            realms,
+            streams,
+            tasks,
+            shutdown,
+        };
         Ok(Self(Arc::new(inner)))
     }
 

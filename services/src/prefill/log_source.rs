@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
-use bus::Stream;
+use bus::{Stream, SubjectFilter};
 
 use super::log_reader::LogReader;
 use super::source::{Open, PAGE_BYTES, PAGE_ROWS, Page, Source, SourceError};
-use crate::model::{Key, LogEvent, Realm, Row, Subscription, Topic, TopicSet, names};
+use crate::model::{Fence, Key, LogEvent, Realm, Row, Subscription, Topic, names};
 use crate::store::prefill::Position;
 use crate::store::{Completeness, Store};
 
@@ -32,7 +32,7 @@ impl Open for Logs {
 /// When it is opened it learns at which sequences the state stands: eight bytes for each key, and
 /// the same whenever it is asked, because a log refuses to lose history. Then it reads those
 /// messages, in the order of the log.
-pub(super) struct LogSource {
+pub(crate) struct LogSource {
     store: Store,
     logs: BTreeMap<Realm, Log>,
     total: u64,
@@ -49,10 +49,21 @@ impl LogSource {
         store: &Store,
         subscription: &Subscription,
     ) -> Result<Self, SourceError> {
+        let filters = |realm: &Realm| subscription.topics.filters(realm);
+        Self::at(store, &subscription.fence, filters).await
+    }
+
+    /// The state of what `filters` let through of each realm, at any fence that the logs can still
+    /// tell of.
+    pub(crate) async fn at(
+        store: &Store,
+        fence: &Fence,
+        filters: impl Fn(&Realm) -> Vec<SubjectFilter>,
+    ) -> Result<Self, SourceError> {
         let mut logs = BTreeMap::new();
-        for (realm, fence) in subscription.fence.iter().filter(|(_, fence)| **fence > 0) {
+        for (realm, fence) in fence.iter().filter(|(_, fence)| **fence > 0) {
             let stream = store.log(realm).await?;
-            let log = Log::open(stream, realm, &subscription.topics, *fence).await?;
+            let log = Log::open(stream, filters(realm), *fence).await?;
             check_history(store, realm).await?;
             logs.insert(realm.clone(), log);
         }
@@ -98,11 +109,9 @@ impl Source for LogSource {
 impl Log {
     async fn open(
         stream: Stream,
-        realm: &Realm,
-        topics: &TopicSet,
+        filters: Vec<SubjectFilter>,
         fence: u64,
     ) -> Result<Self, SourceError> {
-        let filters = topics.filters(realm);
         let (mut sequences, mut odd) = (Vec::new(), HashMap::new());
         let tell = |subject: &str, sequence: u64| {
             sequences.push(sequence);

@@ -10,4 +10,6 @@ mod source;
 mod tests;
 mod worker;
 
+pub(crate) use log_source::LogSource;
+pub(crate) use source::{Page, Source, SourceError};
 pub use worker::run;

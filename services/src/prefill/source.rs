@@ -29,27 +29,27 @@ pub(super) trait Open: Send + Sync {
 /// fence, so that no older live event can follow it. A page is bounded by [`PAGE_ROWS`] and
 /// [`PAGE_BYTES`], and may take as long as it needs.
 #[async_trait]
-pub(super) trait Source: Send {
+pub(crate) trait Source: Send {
     /// The page after `position` (`None`: the first). The next page is asked for while the rows of
     /// the one before are being written.
     async fn page(&mut self, position: Option<&Position>) -> Result<Page, SourceError>;
 }
 
 /// Some rows of a source.
-pub(super) struct Page {
+pub(crate) struct Page {
     /// The rows; a page may have none although more follow.
-    pub(super) rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
     /// How many keys were looked at, deleted ones included.
-    pub(super) scanned: u64,
+    pub(crate) scanned: u64,
     /// How many keys there are in all, as far as known.
-    pub(super) total: u64,
+    pub(crate) total: u64,
     /// Where the next page begins, beyond where this one did; `None` when this was the last.
-    pub(super) next: Option<Position>,
+    pub(crate) next: Option<Position>,
 }
 
 /// Why a source has no page.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SourceError {
+pub(crate) enum SourceError {
     /// It cannot answer, now or ever: the prefill fails with this reason.
     #[error("{0}")]
     Impossible(String),

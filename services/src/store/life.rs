@@ -104,7 +104,12 @@ impl Store {
         Ok(mark.against(log, there))
     }
 
-    async fn place(&self, realm: &Realm, log: &StreamInfo, sequence: u64) -> Result<Mark, Error> {
+    pub(super) async fn place(
+        &self,
+        realm: &Realm,
+        log: &StreamInfo,
+        sequence: u64,
+    ) -> Result<Mark, Error> {
         let life = Life::of(log);
         Ok(match self.taken(realm, sequence).await? {
             Some(taken) => Mark::of(life, sequence, taken),
@@ -113,7 +118,11 @@ impl Store {
     }
 
     /// When the log took the message at a sequence; `None` where it holds none.
-    async fn taken(&self, realm: &Realm, sequence: u64) -> Result<Option<SystemTime>, Error> {
+    pub(super) async fn taken(
+        &self,
+        realm: &Realm,
+        sequence: u64,
+    ) -> Result<Option<SystemTime>, Error> {
         if sequence == 0 {
             return Ok(None);
         }

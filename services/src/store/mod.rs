@@ -4,6 +4,7 @@ mod completeness;
 mod drift;
 pub(crate) mod journal;
 mod life;
+mod place;
 pub(crate) mod prefill;
 mod realms;
 mod records;

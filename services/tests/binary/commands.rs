@@ -58,6 +58,24 @@ async fn what_is_published_is_listed_and_read_and_resumed() {
     assert_eq!((&live[0]["phase"], &live[0]["event"]["subject"]), (&"live".into(), &"ben".into()));
     assert!(live[0]["event"].get("data").is_none());
 
+    // The position is the same over every transport.
+    for (transport, v) in [("ws", 4), ("events", 5), ("ws", 6)] {
+        run(&["publish", "dir.user", "cleo", &format!("{{\"v\":{v}}}")]).await;
+        let read = ["subscribe", "people", "--json", "--until-up-to-date", "--transport"];
+        let read = run(&[&read[..], &[transport]].concat()).await;
+        assert!(read.status.success(), "{}", text(&read.stderr));
+        let read = records(&read.stdout);
+        let events: Vec<&Value> = read.iter().filter_map(|record| record.get("event")).collect();
+        assert_eq!(events.len(), 1, "{transport}: {events:#?}");
+        assert_eq!(events[0]["data"]["v"], v);
+    }
+    let others = ["subscribe", "others", "--topics", "dir.*", "--prefill", "--json"];
+    let over = ["--until-up-to-date", "--transport", "ws"];
+    let others = run(&[&others[..], &over].concat()).await;
+    let rows = records(&others.stdout).into_iter().filter(|r| r["phase"] == "prefill").count();
+    assert_eq!(rows, 2, "{}{}", text(&others.stdout), text(&others.stderr));
+    assert!(run(&["subscriptions", "delete", "others"]).await.status.success());
+
     let listed = run(&["subscriptions", "--json"]).await;
     let listed = records(&listed.stdout);
     assert_eq!((&listed[0]["name"], &listed[0]["prefill"]["rows"]), (&"people".into(), &2.into()));

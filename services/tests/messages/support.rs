@@ -9,6 +9,7 @@ use axum::http::{Request, Response};
 use bus::Bus;
 use bus::fault::Faults;
 use http_body_util::BodyExt;
+use lockgate::http::Access;
 use lockgate::messages::{self, Messages, MessagesOptions};
 use lockgate::model::{CloudEvent, SubscriptionName, TopicSet};
 use lockgate::platform::{Entropy, Platform};
@@ -74,7 +75,8 @@ impl World {
         store.platform.entropy = Entropy::seeded(100 + self.processes);
         let stop = CancellationToken::new();
         let messages = Messages::start(store, options, stop.clone()).await.unwrap();
-        Process { router: messages::router(messages.clone()), messages, stop }
+        let topics = messages::topics_router(messages.clone(), Access::open());
+        Process { router: messages::router(messages.clone()).merge(topics), messages, stop }
     }
 
     pub async fn publish(&self, topic: &str, key: &str, data: u64) {
@@ -248,6 +250,27 @@ impl Process {
         assert_eq!(response.status(), 200);
         Stream::new(response)
     }
+
+    /// Deliveries of the queue as an event stream.
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
+    pub async fn queue_stream(&self, who: &str, query: &str) -> Stream {
+        self.stream_of(&format!("/v1/subscriptions/{who}/events?mode=queue{query}")).await
+    }
+
+    /// A stream that begins somewhere.
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
+    pub async fn stream_from(&self, who: &str, from: &str) -> Stream {
+        let from = from.replace('+', "%2B");
+        self.stream_of(&format!("/v1/subscriptions/{who}/events?from={from}")).await
+    }
+
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
+    async fn stream_of(&self, path: &str) -> Stream {
+        let request = Request::get(path).header("authorization", format!("Bearer {SECRET}"));
+        let response = self.send(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), 200);
+        Stream::new(response)
+    }
 }
 
 async fn post(router: Router, path: String, body: Value) -> (u16, Value) {
@@ -296,7 +319,7 @@ impl Pulled {
 }
 
 /// `key=data`.
-fn show(event: &Value) -> String {
+pub fn show(event: &Value) -> String {
     format!("{}={}", event["subject"].as_str().unwrap(), event["data"])
 }
 

@@ -6,7 +6,14 @@
 //! separators, an empty value is none, and what is unknown is left alone.
 
 use axum::http::{HeaderMap, HeaderName};
+use serde_json::json;
 use url::form_urlencoded;
+
+use crate::http::Problem;
+use crate::limits::MAX_PULL_MESSAGES;
+use crate::messages::socket::Credit;
+use crate::messages::stream::From;
+use crate::model::Invalid;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -17,19 +24,38 @@ pub(super) struct Asked {
     pub(super) resume: Option<String>,
     /// Instead of the secret: see [`crate::messages::tickets`].
     pub(super) ticket: Option<String>,
+    mode: Option<String>,
+    from: Option<String>,
+    max_per_key: Option<String>,
+    credit: Option<String>,
+    credit_bytes: Option<String>,
+}
+
+/// Who holds the position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The client, by its token.
+    Stream,
+    /// The server, by acks.
+    Queue,
 }
 
 impl Asked {
     /// Reads a request. The header wins: on reconnect a browser repeats the URL and adds the newer
     /// id as header. Then what a polyfill adds, which is newer than the page's own `after`.
     pub(super) fn read(query: &str, headers: &HeaderMap) -> Self {
-        let (mut after, mut last_id, mut ticket) = (None, None, None);
+        let (mut after, mut last_id, mut asked) = (None, None, Self::default());
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let slot = match plain(&name).as_str() {
                 "after" => &mut after,
                 // The second is amvtek's polyfill's.
                 "lasteventid" | "evslasteventid" => &mut last_id,
-                "ticket" => &mut ticket,
+                "ticket" => &mut asked.ticket,
+                "mode" => &mut asked.mode,
+                "from" => &mut asked.from,
+                "maxperkey" => &mut asked.max_per_key,
+                "credit" => &mut asked.credit,
+                "creditbytes" => &mut asked.credit_bytes,
                 _ => continue,
             };
             if !value.is_empty() {
@@ -39,7 +65,55 @@ impl Asked {
         }
         let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?"));
         let header = header.filter(|id| !id.is_empty()).map(String::from);
-        Self { resume: header.or(last_id).or(after), ticket }
+        Self { resume: header.or(last_id).or(after), ..asked }
+    }
+
+    /// The mode that is asked for.
+    pub(super) fn mode(&self, by_default: Mode) -> Result<Mode, Problem> {
+        match self.mode.as_deref() {
+            None => Ok(by_default),
+            Some("stream") => Ok(Mode::Stream),
+            Some("queue") => Ok(Mode::Queue),
+            Some(other) => {
+                let why = Invalid::new(format!("mode is {other:?}: ask for stream or queue"));
+                Err(Problem::invalid("mode", &why))
+            }
+        }
+    }
+
+    /// Where a stream begins that does not resume; `None` for its start.
+    pub(super) fn from(&self) -> Result<Option<From>, Problem> {
+        let from = self.from.as_deref().filter(|_| self.resume.is_none());
+        from.map(From::parse).transpose().map_err(|why| Problem::invalid("from", &why))
+    }
+
+    /// How many events of a key are taken at once.
+    pub(super) fn max_per_key(&self) -> Result<usize, Problem> {
+        let Some(text) = self.max_per_key.as_deref() else { return Ok(MAX_PULL_MESSAGES) };
+        match text.parse() {
+            Ok(max) if (1..=MAX_PULL_MESSAGES).contains(&max) => Ok(max),
+            _ => {
+                let why = Invalid::new(format!(
+                    "max_per_key is {text:?}: ask for 1 to {MAX_PULL_MESSAGES}"
+                ));
+                Err(Problem::invalid("max_per_key", &why).with("limit", json!(MAX_PULL_MESSAGES)))
+            }
+        }
+    }
+
+    /// What is granted with the request.
+    pub(super) fn credit(&self) -> Result<Credit, Problem> {
+        let number = |field: &'static str, text: &Option<String>| match text.as_deref() {
+            None => Ok(None),
+            Some(text) => text.parse().map(Some).map_err(|_| {
+                let why = Invalid::new(format!("{field} is {text:?}: write a number"));
+                Problem::invalid(field, &why)
+            }),
+        };
+        let messages: Option<u64> = number("credit", &self.credit)?;
+        let mut credit = Credit::default();
+        credit.grant(messages.unwrap_or(0), number("credit_bytes", &self.credit_bytes)?);
+        Ok(credit)
     }
 }
 
@@ -52,7 +126,7 @@ mod tests {
     use super::*;
 
     fn read(query: &str) -> (Option<String>, Option<String>) {
-        let Asked { resume, ticket } = Asked::read(query, &HeaderMap::new());
+        let Asked { resume, ticket, .. } = Asked::read(query, &HeaderMap::new());
         (resume, ticket)
     }
 
@@ -85,5 +159,24 @@ mod tests {
         assert_eq!(Asked::read("after=old", &headers).resume.as_deref(), Some("newest"));
         headers.insert(LAST_EVENT_ID, "".parse().unwrap());
         assert_eq!(Asked::read("after=old", &headers).resume.as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_checked() {
+        let asked = |query: &str| Asked::read(query, &HeaderMap::new());
+        assert_eq!(asked("mode=queue").mode(Mode::Stream).unwrap(), Mode::Queue);
+        assert_eq!(asked("mode=").mode(Mode::Stream).unwrap(), Mode::Stream);
+        assert!(asked("mode=both").mode(Mode::Stream).unwrap_err().detail().contains("both"));
+        assert_eq!(asked("").max_per_key().unwrap(), MAX_PULL_MESSAGES);
+        assert_eq!(asked("max_per_key=1").max_per_key().unwrap(), 1);
+        for bad in ["max_per_key=0", "max_per_key=1001", "max-per-key=many"] {
+            assert!(asked(bad).max_per_key().is_err(), "{bad}");
+        }
+        let mut credit = Credit::default();
+        credit.grant(5, Some(7));
+        assert_eq!(asked("credit=5&credit_bytes=7").credit().unwrap(), credit);
+        assert!(asked("credit=-1").credit().is_err());
+        assert_eq!(asked("from=now&after=t").from().unwrap(), None, "a token is newer");
+        assert!(asked("from=yesterday").from().is_err());
     }
 }

@@ -6,6 +6,7 @@
 
 mod ack_id;
 mod dead_letters;
+mod flow;
 mod forward;
 mod journals;
 mod lane;
@@ -17,28 +18,31 @@ mod session;
 mod sessions;
 mod settling;
 mod source;
+mod stream;
 mod table;
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use ack_id::AckId;
 pub(super) use dead_letters::{Letter, Moved};
-use pull::HandedOut;
+pub(super) use flow::{Flow, Item, Room};
+use pull::{Batch, HandedOut};
 pub(super) use pull::{Phase, Refused};
 pub(super) use selection::Select;
 use sessions::Sessions;
 use settling::Settling;
 pub(super) use settling::{Outcome, Status, Wish};
+pub(super) use stream::QueueStream;
 
 use super::directory::Followed;
 use super::stream::Feeds;
 use super::tasks::Spawner;
 use crate::model::{Incarnation, Subscription};
-use crate::store::Store;
+use crate::store::{Signer, Store};
 
 /// Queue mode of one process. Cheap to clone.
 #[derive(Clone)]
@@ -67,6 +71,49 @@ pub(super) struct Delivery {
     pub(super) event: Bytes,
 }
 
+/// Deliveries that are given to a client one by one. What is not taken out goes back when this is
+/// dropped, and counts as never handed out.
+pub(super) struct Deliveries {
+    batch: Batch,
+    of: Incarnation,
+    signer: Signer,
+}
+
+/// What [`QueueMode::hand_over`] gives.
+pub(super) struct Handed {
+    pub(super) deliveries: Deliveries,
+    pub(super) phase: Phase,
+    pub(super) generation: u32,
+}
+
+impl Delivery {
+    /// Writes the members of its JSON object, without the braces: it is JSON already, and passes
+    /// unchanged. Keep stable.
+    pub(super) fn write(&self, out: &mut BytesMut) {
+        let Self { ack, attempt, phase, sequence, event } = self;
+        // Base64url, a word of ours and numbers: nothing to escape.
+        let head = format!(
+            "\"ack\":\"{ack}\",\"attempt\":{attempt},\"phase\":\"{phase}\",\
+             \"sequence\":{sequence},\"event\":"
+        );
+        out.put_slice(head.as_bytes());
+        out.put_slice(event);
+    }
+}
+
+impl Deliveries {
+    /// The next one, for good: the client has it now.
+    pub(super) fn next(&mut self) -> Option<Delivery> {
+        let out = self.batch.next()?;
+        Some(delivery(&self.signer, &self.of, out))
+    }
+
+    /// True when all were taken out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+}
+
 impl QueueMode {
     pub(super) fn new(
         feeds: Feeds,
@@ -86,10 +133,24 @@ impl QueueMode {
         want: Select,
         wait: Duration,
     ) -> Result<Pulled, Refused> {
+        let Handed { mut deliveries, phase, generation } =
+            self.hand_over(followed, want, wait).await?;
+        let messages = std::iter::from_fn(|| deliveries.next()).collect();
+        Ok(Pulled { messages, phase, generation })
+    }
+
+    /// The same for a client that takes them one by one.
+    pub(super) async fn hand_over(
+        &self,
+        followed: &Followed,
+        want: Select,
+        wait: Duration,
+    ) -> Result<Handed, Refused> {
         let until = Instant::now() + wait;
         let pull::Pulled { batch, phase, of } = self.sessions.pull(followed, want, until).await?;
-        let messages = batch.take().into_iter().map(|out| self.delivery(&of, out)).collect();
-        Ok(Pulled { messages, phase, generation: of.generation })
+        let generation = of.generation;
+        let deliveries = Deliveries { batch, of, signer: self.store.signer.clone() };
+        Ok(Handed { deliveries, phase, generation })
     }
 
     /// One outcome for each wish, in their order.
@@ -141,11 +202,11 @@ impl QueueMode {
     ) -> Result<Vec<(String, Moved)>, bus::Error> {
         self.sessions.dead_letters.discard(of, ids).await
     }
+}
 
-    fn delivery(&self, of: &Incarnation, out: HandedOut) -> Delivery {
-        let HandedOut { place, attempt, body } = out;
-        let phase = place.lane.phase();
-        let ack = AckId { place, attempt }.seal(&self.store.signer, of);
-        Delivery { ack, attempt, phase, sequence: body.sequence, event: body.event }
-    }
+fn delivery(signer: &Signer, of: &Incarnation, out: HandedOut) -> Delivery {
+    let HandedOut { place, attempt, body } = out;
+    let phase = place.lane.phase();
+    let ack = AckId { place, attempt }.seal(signer, of);
+    Delivery { ack, attempt, phase, sequence: body.sequence, event: body.event }
 }

@@ -1,5 +1,6 @@
 //! A request for deliveries, and its answer.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -58,17 +59,27 @@ impl Bell {
 #[derive(Debug)]
 pub(super) struct Batch {
     bell: Arc<Bell>,
-    out: Vec<HandedOut>,
+    out: VecDeque<HandedOut>,
 }
 
 impl Batch {
     pub(super) fn new(bell: &Arc<Bell>, out: Vec<HandedOut>) -> Self {
-        Self { bell: bell.clone(), out }
+        Self { bell: bell.clone(), out: out.into() }
     }
 
     /// The deliveries, for good: the client has them now.
-    pub(super) fn take(mut self) -> Vec<HandedOut> {
+    pub(super) fn take(mut self) -> VecDeque<HandedOut> {
         std::mem::take(&mut self.out)
+    }
+
+    /// The next delivery, for good.
+    pub(super) fn next(&mut self) -> Option<HandedOut> {
+        self.out.pop_front()
+    }
+
+    /// True when all were taken out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.out.is_empty()
     }
 }
 

@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use bus::{Error, Reader, Start};
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Frames;
 use super::feed::{Feeds, PAGE};
 use super::frame::{self, Frame};
 use super::live::{Live, Step};
@@ -122,6 +125,13 @@ impl Connection {
 
     /// The next part of the body; `None` at its end.
     pub(in crate::messages) async fn next(&mut self) -> Option<Bytes> {
+        self.fill().await?;
+        self.sent = Instant::now();
+        frame::chunk(&mut self.outbox)
+    }
+
+    /// Waits until a frame is ready; `None` when no more will come.
+    async fn fill(&mut self) -> Option<()> {
         loop {
             if self.shutdown.is_cancelled() || self.ends <= Instant::now() {
                 return None;
@@ -130,9 +140,8 @@ impl Connection {
             if self.outbox.is_empty() && self.sent + HEARTBEAT <= Instant::now() {
                 self.outbox.push_back(Frame::heartbeat());
             }
-            if let Some(chunk) = frame::chunk(&mut self.outbox) {
-                self.sent = Instant::now();
-                return Some(chunk);
+            if !self.outbox.is_empty() {
+                return Some(());
             }
             if matches!(self.stage, Stage::Ended) {
                 return None;
@@ -190,7 +199,7 @@ impl Connection {
             self.control("expired", &json!({ "reason": reason }));
         }
         if let Stage::Live { live, .. } = &mut self.stage {
-            live.follow(&self.kept.subscription);
+            live.follow(self.kept.subscription.fence.keys());
             self.position.join(&self.kept.subscription);
         }
         if matches!(self.stage, Stage::Closed { .. }) && self.kept.subscription.is_open() {
@@ -216,7 +225,8 @@ impl Connection {
     }
 
     pub(super) fn live(&self) -> Stage {
-        let live = Box::new(Live::new(&self.feeds, &self.kept.subscription));
+        let Subscription { topics, fence, .. } = &self.kept.subscription;
+        let live = Box::new(Live::new(&self.feeds, topics, fence.keys()));
         Stage::Live { live, behind: true }
     }
 
@@ -362,13 +372,31 @@ impl Connection {
         &self.kept.subscription
     }
 
-    pub(super) fn control(&mut self, event: &str, data: &serde_json::Value) {
+    pub(super) fn control(&mut self, event: &'static str, data: &serde_json::Value) {
         self.outbox.push_back(Frame::control(event, None, data));
     }
 
-    pub(super) fn control_with_id(&mut self, event: &str, data: &serde_json::Value) {
+    pub(super) fn control_with_id(&mut self, event: &'static str, data: &serde_json::Value) {
         let id = self.token();
         self.outbox.push_back(Frame::control(event, Some(id), data));
+    }
+}
+
+impl Frames for Connection {
+    fn fill(&mut self) -> BoxFuture<'_, Option<()>> {
+        Self::fill(self).boxed()
+    }
+
+    fn peek(&self) -> Option<&Frame> {
+        self.outbox.front()
+    }
+
+    fn take(&mut self) -> Option<Frame> {
+        let frame = self.outbox.pop_front();
+        if frame.is_some() {
+            self.sent = Instant::now();
+        }
+        frame
     }
 }
 

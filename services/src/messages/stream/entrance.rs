@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Connection;
 use super::frame::{self, Frame};
 use crate::http::{Problem, ProblemKind};
+use crate::messages::queue::QueueStream;
+use crate::messages::topics::TopicStream;
 
 /// How long a client is kept waiting. Shorter than a ticket is remembered beyond its own time.
 pub(in crate::messages) const LONGEST_WAIT: Duration = Duration::from_secs(50);
@@ -26,14 +28,35 @@ const AGAIN: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// One attempt to open the stream.
-pub(in crate::messages) type Attempt = BoxFuture<'static, Result<Connection, Problem>>;
+pub(in crate::messages) type Attempt = BoxFuture<'static, Result<Opened, Problem>>;
+
+/// What an attempt opens.
+pub(in crate::messages) enum Opened {
+    /// A stream whose position the client keeps.
+    Stream(Box<Connection>),
+    /// Deliveries of the queue.
+    Queue(Box<QueueStream>),
+    /// Topics without a subscription.
+    Topics(Box<TopicStream>),
+}
+
+impl Opened {
+    /// The next part of the body; `None` at its end.
+    async fn next(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Stream(connection) => connection.next().await,
+            Self::Queue(stream) => stream.next().await,
+            Self::Topics(stream) => stream.next().await,
+        }
+    }
+}
 
 /// The body of an answer: the wait for a stream, and then the stream.
 pub(in crate::messages) struct Entrance(Stage);
 
 enum Stage {
     Waiting(Box<Waiting>),
-    Open(Box<Connection>),
+    Open(Opened),
     Ended,
 }
 
@@ -72,8 +95,8 @@ impl Entrance {
     }
 
     /// Of a stream that is open.
-    pub(in crate::messages) fn open(connection: Connection) -> Self {
-        Self(Stage::Open(Box::new(connection)))
+    pub(in crate::messages) fn open(opened: Opened) -> Self {
+        Self(Stage::Open(opened))
     }
 
     /// Gives the first attempt `patience`. An error is a refusal that waiting does not change.
@@ -81,7 +104,7 @@ impl Entrance {
         let Stage::Waiting(waiting) = &mut self.0 else { return Ok(()) };
         match timeout(patience, waiting.attempt()).await {
             Err(_) => {}
-            Ok(Ok(connection)) => self.0 = Stage::Open(Box::new(connection)),
+            Ok(Ok(opened)) => self.0 = Stage::Open(opened),
             Ok(Err(problem)) if is_passing(&problem) => waiting.failed(&problem),
             Ok(Err(problem)) => return Err(problem),
         }
@@ -92,7 +115,7 @@ impl Entrance {
     pub(in crate::messages) async fn next(&mut self) -> Option<Bytes> {
         loop {
             let waiting = match &mut self.0 {
-                Stage::Open(connection) => return connection.next().await,
+                Stage::Open(opened) => return opened.next().await,
                 Stage::Ended => return None,
                 Stage::Waiting(waiting) => waiting,
             };
@@ -101,7 +124,7 @@ impl Entrance {
             }
             match waiting.step().await {
                 Step::Look => {}
-                Step::Open(connection) => self.0 = Stage::Open(connection),
+                Step::Open(opened) => self.0 = Stage::Open(opened),
                 Step::End(last) => {
                     self.0 = Stage::Ended;
                     return last;
@@ -113,7 +136,7 @@ impl Entrance {
 
 enum Step {
     Look,
-    Open(Box<Connection>),
+    Open(Opened),
     End(Option<Bytes>),
 }
 
@@ -143,7 +166,7 @@ impl Waiting {
             tried = self.attempt() => tried,
         };
         match tried {
-            Ok(connection) => Step::Open(Box::new(connection)),
+            Ok(opened) => Step::Open(opened),
             Err(problem) if is_passing(&problem) => {
                 self.failed(&problem);
                 Step::Look
@@ -158,7 +181,7 @@ impl Waiting {
 
     /// Goes on with the attempt that is under way, or begins one when it is time. May be dropped
     /// and called again.
-    async fn attempt(&mut self) -> Result<Connection, Problem> {
+    async fn attempt(&mut self) -> Result<Opened, Problem> {
         let attempt = match &mut self.attempt {
             Some(attempt) => attempt,
             none => {

@@ -7,64 +7,91 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 
 /// Frames in one chunk of the body.
-const CHUNK_FRAMES: usize = 64;
+pub(in crate::messages) const CHUNK_FRAMES: usize = 64;
 /// A chunk that has as many bytes takes no further frame.
-const CHUNK_BYTES: usize = 64 * 1024;
+pub(in crate::messages) const CHUNK_BYTES: usize = 64 * 1024;
 
-/// One event: what all readers share, and the resume token of this one.
-#[derive(Debug, Clone)]
-pub(super) struct Frame {
-    /// What stands before `shared`, and after it.
-    around: (&'static str, &'static str),
-    shared: Bytes,
-    id: Option<String>,
+/// One event of a stream, whatever transport carries it.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::messages) enum Frame {
+    /// A message; `json` is on one line, the event as all share who read it, and `id` the resume
+    /// token of this one.
+    Message { json: Bytes, id: Option<String> },
+    /// A control event; `data` is JSON on one line. With an `id` the client resumes behind it.
+    Control { name: &'static str, data: String, id: Option<String> },
+    /// No event: it sets how long a client waits before it connects again, and where it resumes if
+    /// it loses the connection before the first event.
+    Opening { retry_ms: u64, id: Option<String> },
+    /// A comment that keeps proxies from closing a quiet connection.
+    Heartbeat,
 }
 
-/// The lines of a message around its event.
-const MESSAGE: (&str, &str) = ("event: message\ndata: ", "\n");
-const WHOLE: (&str, &str) = ("", "");
-
 impl Frame {
-    /// A message; `json` is the event on one line.
-    pub(super) fn message(json: Bytes, id: String) -> Self {
-        Self { around: MESSAGE, shared: json, id: Some(id) }
+    /// A message.
+    pub(in crate::messages) fn message(json: Bytes, id: String) -> Self {
+        Self::Message { json, id: Some(id) }
     }
 
-    /// A control event. With an `id` the client resumes behind it.
-    pub(super) fn control(event: &str, id: Option<String>, data: &impl Serialize) -> Self {
+    /// A control event.
+    pub(in crate::messages) fn control(
+        name: &'static str,
+        id: Option<String>,
+        data: &impl Serialize,
+    ) -> Self {
         // The data are our own structs of texts and numbers, which serde_json always writes.
-        let json = serde_json::to_string(data).unwrap_or_else(|_| String::from("{}"));
-        Self { around: WHOLE, shared: Bytes::from(format!("event: {event}\ndata: {json}\n")), id }
+        let data = serde_json::to_string(data).unwrap_or_else(|_| String::from("{}"));
+        Self::Control { name, data, id }
     }
 
-    /// The first frame: no event, but it sets how long a client waits before it connects again,
-    /// and where it resumes if it loses the connection before the first event.
-    pub(super) fn opening(retry_ms: u64, id: String) -> Self {
-        Self { around: WHOLE, shared: Bytes::from(format!("retry: {retry_ms}\n")), id: Some(id) }
+    /// The first frame.
+    pub(in crate::messages) fn opening(retry_ms: u64, id: String) -> Self {
+        Self::Opening { retry_ms, id: Some(id) }
     }
 
     /// No event: it sets how long a client waits before it connects again.
-    pub(super) fn retry(retry_ms: u64) -> Self {
-        Self { around: WHOLE, shared: Bytes::from(format!("retry: {retry_ms}\n")), id: None }
+    pub(in crate::messages) fn retry(retry_ms: u64) -> Self {
+        Self::Opening { retry_ms, id: None }
     }
 
-    /// A comment that keeps proxies from closing a quiet connection.
-    pub(super) fn heartbeat() -> Self {
-        Self { around: WHOLE, shared: Bytes::from_static(b":\n"), id: None }
+    /// A comment.
+    pub(in crate::messages) fn heartbeat() -> Self {
+        Self::Heartbeat
     }
 
-    fn len(&self) -> usize {
-        let (before, after) = self.around;
-        let around = before.len() + after.len();
-        around + self.shared.len() + self.id.as_ref().map_or(0, |id| id.len() + 5) + 1
+    /// How many bytes it takes at most.
+    pub(in crate::messages) fn len(&self) -> usize {
+        match self {
+            Self::Message { json, id } => json.len() + id.as_ref().map_or(0, String::len) + 32,
+            Self::Control { name, data, id } => {
+                name.len() + data.len() + id.as_ref().map_or(0, String::len) + 32
+            }
+            Self::Opening { id, .. } => id.as_ref().map_or(0, String::len) + 64,
+            Self::Heartbeat => 3,
+        }
     }
 
     fn write(&self, chunk: &mut BytesMut) {
-        let (before, after) = self.around;
-        chunk.put_slice(before.as_bytes());
-        chunk.put_slice(&self.shared);
-        chunk.put_slice(after.as_bytes());
-        if let Some(id) = &self.id {
+        let id = match self {
+            Self::Message { json, id } => {
+                write_event(chunk, "message", json);
+                id.as_ref()
+            }
+            Self::Control { name, data, id } => {
+                write_event(chunk, name, data.as_bytes());
+                id.as_ref()
+            }
+            Self::Opening { retry_ms, id } => {
+                chunk.put_slice(b"retry: ");
+                chunk.put_slice(retry_ms.to_string().as_bytes());
+                chunk.put_u8(b'\n');
+                id.as_ref()
+            }
+            Self::Heartbeat => {
+                chunk.put_slice(b":\n");
+                None
+            }
+        };
+        if let Some(id) = id {
             chunk.put_slice(b"id: ");
             chunk.put_slice(id.as_bytes());
             chunk.put_u8(b'\n');
@@ -73,8 +100,16 @@ impl Frame {
     }
 }
 
+fn write_event(chunk: &mut BytesMut, name: &str, data: &[u8]) {
+    chunk.put_slice(b"event: ");
+    chunk.put_slice(name.as_bytes());
+    chunk.put_slice(b"\ndata: ");
+    chunk.put_slice(data);
+    chunk.put_u8(b'\n');
+}
+
 /// Joins the first of `frames` into one chunk and takes them out.
-pub(super) fn chunk(frames: &mut std::collections::VecDeque<Frame>) -> Option<Bytes> {
+pub(in crate::messages) fn chunk(frames: &mut std::collections::VecDeque<Frame>) -> Option<Bytes> {
     let first = frames.front().map_or(0, Frame::len);
     let mut chunk = BytesMut::with_capacity(first.max(256));
     for _ in 0..CHUNK_FRAMES {

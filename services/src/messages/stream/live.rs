@@ -13,13 +13,13 @@ use super::ring::{Entry, Found};
 use crate::limits::STREAM_PAGE_BYTES;
 use crate::messages::position::Position;
 use crate::messages::watched::Follower;
-use crate::model::{History, Mark, Realm, Subscription, TopicSet};
+use crate::model::{History, Mark, Realm, TopicSet};
 
 /// Events taken from the ring at once.
 const BATCH: usize = 64;
 
 /// The realms of one client.
-pub(super) struct Live {
+pub(in crate::messages) struct Live {
     feeds: Feeds,
     topics: TopicSet,
     strands: BTreeMap<Realm, Strand>,
@@ -36,7 +36,7 @@ struct Strand {
 }
 
 /// What one look gave.
-pub(super) enum Step {
+pub(in crate::messages) enum Step {
     /// Events of a realm, and the place up to which everything has been looked at.
     Events {
         realm: Realm,
@@ -56,20 +56,24 @@ pub(super) enum Step {
 }
 
 impl Live {
-    pub(super) fn new(feeds: &Feeds, subscription: &Subscription) -> Self {
+    pub(in crate::messages) fn new<'a>(
+        feeds: &Feeds,
+        topics: &TopicSet,
+        realms: impl IntoIterator<Item = &'a Realm>,
+    ) -> Self {
         let mut live = Self {
             feeds: feeds.clone(),
-            topics: subscription.topics.clone(),
+            topics: topics.clone(),
             strands: BTreeMap::new(),
             last: None,
         };
-        live.follow(subscription);
+        live.follow(realms);
         live
     }
 
     /// Adds the realms that joined.
-    pub(super) fn follow(&mut self, subscription: &Subscription) {
-        for realm in subscription.fence.keys() {
+    pub(in crate::messages) fn follow<'a>(&mut self, realms: impl IntoIterator<Item = &'a Realm>) {
+        for realm in realms {
             if !self.strands.contains_key(realm) {
                 self.strands.insert(realm.clone(), Strand::new(self.feeds.of(realm)));
             }
@@ -77,7 +81,7 @@ impl Live {
     }
 
     /// Looks at the realms in turn and returns the first thing found after `position`.
-    pub(super) async fn step(&mut self, position: &Position) -> Result<Step, Error> {
+    pub(in crate::messages) async fn step(&mut self, position: &Position) -> Result<Step, Error> {
         let mut all_ready = true;
         for realm in self.turns() {
             let Some(strand) = self.strands.get_mut(&realm) else { continue };
@@ -95,7 +99,7 @@ impl Live {
     }
 
     /// Waits until a realm may have something new.
-    pub(super) async fn changed(&mut self) {
+    pub(in crate::messages) async fn changed(&mut self) {
         let changes: Vec<_> =
             self.strands.values_mut().map(|strand| strand.changes.changed().boxed()).collect();
         if changes.is_empty() {

@@ -4,7 +4,8 @@
 //! otherwise: a version byte, eight bytes of the hash of the subscription's uid, the generation, a
 //! phase byte, and then nothing (at the start), the sequence in the prefill stream or, for each
 //! realm that is beyond the fence, four bytes of the hash of its name, its distance from the fence
-//! and when its log took the event there (milliseconds since 1970, 0 where that is not known).
+//! and when its log took the event there (milliseconds since 1970, 0 where that is not known). Who
+//! reads from before the fence has another phase byte and, in place of distances, sequences.
 //! Keep stable. Version 1, which had no times, is read too: of its places no more can be told
 //! than that the log ends before them.
 //!
@@ -27,6 +28,8 @@ const WITHOUT_TIMES: u8 = 1;
 const START: u8 = 0;
 const PREFILL: u8 = 1;
 const LIVE: u8 = 2;
+/// Live, and of some realm before the fence: sequences are written as they are.
+const FROM: u8 = 3;
 /// Longer is not ours: room for as many realms as there can be.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
@@ -39,6 +42,11 @@ pub(in crate::messages) enum Resumed {
     Expired(String),
     /// It was never ours.
     Invalid,
+}
+
+/// The token of the start: what proves to later requests that an earlier one was let in.
+pub(in crate::messages) fn seal_start(signer: &Signer, subscription: &Subscription) -> String {
+    seal(signer, subscription, &Position::start(subscription))
 }
 
 /// Writes a position of this subscription as a token.
@@ -57,19 +65,23 @@ pub(in crate::messages) fn seal(
             payload.byte(PREFILL);
             payload.number(*sequence);
         }
-        Phase::Live(realms) => {
-            payload.byte(LIVE);
-            for (realm, mark) in realms {
-                let fence = subscription.fence.get(realm).copied().unwrap_or(0);
-                if mark.sequence > fence {
-                    payload.raw(&hash::<4>(realm.as_str()));
-                    payload.number(mark.sequence - fence);
-                    payload.number(mark.time_ms());
-                }
-            }
-        }
+        Phase::Live(realms) => write_realms(subscription, realms, &mut payload),
     }
     signer.seal(&purpose(subscription.name()), &payload.finish())
+}
+
+fn write_realms(subscription: &Subscription, realms: &Marks, payload: &mut Writer) {
+    let fence = |realm| subscription.fence.get(realm).copied().unwrap_or(0);
+    let from = realms.iter().any(|(realm, mark)| mark.sequence < fence(realm));
+    payload.byte(if from { FROM } else { LIVE });
+    for (realm, mark) in realms {
+        let fence = fence(realm);
+        if mark.sequence != fence {
+            payload.raw(&hash::<4>(realm.as_str()));
+            payload.number(if from { mark.sequence } else { mark.sequence - fence });
+            payload.number(mark.time_ms());
+        }
+    }
 }
 
 /// Reads a token that was brought to this subscription.
@@ -106,12 +118,16 @@ fn read(subscription: &Subscription, payload: &[u8]) -> Option<Resumed> {
     let phase = match payload.byte()? {
         START => Phase::Start,
         PREFILL => Phase::Prefill { sequence: payload.number()? },
-        LIVE => match read_realms(subscription, &mut payload, version == VERSION)? {
-            Some(realms) => Phase::Live(realms),
-            None => {
-                return Some(Resumed::Expired("the token names a realm that is gone".to_owned()));
+        phase @ (LIVE | FROM) => {
+            match read_realms(subscription, &mut payload, version == VERSION, phase == FROM)? {
+                Some(realms) => Phase::Live(realms),
+                None => {
+                    return Some(Resumed::Expired(
+                        "the token names a realm that is gone".to_owned(),
+                    ));
+                }
             }
-        },
+        }
         _ => return None,
     };
     payload.is_empty().then_some(Resumed::At(Position { generation, phase }))
@@ -122,6 +138,7 @@ fn read_realms(
     subscription: &Subscription,
     payload: &mut Reader<'_>,
     with_times: bool,
+    from: bool,
 ) -> Option<Option<Marks>> {
     let mut by_hash: BTreeMap<[u8; 4], Vec<&Realm>> = BTreeMap::new();
     for realm in subscription.fence.keys() {
@@ -133,7 +150,8 @@ fn read_realms(
         let time_ms = if with_times { payload.number()? } else { 0 };
         let Some([realm]) = by_hash.get(&hash).map(Vec::as_slice) else { return Some(None) };
         let mark = realms.get_mut(*realm)?;
-        let sequence = mark.sequence.checked_add(distance)?;
+        let base = if from { 0 } else { mark.sequence };
+        let sequence = base.checked_add(distance)?;
         // A log with another life has another fence, and the subscription another generation.
         *mark = Mark::bare(sequence).in_life(mark.life()).at_ms(time_ms);
     }
@@ -183,6 +201,12 @@ mod tests {
         let after = subscription("a", 1, &[("b", 0), ("m", 10), ("x", 0)]);
         position.advance(&realm("b"), Mark::bare(0));
         assert_eq!(open(&signer, &after, &token), Resumed::At(position));
+
+        let mut early = Position::fence(&before);
+        early.replace(&realm("m"), Mark::bare(3).at_ms(5));
+        early.replace(&realm("x"), Mark::bare(9).at_ms(6));
+        let token = seal(&signer, &before, &early);
+        assert_eq!(open(&signer, &before, &token), Resumed::At(early), "before the fence");
 
         let start = Position::start(&before);
         assert_eq!(start.phase, Phase::Start);
