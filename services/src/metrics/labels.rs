@@ -3,16 +3,6 @@
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 
-/// How an event reached its client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types)]
-pub(crate) enum Transport {
-    /// Server-sent events.
-    sse,
-    /// A pull.
-    pull,
-}
-
 /// Who holds the position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types)]
@@ -30,7 +20,6 @@ pub(super) struct OfRealm {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfDelivery {
-    pub(super) transport: Transport,
     pub(super) mode: Mode,
 }
 

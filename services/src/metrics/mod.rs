@@ -18,8 +18,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
+pub(crate) use labels::Mode;
 pub(crate) use labels::OfHttp;
-pub(crate) use labels::{Mode, Transport};
 use labels::{OfDelivery, OfOutcome, OfRealm, OfReason, OfRoute, OfSubscription};
 
 use crate::model::{Realm, SubscriptionName};
@@ -111,10 +111,9 @@ impl Metrics {
     }
 
     /// Events given to a client, those for at least the second time among them.
-    pub(crate) fn delivered(&self, by: Transport, mode: Mode, events: usize, again: usize) {
+    pub(crate) fn delivered(&self, mode: Mode, events: usize, again: usize) {
         if events > 0 {
-            let of = OfDelivery { transport: by, mode };
-            self.0.deliveries.get_or_create(&of).inc_by(events as u64);
+            self.0.deliveries.get_or_create(&OfDelivery { mode }).inc_by(events as u64);
             self.0.redeliveries.inc_by(again as u64);
         }
     }

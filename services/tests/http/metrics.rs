@@ -84,7 +84,7 @@ async fn events_deliveries_acks_and_lag_are_counted() {
         ("lockgate_prefill_rows_total", 3.0),
         ("lockgate_prefills_total{outcome=\"done\"}", 1.0),
         ("lockgate_prefill_duration_seconds_count", 1.0),
-        ("lockgate_deliveries_total{transport=\"pull\",mode=\"queue\"}", 4.0),
+        ("lockgate_deliveries_total{mode=\"queue\"}", 4.0),
         ("lockgate_redeliveries_total", 1.0),
         ("lockgate_acks_total{outcome=\"done\"}", 4.0),
         ("lockgate_acks_total{outcome=\"unknown\"}", 1.0),

@@ -17,7 +17,6 @@ use crate::limits::{
 use crate::messages::Messages;
 use crate::messages::progress::Progress;
 use crate::messages::queue::{Delivery, Outcome, Phase, Pulled, Refused, Select, Status, Wish};
-use crate::metrics::{Mode, Transport};
 use crate::model::{HumanDuration, Invalid, Subscription};
 
 const DEFAULT_MAX: usize = 100;
@@ -43,9 +42,6 @@ pub(super) async fn pull(
     let followed = messages.authorised(&name, &headers).await?;
     let pulled = messages.0.queue.pull(&followed, want, wait).await?;
     let state = messages.state(&followed.kept().subscription, &pulled).await;
-    let again = pulled.messages.iter().filter(|message| message.attempt > 1).count();
-    let metrics = &messages.0.store.platform.metrics;
-    metrics.delivered(Transport::pull, Mode::queue, pulled.messages.len(), again);
     let body = write_pulled(&pulled.messages, &state);
     let json = HeaderValue::from_static("application/json");
     let no_store = HeaderValue::from_static("no-store");
@@ -136,8 +132,6 @@ pub(super) async fn acks(
     let wishes = check_acks(body)?;
     let followed = messages.authorised(&name, &headers).await?;
     let outcomes = messages.0.queue.settle(&followed.kept().subscription, wishes).await;
-    let metrics = &messages.0.store.platform.metrics;
-    outcomes.iter().for_each(|outcome| metrics.settled(outcome.status.name()));
     let results = json!(outcomes);
     let all = |bad: fn(Status) -> bool| {
         !outcomes.is_empty() && outcomes.iter().all(|Outcome { status, .. }| bad(*status))

@@ -41,6 +41,7 @@ pub(super) use stream::QueueStream;
 use super::directory::Followed;
 use super::stream::Feeds;
 use super::tasks::Spawner;
+use crate::metrics::{Metrics, Mode};
 use crate::model::{Incarnation, Subscription};
 use crate::store::{Signer, Store};
 
@@ -77,6 +78,7 @@ pub(super) struct Deliveries {
     batch: Batch,
     of: Incarnation,
     signer: Signer,
+    metrics: Metrics,
 }
 
 /// What [`QueueMode::hand_over`] gives.
@@ -105,6 +107,7 @@ impl Deliveries {
     /// The next one, for good: the client has it now.
     pub(super) fn next(&mut self) -> Option<Delivery> {
         let out = self.batch.next()?;
+        self.metrics.delivered(Mode::queue, 1, usize::from(out.attempt > 1));
         Some(delivery(&self.signer, &self.of, out))
     }
 
@@ -149,7 +152,8 @@ impl QueueMode {
         let until = Instant::now() + wait;
         let pull::Pulled { batch, phase, of } = self.sessions.pull(followed, want, until).await?;
         let generation = of.generation;
-        let deliveries = Deliveries { batch, of, signer: self.store.signer.clone() };
+        let (signer, metrics) = (self.store.signer.clone(), self.store.platform.metrics.clone());
+        let deliveries = Deliveries { batch, of, signer, metrics };
         Ok(Handed { deliveries, phase, generation })
     }
 
@@ -161,7 +165,11 @@ impl QueueMode {
     ) -> Vec<Outcome> {
         let Self { store, sessions } = self;
         let (journals, dead_letters) = (&sessions.journals, &sessions.dead_letters);
-        Settling { store, sessions, journals, dead_letters, subscription }.all(wishes).await
+        let settling = Settling { store, sessions, journals, dead_letters, subscription };
+        let outcomes = settling.all(wishes).await;
+        let metrics = &store.platform.metrics;
+        outcomes.iter().for_each(|outcome| metrics.settled(outcome.status.name()));
+        outcomes
     }
 
     /// Up to `max` dead letters after a page token, in the order of their events, and the token of

@@ -27,7 +27,7 @@ use crate::messages::directory::Followed;
 use crate::messages::position::{Phase, Position};
 use crate::messages::progress::Progress;
 use crate::messages::token;
-use crate::metrics::{Counted, Mode, Transport};
+use crate::metrics::{Counted, Mode};
 use crate::model::{Manifest, Mark, Prefill, Row, Subscription, names};
 use crate::store::prefill::rows_gone;
 use crate::store::{Kept, Store};
@@ -287,7 +287,7 @@ impl Connection {
             return self.without_rows().await;
         }
         let rows = messages.iter().filter(|message| message.subject != end).count();
-        self.store.platform.metrics.delivered(Transport::sse, Mode::stream, rows, 0);
+        self.store.platform.metrics.delivered(Mode::stream, rows, 0);
         for message in messages {
             if message.subject == end {
                 self.complete();
@@ -332,7 +332,7 @@ impl Connection {
             Ok(Step::Events { realm, entries, up_to, more }) => {
                 *behind |= more;
                 let metrics = &self.store.platform.metrics;
-                metrics.delivered(Transport::sse, Mode::stream, entries.len(), 0);
+                metrics.delivered(Mode::stream, entries.len(), 0);
                 for entry in entries {
                     let place = Mark::of(up_to.life(), entry.sequence, entry.time);
                     self.position.advance(&realm, place);

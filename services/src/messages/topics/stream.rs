@@ -25,6 +25,7 @@ use super::state::{State, fence};
 use crate::messages::position::{Phase, Position};
 use crate::messages::stream::{Feeds, Frame, Frames, From, Live, Step, capture, frame};
 use crate::messages::watched::Follower;
+use crate::metrics::{Counted, Mode};
 use crate::model::{History, Life, Mark, Marks, Realm};
 use crate::prefill::SourceError;
 use crate::store::Store;
@@ -63,6 +64,7 @@ pub(in crate::messages) struct TopicStream {
     ends: Instant,
     shutdown: CancellationToken,
     _permit: Arc<OwnedSemaphorePermit>,
+    _open: Counted,
 }
 
 enum Stage {
@@ -90,6 +92,7 @@ impl TopicStream {
         let Opening { interest, place, prefill, expired, retry_ms, max_age, permit } = opening;
         let now = Instant::now();
         let store = feeds.store.clone();
+        let open = store.platform.metrics.stream();
         let opened_ms = store.platform.clock.now_ms();
         let token = place.seal(&store.signer, &interest);
         let mut outbox = VecDeque::from([Frame::opening(retry_ms, token)]);
@@ -109,6 +112,7 @@ impl TopicStream {
             ends: now + max_age,
             shutdown,
             _permit: permit,
+            _open: open,
         };
         stream.stage = match place {
             Place::Rows(rows) => Stage::Rows(rows, None),
@@ -208,6 +212,7 @@ impl TopicStream {
                 Ok(Some((json, rows))) => {
                     let place = Place::Rows(rows.clone());
                     let id = place.seal(&self.store.signer, &self.interest);
+                    self.store.platform.metrics.delivered(Mode::stream, 1, 0);
                     self.outbox.push_back(Frame::message(json, id));
                     if !state.has_ready() {
                         break;
@@ -257,6 +262,7 @@ impl TopicStream {
                 for entry in entries.iter().filter(|entry| self.interest.wants(&entry.key)) {
                     at.advance(&realm, Mark::of(up_to.life(), entry.sequence, entry.time));
                     let id = token(&self.store, &self.interest, at);
+                    self.store.platform.metrics.delivered(Mode::stream, 1, 0);
                     self.outbox.push_back(Frame::message(entry.json.clone(), id));
                 }
                 at.advance(&realm, up_to);
