@@ -53,7 +53,9 @@ impl Smtp {
     /// The e-mail, with a `Message-ID` that is the same each time: mail servers and readers keep
     /// one of several with the same (RFC 5322, 3.6.4).
     fn compose(&self, told: &Told) -> Result<Message, Failure> {
-        let to = Mailbox::new(Some(told.name.clone()), told.to.parse()?);
+        // An event may come from anywhere, and lettre panics on a name of several lines.
+        let name = told.name.replace(char::is_control, " ");
+        let to = Mailbox::new(Some(name), told.to.parse()?);
         let id = format!("<{}@{}>", told.id, self.from.email.domain());
         let order = told.id.split('.').next().unwrap_or_default();
         let message = Message::builder()
