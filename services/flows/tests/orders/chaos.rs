@@ -16,7 +16,7 @@ use crate::truth;
 use crate::world::World;
 
 /// Customers at once.
-const CUSTOMERS: usize = 48;
+const CUSTOMERS: usize = 100;
 
 /// Members of a group learn of each other twice a second; the default is every five seconds.
 const QUICK_GROUPS: &str = "group.consumer.min.heartbeat.interval.ms=500\n\
@@ -84,7 +84,7 @@ async fn survive(mut world: World, pause: Duration, once: bool) {
 async fn embedded() {
     let bus = Bus::connect("embedded:").await.unwrap();
     let world = World::new(vec![bus.clone(), bus.clone()], bus).await;
-    survive(world, Duration::from_millis(150), true).await;
+    survive(world, Duration::from_millis(500), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,7 @@ async fn nats() {
         connections.push(Bus::connect(&server.url()).await.unwrap());
     }
     let state = connections[0].clone();
-    survive(World::new(connections, state).await, Duration::from_millis(400), true).await;
+    survive(World::new(connections, state).await, Duration::from_secs(1), true).await;
 }
 
 /// Kafka has no compare-and-set: the state is elsewhere. Nor does it recognise a repeat: the
@@ -108,5 +108,5 @@ async fn kafka() {
         connections.push(Bus::connect(&broker.url()).await.unwrap());
     }
     let state = Bus::connect("embedded:").await.unwrap();
-    survive(World::new(connections, state).await, Duration::from_secs(2), false).await;
+    survive(World::new(connections, state).await, Duration::from_secs(3), false).await;
 }

@@ -11,6 +11,7 @@ use bus::testkit::free_port;
 use lockgate_flows::orders::roles::{self, Setup};
 use lockgate_flows::orders::{FLOW, Settings, Sink, Sinks, Told, Unsent, prepare_with};
 use lockgate_flows::{Context, Failure};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +76,7 @@ impl World {
                 delivery_port: free_port().unwrap(),
                 payment_url: Some(String::from("http://pay.test")),
                 instances: 1,
-                ack_wait: Duration::from_secs(3),
+                ack_wait: Duration::from_secs(2),
                 sweep_after: Duration::from_secs(2),
                 smtp: Some(mails.url().to_owned()),
                 ..Settings::default()
@@ -84,7 +85,7 @@ impl World {
             let (bus, state, shutdown) = (bus.clone(), state.clone(), shutdown.clone());
             let context = Context { bus, state, listen, shutdown };
             prepare_with(&context, &settings).await.unwrap();
-            let sinks = Sinks { texts: texts.clone(), ..Sinks::new(&settings).unwrap() };
+            let sinks = Sinks::new(&settings).unwrap();
             setups.push(Setup { context, settings: Arc::new(settings), sinks });
         }
         let bus = connections[0].clone();
@@ -98,8 +99,20 @@ impl World {
     }
 
     fn start(&mut self, role: &'static str, instance: usize) {
-        let setup = self.setups[instance].clone();
+        // Each start has connections of its own to the mail server, as a process has.
+        let mut setup = self.setups[instance].clone();
+        setup.sinks = Sinks { texts: self.texts.clone(), ..Sinks::new(&setup.settings).unwrap() };
+        let port = match role {
+            "ordering" => setup.settings.ordering_port,
+            "payment" => setup.settings.payment_port,
+            "delivery" => setup.settings.delivery_port,
+            _ => 0,
+        };
         let task = tokio::spawn(async move {
+            // What a killed task leaves is let go of a moment later; a process leaves nothing.
+            while TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
             match role {
                 "ordering" => roles::ordering(setup).await,
                 "payment" => roles::payment(setup).await,
@@ -119,8 +132,10 @@ impl World {
     pub(crate) async fn kill(&mut self, which: usize) -> &'static str {
         let Running { role, instance, task } = self.running.remove(which % self.running.len());
         task.abort();
-        let ended = task.await;
-        assert!(ended.is_err_and(|error| error.is_cancelled()), "{role} had ended by itself");
+        match task.await {
+            Ok(ended) => panic!("{role} had ended by itself: {ended:?}"),
+            Err(error) => assert!(error.is_cancelled(), "{role}: {error}"),
+        }
         self.start(role, instance);
         role
     }
