@@ -8,6 +8,7 @@ use lettre::message::header::ContentType;
 use lettre::message::{Mailbox, Message};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::settings::Settings;
@@ -17,10 +18,18 @@ use crate::flow::Failure;
 /// How long a server may take for one command.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Connections at once: mail servers take few from one address.
+const MAX_CONNECTIONS: usize = 16;
+
 /// A mail server.
+///
+/// Each e-mail has a connection of its own. lettre's pool gives a connection back in the middle of a
+/// dialogue when a send is cancelled, and the next e-mail on it can then go to the one before's
+/// address.
 pub(super) struct Smtp {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
+    connections: Semaphore,
 }
 
 impl Smtp {
@@ -47,7 +56,8 @@ impl Smtp {
         }
         let from = settings.from.parse::<Mailbox>();
         let from = from.map_err(|error| format!("LOCKGATE_ORDERS_FROM: {error}"))?;
-        Ok(Self { transport: builder.build(), from })
+        let connections = Semaphore::new(MAX_CONNECTIONS);
+        Ok(Self { transport: builder.build(), from, connections })
     }
 
     /// The e-mail, with a `Message-ID` that is the same each time: mail servers and readers keep
@@ -73,6 +83,8 @@ impl Smtp {
 impl Sink for Smtp {
     async fn send(&self, told: &Told) -> Result<(), Unsent> {
         let message = self.compose(told).map_err(Unsent::Never)?;
+        let connection = self.connections.acquire().await;
+        let _connection = connection.map_err(|closed| Unsent::Later(closed.into()))?;
         match self.transport.send(message).await {
             Ok(_) => Ok(()),
             // RFC 5321, 4.2.1: 5yz means that the same would be refused again.

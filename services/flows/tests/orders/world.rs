@@ -19,7 +19,7 @@ use crate::client::Client;
 use crate::mail_server::MailServer;
 
 /// Long enough for anything on a busy machine; never waited for when things work.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Texts, kept.
 #[derive(Default)]
@@ -61,11 +61,12 @@ impl World {
     /// A shop of one instance in this process, in memory.
     pub(crate) async fn small() -> Self {
         let bus = Bus::connect("embedded:").await.unwrap();
-        Self::new(vec![bus.clone()], bus).await
+        Self::new(vec![bus.clone()], bus, Duration::from_secs(30)).await
     }
 
-    /// A shop with an instance of every role on each of these connections, all started.
-    pub(crate) async fn new(connections: Vec<Bus>, state: Bus) -> Self {
+    /// A shop with an instance of every role on each of these connections, all started. What a
+    /// dead role had in hand is handed out again after `ack_wait`.
+    pub(crate) async fn new(connections: Vec<Bus>, state: Bus, ack_wait: Duration) -> Self {
         let (mails, texts) = (MailServer::start().await, Arc::new(Texts::default()));
         let shutdown = CancellationToken::new();
         let mut setups = Vec::new();
@@ -76,7 +77,7 @@ impl World {
                 delivery_port: free_port().unwrap(),
                 payment_url: Some(String::from("http://pay.test")),
                 instances: 1,
-                ack_wait: Duration::from_secs(2),
+                ack_wait,
                 sweep_after: Duration::from_secs(2),
                 smtp: Some(mails.url().to_owned()),
                 ..Settings::default()
@@ -113,15 +114,15 @@ impl World {
             while TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            match role {
-                "ordering" => roles::ordering(setup).await,
-                "payment" => roles::payment(setup).await,
-                "delivery" => roles::delivery(setup).await,
-                "notification" => roles::notification(setup).await,
-                "mobile" => roles::mobile(setup).await,
-                "email" => roles::email(setup).await,
-                "logging" => roles::logging(setup).await,
-                unknown => panic!("a role that no test knows: {unknown}"),
+            loop {
+                match run(role, setup.clone()).await {
+                    // Whoever runs roles starts one again that the bus was away for.
+                    Err(failed) if is_retryable(&failed) => {}
+                    ended => {
+                        eprintln!("{role} {instance} ended: {ended:?}");
+                        return ended;
+                    }
+                }
             }
         });
         self.running.push(Running { role, instance, task });
@@ -161,6 +162,23 @@ impl World {
             ended.unwrap_or_else(|error| panic!("{role}: {error}"));
         }
     }
+}
+
+async fn run(role: &str, setup: Setup) -> Result<(), Failure> {
+    match role {
+        "ordering" => roles::ordering(setup).await,
+        "payment" => roles::payment(setup).await,
+        "delivery" => roles::delivery(setup).await,
+        "notification" => roles::notification(setup).await,
+        "mobile" => roles::mobile(setup).await,
+        "email" => roles::email(setup).await,
+        "logging" => roles::logging(setup).await,
+        unknown => panic!("a role that no test knows: {unknown}"),
+    }
+}
+
+fn is_retryable(failed: &Failure) -> bool {
+    failed.downcast_ref::<bus::Error>().is_some_and(bus::Error::is_retryable)
 }
 
 /// Waits until `condition` holds.
