@@ -137,6 +137,24 @@ went on with two
 ",
 );
 
+const ORDERS: (&str, &str) = (
+    env!("CARGO_BIN_EXE_15_orders"),
+    "\
+900 cents to pay; repeated, it is the same: true
+the URL is payment's: true
+the payment is \"made\"
+the journey:
+  orderCreated
+  paymentCreated
+  paymentMade
+  readyToShip
+  shipping
+  shipped
+  delivered
+texted and mailed at each of the 7 stages
+",
+);
+
 /// The broker that the tests running now share, because it takes half a gigabyte; it ends with the
 /// last of them.
 static BROKER: Mutex<Weak<KafkaBroker>> = Mutex::const_new(Weak::new());
@@ -231,6 +249,7 @@ examples! {
     order_per_key: ORDER_PER_KEY;
     dead_letters: DEAD_LETTERS;
     observe: OBSERVE;
+    orders: ORDERS;
 }
 
 #[tokio::test]
