@@ -1,6 +1,7 @@
 //! Flows: small systems on the bus, each a set of roles that run together or one by one.
 
 mod flow;
+pub mod medisupply;
 mod run;
 
 pub use flow::{Context, Failure, Flow, Role};
