@@ -27,6 +27,8 @@ use crate::flow::Failure;
 const DEADLINE: Duration = Duration::from_millis(1800);
 const ATTEMPT: Duration = Duration::from_millis(1500);
 const AT_ONCE: usize = 512;
+/// Ten thousand orders are about a fifth of it.
+const MAX_ANSWER: usize = 8 << 20;
 const DRAIN: Duration = Duration::from_secs(5);
 
 type Forward = BoxCloneSyncService<(Method, String, Bytes), (StatusCode, Value), BoxError>;
@@ -64,7 +66,7 @@ fn forward(client: reqwest::Client) -> Forward {
             async move {
                 let answer = asked.body(body).send().await?;
                 let status = answer.status();
-                Ok::<_, BoxError>((status, read_json(answer).await?))
+                Ok::<_, BoxError>((status, read_json(answer, MAX_ANSWER).await?))
             }
         }));
     BoxCloneSyncService::new(service)

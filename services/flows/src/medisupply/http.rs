@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::flow::Failure;
 
 const MAX_CONNECTIONS: usize = 1024;
-const MAX_BODY: usize = 64 << 10;
+/// What is read of a request, and of an answer about one thing.
+pub(super) const MAX_BODY: usize = 64 << 10;
 const HEADER_WITHIN: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -99,12 +100,15 @@ pub(super) fn client() -> Result<reqwest::Client, Failure> {
     Ok(reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?)
 }
 
-/// Reads an answer's body as JSON, up to a bound.
-pub(super) async fn read_json(mut answer: reqwest::Response) -> Result<Value, Failure> {
+/// Reads an answer's body as JSON, if it has at most `most` bytes.
+pub(super) async fn read_json(
+    mut answer: reqwest::Response,
+    most: usize,
+) -> Result<Value, Failure> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err("the answer is longer than 64 KiB".into());
+        if body.len() + chunk.len() > most {
+            return Err(format!("the answer is longer than {most} bytes").into());
         }
         body.extend_from_slice(&chunk);
     }

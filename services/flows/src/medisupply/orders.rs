@@ -10,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::Site;
 use super::http::{listen, now_ms, problem, serve};
 use super::order::{NewOrder, Status};
-use super::store::{Store, Taken};
+use super::store::{Store, Taken, wait_out};
 use crate::flow::Failure;
 
 /// An answer about one order begins within this, so that the gateway's can in two seconds.
@@ -30,7 +31,10 @@ pub(super) async fn run(site: Site) -> Result<(), Failure> {
     let addr = SocketAddr::new(site.listen, site.settings.order_port);
     let listener = listen(addr, "ORDER").await?;
     let store = Store::open(&site).await?;
-    queue_again(&store).await?;
+    let since = Instant::now();
+    while let Err(error) = queue_again(&store).await {
+        wait_out(error, since).await?;
+    }
     let router = Router::new()
         .route("/create_order", post(create_order))
         .route("/get_orders", get(get_orders))

@@ -125,24 +125,25 @@ impl Settings {
             window: 10,
             minimum_calls: 5,
             failure_rate: 0.5,
-            slow_after: ms(250),
+            slow_after: ms(500),
             slow_rate: 1.0,
             wait: ms(400),
             half_open_calls: 2,
         };
         let retry = RetryConfig { pause: ms(20), longest_pause: ms(200), ..Default::default() };
         Self {
-            slow_for: ms(700),
+            slow_for: ms(900),
             flap_every: ms(500),
             lease: Duration::from_secs(3),
-            attempt: ms(400),
+            attempt: ms(700),
             deadline: Duration::from_secs(3),
             breaker: Some(breaker),
             retry,
+            retry_budget: Some((0.08, 1)),
             calm: ms(1200),
             probe_every: ms(200),
             probe_within: Duration::from_secs(2),
-            objective: ms(250),
+            objective: ms(600),
             ..Self::default()
         }
     }

@@ -1,10 +1,13 @@
 //! Where orders are kept, and the two queues of those that are not decided.
 
+use std::time::Duration;
+
 use bus::{
     BucketConfig, BucketName, Bus, Capability, KeyValue, Message, Outcome, Retention, Stream,
     StreamConfig, Support,
 };
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::Site;
 use super::order::{NewOrder, Order, Status, key};
@@ -94,8 +97,34 @@ pub(super) struct Store {
     prefix: String,
 }
 
+/// How long a role that starts waits for a bus that is away.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Pauses after a failure of a bus that is away; any other, and one after `since` is a minute ago,
+/// is returned.
+pub(super) async fn wait_out(error: bus::Error, since: Instant) -> bus::Result<()> {
+    if !error.is_retryable() || since.elapsed() >= PATIENCE {
+        return Err(error);
+    }
+    tracing::warn!(%error, "the bus is away: trying again");
+    tokio::time::sleep(AGAIN_AFTER).await;
+    Ok(())
+}
+
 impl Store {
+    /// Opens what [`prepare`] made, once the bus is there.
     pub(super) async fn open(site: &Site) -> bus::Result<Self> {
+        let since = Instant::now();
+        loop {
+            match Self::open_now(site).await {
+                Err(error) => wait_out(error, since).await?,
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open_now(site: &Site) -> bus::Result<Self> {
         let prefix = site.settings.prefix.clone();
         Ok(Self {
             bus: site.bus.clone(),

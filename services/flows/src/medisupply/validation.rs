@@ -20,7 +20,7 @@ use tower::timeout::TimeoutLayer;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-use super::http::{client, listen, ms_of, now_ms, read_json, serve};
+use super::http::{MAX_BODY, client, listen, ms_of, now_ms, read_json, serve};
 use super::order::{NewOrder, Status};
 use super::resume::Recovery;
 use super::store::{CONSUMER, Queue, Store};
@@ -207,7 +207,7 @@ async fn answer(answer: reqwest::Response) -> Result<Verdict, BoxError> {
     if again || !(status.is_success() || status.is_client_error()) {
         return Err(format!("the external service answered {status}").into());
     }
-    let body = read_json(answer).await?;
+    let body = read_json(answer, MAX_BODY).await?;
     let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
     if status.is_client_error() {
         return Ok(Verdict { status: Status::Failed, reason: text("detail") });

@@ -11,7 +11,7 @@ mod without;
 use std::time::Duration;
 
 use bus::Bus;
-use lockgate_flows::medisupply::experiment::{Plan, Progress, Summary, run};
+use lockgate_flows::medisupply::experiment::{Findings, Plan, Progress, Summary, run};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,13 +26,16 @@ async fn embedded() -> Bus {
 }
 
 async fn experiment(bus: &Bus, plan: &Plan) -> Summary {
+    findings(bus, plan).await.summary
+}
+
+async fn findings(bus: &Bus, plan: &Plan) -> Findings {
     let (progress, _) = watch::channel(Progress::default());
     let stop = CancellationToken::new();
     let run = run(bus, bus, plan, &progress, &stop);
     let findings = tokio::time::timeout(PATIENCE, run).await.expect("in time").unwrap();
-    let summary = findings.summary;
-    println!("{}", serde_json::to_string(&summary).unwrap());
-    summary
+    println!("{}", serde_json::to_string(&findings.summary).unwrap());
+    findings
 }
 
 /// The bound of this name.

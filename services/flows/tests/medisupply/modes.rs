@@ -1,9 +1,12 @@
 //! Every mode, short; and long where it is asked for.
 
-use lockgate_flows::medisupply::Mode;
-use lockgate_flows::medisupply::experiment::Plan;
+use std::fs;
+use std::path::Path;
 
-use crate::{LONG, assert_kept, embedded, experiment};
+use lockgate_flows::medisupply::Mode;
+use lockgate_flows::medisupply::experiment::{Plan, html};
+
+use crate::{LONG, assert_kept, embedded, experiment, findings};
 
 fn plan(mode: Mode) -> Plan {
     match std::env::var_os(LONG) {
@@ -29,9 +32,20 @@ async fn slow() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn down() {
-    let summary = experiment(&embedded().await, &plan(Mode::Down)).await;
-    assert_kept(&summary);
+    let plan = plan(Mode::Down);
+    let findings = findings(&embedded().await, &plan).await;
+    let summary = &findings.summary;
+    assert_kept(summary);
     assert!(summary.breaker_opened > 0 && summary.parked > 0, "{summary:?}");
+
+    let page = html(&plan, &findings);
+    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("medisupply-down.html"), &page).unwrap();
+    for part in ["every promise kept", "Circuit breaker", "class='parked line'"] {
+        assert!(page.contains(part), "{part} is not on the page");
+    }
+    for outside in ["http:", "https:", "<script", "url(", "@import", "NaN"] {
+        assert!(!page.contains(outside), "{outside} is on the page, which stands alone");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

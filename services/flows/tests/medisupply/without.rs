@@ -9,7 +9,7 @@ use crate::{embedded, experiment, holds};
 async fn without_a_breaker_every_order_is_asked_about_again_and_again() {
     let mut plan = Plan::new(240, 40, Mode::Down);
     plan.settings.breaker = None;
-    plan.settings.calm = std::time::Duration::from_millis(200);
+    plan.settings.calm = std::time::Duration::from_millis(20);
     let summary = experiment(&embedded().await, &plan).await;
     assert!(!holds(&summary, "few calls during the fault"), "{summary:?}");
     assert!(holds(&summary, "nothing lost") && holds(&summary, "nothing done twice"));

@@ -39,6 +39,15 @@ impl Plan {
         let settings = Settings::brisk();
         Self { orders, rate, fault: mode.into(), kill: Vec::new(), settings }
     }
+
+    /// True when every probe of the fault meets it.
+    fn always_fails(&self) -> bool {
+        match self.fault.mode {
+            Mode::Slow | Mode::Down => true,
+            Mode::Error => self.fault.rate.is_none_or(|rate| rate >= 1.0),
+            Mode::Normal | Mode::Flapping => false,
+        }
+    }
 }
 
 /// Where the run is.

@@ -13,7 +13,7 @@ use super::summary::Summary;
 use super::timeline::{Observer, Shot, Timeline, external};
 use super::{Findings, Phase, Plan, Progress, local};
 use crate::flow::Failure;
-use crate::medisupply::http::{client, now_ms, read_json};
+use crate::medisupply::http::{MAX_BODY, client, now_ms, read_json};
 use crate::medisupply::store::{self, Store};
 use crate::medisupply::{Fault, Health, Mode, Settings, Site, Status};
 
@@ -21,6 +21,8 @@ use crate::medisupply::{Fault, Health, Mode, Settings, Site, Status};
 const DRAIN_WITHIN: Duration = Duration::from_secs(60);
 /// How long the picture goes on after the last order, so that recovery is in it.
 const AFTERGLOW: Duration = Duration::from_secs(1);
+/// How long after the fault the monitor may still find out about it.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const TIDY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -78,6 +80,7 @@ struct Experiment<'a> {
 struct Faulty {
     from: Duration,
     to: Duration,
+    began: Instant,
     recovered: Instant,
     calls: u64,
     detected: Option<(u64, u64)>,
@@ -152,6 +155,7 @@ impl Experiment<'_> {
         let probes = observer.status().await;
         let probes = probes.as_ref().and_then(external).map_or(0, |external| external.probes);
         let (calls, from, from_ms) = (self.calls(), begin.elapsed(), now_ms());
+        let began = Instant::now();
         self.set(plan.fault).await?;
         self.phase(Phase::Fault);
         let to = begin + due(plan, third * 2);
@@ -173,15 +177,19 @@ impl Experiment<'_> {
             }
             Ok::<_, Failure>(())
         };
-        let detected = tokio::time::timeout_at(to, detected);
-        let (detected, killed) = tokio::join!(detected, killed);
-        killed?;
-        sleep_until(to).await;
-        let calls = self.calls().saturating_sub(calls);
-        self.set(Mode::Normal.into()).await?;
-        self.phase(Phase::After);
-        let (to, recovered) = (begin.elapsed(), Instant::now());
-        Ok(Faulty { from, to, recovered, calls, detected: detected.ok() })
+        let over = async {
+            sleep_until(to).await;
+            let calls = self.calls().saturating_sub(calls);
+            self.set(Mode::Normal.into()).await?;
+            self.phase(Phase::After);
+            Ok::<_, Failure>((calls, begin.elapsed(), Instant::now()))
+        };
+        // A probe that begins during the fault may end after it.
+        let until = if plan.always_fails() { to + SEEN_WITHIN } else { to };
+        let detected = async { Ok(tokio::time::timeout_at(until, detected).await.ok()) };
+        let (detected, (), over) = tokio::try_join!(detected, killed, over)?;
+        let (calls, to, recovered) = over;
+        Ok(Faulty { from, to, began, recovered, calls, detected })
     }
 
     async fn set(&self, fault: Fault) -> Result<(), Failure> {
@@ -226,34 +234,30 @@ impl Experiment<'_> {
             let times = seen.map_or(0, |seen| seen.times).max(changes);
             summary.duplicated += times.saturating_sub(1);
             summary.wrong += u32::from(status != Status::Processing && status != due_status(&sent));
-            summary.accepted_in_fault += u32::from(shot.at >= faulty.from && shot.at < faulty.to);
+            let open = seen.is_none_or(|seen| seen.at >= faulty.began);
+            summary.orders_in_fault += u32::from(shot.at < faulty.to && open);
             last = seen.map_or(last, |seen| last.max(seen.at));
         }
         let figures = &self.site.settings.figures;
         summary.parked = figures.parked.load(std::sync::atomic::Ordering::Relaxed);
         summary.calls_in_fault = faulty.calls;
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52 calls")]
-        let calls = faulty.calls as f64 / f64::from(summary.accepted_in_fault.max(1));
+        let calls = faulty.calls as f64 / f64::from(summary.orders_in_fault.max(1));
         summary.calls_per_order = (calls * 1000.0).round() / 1000.0;
         summary.detected_ms = faulty.detected.map(|(ms, _)| ms);
         summary.detected_probes = faulty.detected.map(|(_, probes)| probes);
         summary.drained_ms = ms(last - faulty.recovered);
         self.breaker(&mut summary).await?;
         summary.measure_posts(&timeline.shots);
-        let always = match plan.fault.mode {
-            Mode::Slow | Mode::Down => true,
-            Mode::Error => plan.fault.rate.is_none_or(|rate| rate >= 1.0),
-            Mode::Normal | Mode::Flapping => false,
-        };
         let wait = plan.settings.breaker.as_ref().map(|config| config.wait);
-        summary.judge(always, wait);
+        summary.judge(plan.always_fails(), wait);
         Ok(summary)
     }
 
     async fn breaker(&self, summary: &mut Summary) -> Result<(), Failure> {
         let Settings { validation_port, .. } = self.site.settings;
         let url = self.site.settings.url(validation_port, "/breaker");
-        let history = read_json(client()?.get(url).send().await?).await?;
+        let history = read_json(client()?.get(url).send().await?, MAX_BODY).await?;
         let history = history.as_array().cloned().unwrap_or_default();
         let at = |one: &serde_json::Value| one["at_ms"].as_u64().unwrap_or_default();
         summary.breaker_opened =
@@ -289,7 +293,7 @@ fn empty(mode: Mode, sent: u32) -> Summary {
         duplicated: 0,
         wrong: 0,
         parked: 0,
-        accepted_in_fault: 0,
+        orders_in_fault: 0,
         calls_in_fault: 0,
         calls_per_order: 0.0,
         detected_ms: None,

@@ -45,8 +45,8 @@ pub struct Summary {
     pub wrong: u32,
     /// Orders that were parked, each as often as it was.
     pub parked: u64,
-    /// Orders that were accepted during the fault.
-    pub accepted_in_fault: u32,
+    /// Accepted orders that were not decided when the fault began, or were sent during it.
+    pub orders_in_fault: u32,
     /// Calls that were made during the fault.
     pub calls_in_fault: u64,
     /// The same for each of these orders.
@@ -103,14 +103,14 @@ impl Summary {
         let mut bound = |name, holds, detail, timing| {
             bounds.push(Bound { name, holds, detail, timing });
         };
-        let Self { lost, duplicated, wrong, calls_in_fault, accepted_in_fault, .. } = *self;
+        let Self { lost, duplicated, wrong, calls_in_fault, orders_in_fault, .. } = *self;
         bound("nothing lost", lost == 0, format!("{lost} lost of {}", self.accepted), false);
         let twice = format!("{duplicated} decided twice, {wrong} otherwise than they should");
         bound("nothing done twice", duplicated == 0 && wrong == 0, twice, false);
-        let most = f64::from(accepted_in_fault) * MOST_CALLS;
+        let most = f64::from(orders_in_fault) * MOST_CALLS;
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52 calls")]
         let few = calls_in_fault as f64 <= most;
-        let calls = format!("{calls_in_fault} for {accepted_in_fault} orders, at most {most:.1}");
+        let calls = format!("{calls_in_fault} for {orders_in_fault} orders, at most {most:.1}");
         bound("few calls during the fault", few, calls, false);
         if always_fails {
             let probes = self.detected_probes;

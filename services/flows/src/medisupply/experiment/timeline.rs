@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::flow::Failure;
-use crate::medisupply::http::{client, read_json};
+use crate::medisupply::http::{MAX_BODY, client, read_json};
 use crate::medisupply::monitor::{HealthStatus, ServiceStatus};
 use crate::medisupply::{Health, Settings};
 
@@ -133,7 +133,7 @@ impl Observer {
 
     async fn get(&self, url: &str) -> Option<Value> {
         let answer = self.client.get(url).timeout(WITHIN).send().await.ok()?;
-        read_json(answer).await.ok()
+        read_json(answer, MAX_BODY).await.ok()
     }
 
     pub(super) fn take(&self) -> Vec<Sample> {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use self::health::{Probe, Standing};
 use self::metrics::Metrics;
-use super::http::{client, listen, now_ms, problem, read_json, serve};
+use super::http::{MAX_BODY, client, listen, now_ms, problem, read_json, serve};
 use super::store::Store;
 use super::{Settings, Site};
 use crate::flow::Failure;
@@ -107,7 +107,7 @@ impl Monitor {
         let answer = self.client.get(url).send().await?;
         let status = answer.status();
         if service == WORKER && status.is_success() {
-            let body = read_json(answer).await?;
+            let body = read_json(answer, MAX_BODY).await?;
             let state = body.pointer("/breaker/state").and_then(Value::as_str);
             self.metrics.breaker(state);
             self.seen().status.breaker = state.map(str::to_owned);
