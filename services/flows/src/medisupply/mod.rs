@@ -1,0 +1,99 @@
+//! MediSupply: orders are taken at once and validated later by a service that may be slow, failing
+//! or down, and every order reaches its end all the same.
+//!
+//! ```text
+//! client ── gateway ── order service ──► jobs ──► validation worker ──► external service
+//!                          │                        │    ▲ breaker
+//!                          └──► orders (KV) ◄───────┘    └─ parked: taken up after recovery
+//! monitor: probes all of them, and says HEALTHY, DEGRADED, UNHEALTHY or DOWN
+//! ```
+//!
+//! An order is `Processing` until it is `Validated`, `Rejected` or `Failed`, and changes once, by
+//! compare-and-set. `Failed` is a permanent refusal. Where the external service could not be asked,
+//! the order is parked and stays `Processing`: it is taken up when the service has recovered.
+
+pub mod experiment;
+mod external;
+mod gateway;
+mod http;
+mod monitor;
+mod order;
+mod orders;
+mod resume;
+mod settings;
+mod store;
+mod validation;
+
+use bus::Bus;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use std::net::IpAddr;
+use tokio_util::sync::CancellationToken;
+
+pub use external::{Fault, Mode};
+pub use monitor::{BacklogStatus, Change, Health, HealthStatus, ServiceStatus};
+pub use order::{NewOrder, Order, Status};
+pub use settings::Settings;
+
+use crate::flow::{Context, Failure, Flow, Role};
+
+/// The flow, on the ports of the settings (`MEDISUPPLY_*`).
+pub const FLOW: Flow = Flow {
+    name: "medisupply",
+    about: "orders that survive a validation service which is slow, failing or down",
+    roles: &[
+        Role {
+            name: "external",
+            about: "the validation service of somebody else, which fails on request",
+            run: |context| run(context, external::run),
+        },
+        Role {
+            name: "orders",
+            about: "takes orders and queues them",
+            run: |context| run(context, orders::run),
+        },
+        Role {
+            name: "validation",
+            about: "asks the external service about each order, behind a circuit breaker",
+            run: |context| run(context, validation::run),
+        },
+        Role {
+            name: "monitor",
+            about: "probes the others and says how they are",
+            run: |context| run(context, monitor::run),
+        },
+        Role {
+            name: "gateway",
+            about: "the one door for clients",
+            run: |context| run(context, gateway::run),
+        },
+    ],
+    prepare: |context| {
+        async move { store::prepare(&Site::from_env(context)?).await.map_err(Failure::from) }
+            .boxed()
+    },
+};
+
+/// What a role of this flow is given.
+#[derive(Clone)]
+struct Site {
+    bus: Bus,
+    state: Bus,
+    listen: IpAddr,
+    shutdown: CancellationToken,
+    settings: Settings,
+}
+
+impl Site {
+    fn from_env(context: Context) -> Result<Self, Failure> {
+        let Context { bus, state, listen, shutdown, .. } = context;
+        Ok(Self { bus, state, listen, shutdown, settings: Settings::from_env()? })
+    }
+}
+
+fn run<F>(context: Context, role: fn(Site) -> F) -> BoxFuture<'static, Result<(), Failure>>
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    async move { role(Site::from_env(context)?).await }.boxed()
+}
