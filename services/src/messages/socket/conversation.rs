@@ -217,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
                 self.credit.grant(messages, bytes);
                 Ok(())
             }
-            ClientFrame::Ping {} => self.send(frame::pong()).await,
+            ClientFrame::Ping => self.send(frame::pong()).await,
             ClientFrame::Ack { ids, up_to, reference } => {
                 self.settle(reference, self.meant(ids, up_to)?, Wish::Ack)
             }
