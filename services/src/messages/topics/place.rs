@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -60,7 +61,7 @@ struct KeptRows {
     begun: bool,
     read: Option<([u8; 4], u64)>,
     rows: u64,
-    digest: String,
+    digest: [u8; 32],
 }
 
 impl Rows {
@@ -77,7 +78,7 @@ impl Place {
             Self::Live(marks) => (marks, None),
             Self::Rows(Rows { fence, begun, read, rows, digest }) => {
                 let read = read.as_ref().map(|(realm, sequence)| (hash(realm), *sequence));
-                let digest = digest.to_hex();
+                let digest = bytes_of(digest);
                 (fence, Some(KeptRows { begun: *begun, read, rows: *rows, digest }))
             }
         };
@@ -140,9 +141,17 @@ fn resolve(kept: &Kept, interest: &Interest, known: &[Realm]) -> Resumed {
             None => return gone(),
         },
     };
-    let Some(digest) = RowsDigest::from_hex(&rows.digest) else { return Resumed::Invalid };
-    let KeptRows { begun, rows, .. } = *rows;
+    let KeptRows { begun, rows, digest, .. } = *rows;
+    let Some(digest) = RowsDigest::from_hex(&HEXLOWER.encode(&digest)) else {
+        return Resumed::Invalid;
+    };
     Resumed::At(Place::Rows(Rows { fence: marks, begun, read, rows, digest }))
+}
+
+/// Half as long as its digits.
+fn bytes_of(digest: &RowsDigest) -> [u8; 32] {
+    let bytes = HEXLOWER.decode(digest.to_hex().as_bytes()).unwrap_or_default();
+    bytes.try_into().unwrap_or_default()
 }
 
 fn hash(realm: &Realm) -> [u8; 4] {
