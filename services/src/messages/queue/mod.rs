@@ -44,8 +44,7 @@ use super::tasks::Spawner;
 use crate::model::{Incarnation, Subscription};
 use crate::store::{Signer, Store};
 
-/// Queue mode of one process. Cheap to clone.
-#[derive(Clone)]
+/// Queue mode of one process.
 pub(super) struct QueueMode {
     store: Store,
     sessions: Sessions,

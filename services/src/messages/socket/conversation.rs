@@ -41,7 +41,7 @@ pub(in crate::messages) struct Opening {
     /// The subscription that is read; `None` where none is.
     pub(in crate::messages) followed: Option<Followed>,
     /// Where settlements go, in queue mode.
-    pub(in crate::messages) queue: Option<QueueMode>,
+    pub(in crate::messages) queue: Option<Arc<QueueMode>>,
     /// By what the client resumes.
     pub(in crate::messages) id: Option<String>,
     /// What the client granted when it asked for the connection.
