@@ -58,7 +58,8 @@ struct Inner {
     options: MessagesOptions,
     directory: Directory,
     feeds: Feeds,
-    queue: QueueMode,
+    /// Shared, because it is large and each open connection holds it.
+    queue: Arc<QueueMode>,
     tickets: Tickets,
     realms: Realms,
     /// One permit for each open stream and WebSocket.
@@ -79,7 +80,7 @@ impl Messages {
         let directory = Directory::new(store.clone());
         tasks.spawner().spawn(directory.clone().run(shutdown.clone()));
         let feeds = Feeds::new(store.clone(), options.ring, tasks.spawner(), shutdown.clone());
-        let queue = QueueMode::new(feeds.clone(), tasks.spawner(), shutdown.clone())?;
+        let queue = Arc::new(QueueMode::new(feeds.clone(), tasks.spawner(), shutdown.clone())?);
         let tickets = Tickets::new(store.clone());
         let realms = Realms::new(store.clone());
         tasks.spawner().spawn(realms.clone().run(shutdown.clone()));

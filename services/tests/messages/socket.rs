@@ -12,6 +12,8 @@ use lockgate::http::{Guard, Health, app};
 use lockgate::messages::MessagesOptions;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::socket_support::{Connect, Socket};
@@ -133,7 +135,7 @@ async fn what_there_is_no_room_for_goes_back_in_time() {
         world.publish("dir.user", key, 0).await;
     }
     socket.say(json!({"type": "credit", "messages": 9, "bytes": bytes})).await;
-    assert_eq!(socket.shown(3).await[1..], ["a=0", "b=0"]);
+    assert_eq!(socket.shown(2).await, ["a=0", "b=0"]);
     let other = process.pull("people", 9, "14s").await;
     assert_eq!(other.shown(), Vec::<String>::new(), "it is kept for the client at first");
     let other = process.pull("people", 9, "2s").await;
@@ -280,6 +282,22 @@ async fn a_process_that_stops_says_so_and_what_was_not_sent_goes_to_the_next() {
     process.stop().await;
     let pulled = other.pull("people", 9, "20s").await;
     assert_eq!(pulled.shown(), ["b=1", "c=1"], "at once, for the first time, and no ack is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_is_answered_and_its_last_acks_count() {
+    let (world, process) = people().await;
+    for data in 1..=2 {
+        world.publish("dir.user", "k", data).await;
+    }
+    let mut socket = process.socket("people", "?credit=1").await;
+    let first = socket.message().await;
+    socket.say(json!({"type": "ack", "ids": [first["ack"]]})).await;
+    let code = CloseCode::Normal;
+    let close = CloseFrame { code, reason: "".into() };
+    socket.socket.close(Some(close)).await.unwrap();
+    assert_eq!(socket.close_code().await, 1000);
+    assert_eq!(process.pull("people", 9, "5s").await.shown(), ["k=2"]);
 }
 
 #[tokio::test(start_paused = true)]

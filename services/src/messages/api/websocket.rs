@@ -112,3 +112,21 @@ impl Messages {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    /// Thousands of idle connections are what this is for: what each holds must stay small.
+    #[test]
+    fn an_idle_connection_is_small() {
+        fn size<L, F: Future>(_: fn(L, Opening) -> F) -> usize {
+            std::mem::size_of::<F>()
+        }
+        let hold = |line, opening| Conversation::<DuplexStream>::hold(line, opening);
+        assert!(size(hold) <= 6 * 1024, "{} bytes", size(hold));
+        assert!(size_of::<Flow>() <= 512, "{} bytes", size_of::<Flow>());
+    }
+}

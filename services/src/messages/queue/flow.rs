@@ -7,6 +7,7 @@
 //! and `prefill-end` is said, when every row is settled, whoever settled it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -44,7 +45,7 @@ pub(in crate::messages) struct Room {
 
 /// See the module's documentation.
 pub(in crate::messages) struct Flow {
-    queue: QueueMode,
+    queue: Arc<QueueMode>,
     followed: Followed,
     max_per_key: usize,
     pulling: Option<BoxFuture<'static, Pulled>>,
@@ -90,7 +91,7 @@ impl Room {
 
 impl Flow {
     pub(in crate::messages) fn new(
-        queue: QueueMode,
+        queue: Arc<QueueMode>,
         followed: Followed,
         max_per_key: usize,
     ) -> Self {

@@ -45,8 +45,7 @@ use crate::metrics::{Metrics, Mode};
 use crate::model::{Incarnation, Subscription};
 use crate::store::{Signer, Store};
 
-/// Queue mode of one process. Cheap to clone.
-#[derive(Clone)]
+/// Queue mode of one process.
 pub(super) struct QueueMode {
     store: Store,
     sessions: Sessions,

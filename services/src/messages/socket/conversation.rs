@@ -41,7 +41,7 @@ pub(in crate::messages) struct Opening {
     /// The subscription that is read; `None` where none is.
     pub(in crate::messages) followed: Option<Followed>,
     /// Where settlements go, in queue mode.
-    pub(in crate::messages) queue: Option<QueueMode>,
+    pub(in crate::messages) queue: Option<Arc<QueueMode>>,
     /// By what the client resumes.
     pub(in crate::messages) id: Option<String>,
     /// What the client granted when it asked for the connection.
@@ -217,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
                 self.credit.grant(messages, bytes);
                 Ok(())
             }
-            ClientFrame::Ping {} => self.send(frame::pong()).await,
+            ClientFrame::Ping => self.send(frame::pong()).await,
             ClientFrame::Ack { ids, up_to, reference } => {
                 self.settle(reference, self.meant(ids, up_to)?, Wish::Ack)
             }

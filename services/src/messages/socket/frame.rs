@@ -1,7 +1,7 @@
 //! The frames of `lockgate.v1`.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::super::queue::{Delivery, Outcome, Status};
@@ -11,66 +11,108 @@ use crate::limits::{MAX_FRAME_BYTES, MAX_SETTLEMENTS};
 use crate::model::{HumanDuration, Invalid, Subscription};
 
 /// What a client sends. Keep stable.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum ClientFrame {
     /// Takes so much more.
-    Credit {
-        #[serde(default)]
-        messages: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        bytes: Option<u64>,
-    },
+    Credit { messages: u64, bytes: Option<u64> },
     /// Done.
-    Ack {
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        ids: Vec<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        up_to: Option<u64>,
-        #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
-        reference: Option<u64>,
-    },
+    Ack { ids: Vec<String>, up_to: Option<u64>, reference: Option<u64> },
     /// Not done: deliver them again, or with `reject` never.
     Nack {
         ids: Vec<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         delay: Option<HumanDuration>,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         reject: bool,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
-        #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<u64>,
     },
     /// Still at work.
-    Extend {
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        ids: Vec<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        up_to: Option<u64>,
-        #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
-        reference: Option<u64>,
-    },
+    Extend { ids: Vec<String>, up_to: Option<u64>, reference: Option<u64> },
     /// To be answered with `pong`.
-    Ping {},
+    Ping,
+}
+
+/// Every member that a frame may have. They are read before it is known what they belong to, so
+/// that a fault names its member.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Members {
+    #[serde(rename = "type")]
+    kind: Kind,
+    messages: Option<u64>,
+    bytes: Option<u64>,
+    ids: Option<Vec<String>>,
+    up_to: Option<u64>,
+    delay: Option<HumanDuration>,
+    reject: Option<bool>,
+    reason: Option<String>,
+    #[serde(rename = "ref")]
+    reference: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Credit,
+    Ack,
+    Nack,
+    Extend,
+    Ping,
 }
 
 impl ClientFrame {
-    /// Reads a frame. Whatever is not one is a problem that names the field at fault.
+    /// Reads a frame. Whatever is not one is a problem that names the member at fault.
     pub(super) fn read(text: &str) -> Result<Self, Problem> {
-        let frame: Self = parse_json(text.as_bytes())?;
-        match &frame {
-            Self::Ack { ids, up_to, .. } | Self::Extend { ids, up_to, .. } => {
-                if ids.is_empty() == up_to.is_none() {
-                    let why = Invalid::new("name either ids, or up_to with a position");
-                    return Err(Problem::invalid("ids", &why));
-                }
-                check_count(ids)?;
+        let members: Members = parse_json(text.as_bytes())?;
+        members.check()?;
+        let Members { kind, messages, bytes, ids, up_to, delay, reject, reason, reference } =
+            members;
+        let ids = ids.unwrap_or_default();
+        Ok(match kind {
+            Kind::Credit => Self::Credit { messages: messages.unwrap_or(0), bytes },
+            Kind::Ack => Self::Ack { ids, up_to, reference },
+            Kind::Extend => Self::Extend { ids, up_to, reference },
+            Kind::Nack => {
+                Self::Nack { ids, delay, reject: reject.unwrap_or(false), reason, reference }
             }
-            Self::Nack { ids, .. } => check_count(ids)?,
-            Self::Credit { .. } | Self::Ping {} => {}
+            Kind::Ping => Self::Ping,
+        })
+    }
+}
+
+impl Members {
+    /// Refuses members that do not belong together.
+    fn check(&self) -> Result<(), Problem> {
+        let allowed: &[&str] = match self.kind {
+            Kind::Credit => &["messages", "bytes"],
+            Kind::Ack | Kind::Extend => &["ids", "up_to", "ref"],
+            Kind::Nack => &["ids", "delay", "reject", "reason", "ref"],
+            Kind::Ping => &[],
+        };
+        let present = [
+            ("messages", self.messages.is_some()),
+            ("bytes", self.bytes.is_some()),
+            ("ids", self.ids.is_some()),
+            ("up_to", self.up_to.is_some()),
+            ("delay", self.delay.is_some()),
+            ("reject", self.reject.is_some()),
+            ("reason", self.reason.is_some()),
+            ("ref", self.reference.is_some()),
+        ];
+        let stranger = present.iter().find(|(name, is_there)| *is_there && !allowed.contains(name));
+        if let Some((name, _)) = stranger {
+            let why = Invalid::new(format!("{name} does not belong to this type of frame"));
+            return Err(Problem::invalid(*name, &why));
         }
-        Ok(frame)
+        let ids = self.ids.as_deref().unwrap_or_default();
+        let why = match self.kind {
+            Kind::Credit | Kind::Ping => return Ok(()),
+            Kind::Ack | Kind::Extend if ids.is_empty() == self.up_to.is_none() => {
+                Invalid::new("name either ids, or up_to with a position")
+            }
+            Kind::Nack if ids.is_empty() => Invalid::new("name the ids"),
+            Kind::Ack | Kind::Extend | Kind::Nack => return check_count(ids),
+        };
+        Err(Problem::invalid("ids", &why))
     }
 }
 
@@ -180,14 +222,37 @@ mod tests {
                     reference
                 }
             ),
-            Just(ClientFrame::Ping {}),
+            Just(ClientFrame::Ping),
         ]
+    }
+
+    /// As a client writes it, without what is not there.
+    fn written(frame: &ClientFrame) -> String {
+        let mut json = match frame {
+            ClientFrame::Credit { messages, bytes } => {
+                json!({ "type": "credit", "messages": messages, "bytes": bytes })
+            }
+            ClientFrame::Ack { ids, up_to, reference } => {
+                json!({ "type": "ack", "ids": ids, "up_to": up_to, "ref": reference })
+            }
+            ClientFrame::Extend { ids, up_to, reference } => {
+                json!({ "type": "extend", "ids": ids, "up_to": up_to, "ref": reference })
+            }
+            ClientFrame::Nack { ids, delay, reject, reason, reference } => json!({
+                "type": "nack", "ids": ids, "delay": delay, "reject": reject, "reason": reason,
+                "ref": reference,
+            }),
+            ClientFrame::Ping => json!({ "type": "ping" }),
+        };
+        let members = json.as_object_mut().unwrap();
+        members.retain(|_, value| !value.is_null());
+        json.to_string()
     }
 
     proptest! {
         #[test]
         fn what_a_client_writes_is_read(frame in client_frame()) {
-            let text = serde_json::to_string(&frame).unwrap();
+            let text = written(&frame);
             prop_assert_eq!(ClientFrame::read(&text).unwrap(), frame, "{}", text);
         }
 
@@ -202,7 +267,7 @@ mod tests {
         for (text, kind, names) in [
             ("", 400, "empty"),
             ("{", 400, "JSON"),
-            (r#"{"messages":1}"#, 422, "type"),
+            (r#"{"messages":1}"#, 422, "`type`"),
             (r#"{"type":"bye"}"#, 422, "bye"),
             (r#"{"type":"credit","messages":-1}"#, 422, "messages"),
             (r#"{"type":"credit","mesages":1}"#, 422, "mesages"),
@@ -210,6 +275,9 @@ mod tests {
             (r#"{"type":"ack"}"#, 422, "ids"),
             (r#"{"type":"ack","ids":["a"],"up_to":1}"#, 422, "ids"),
             (r#"{"type":"nack","ids":["a"],"delay":5}"#, 422, "delay"),
+            (r#"{"type":"nack","ids":[]}"#, 422, "ids"),
+            (r#"{"type":"nack","ids":["a"],"up_to":1}"#, 422, "up_to"),
+            (r#"{"type":"ping","ids":["a"]}"#, 422, "ids"),
             (r#"{"type":"ping","type":"ping"}"#, 422, "type"),
         ] {
             let problem = ClientFrame::read(text).unwrap_err();
@@ -218,8 +286,7 @@ mod tests {
             assert!(said.contains(names), "{text}: {said}");
         }
         let ids = vec![String::from("a"); MAX_SETTLEMENTS + 1];
-        let many = ClientFrame::Ack { ids, up_to: None, reference: None };
-        let many = serde_json::to_string(&many).unwrap();
+        let many = written(&ClientFrame::Ack { ids, up_to: None, reference: None });
         assert!(ClientFrame::read(&many).unwrap_err().detail().contains("at most 1000"));
     }
 

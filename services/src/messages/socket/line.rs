@@ -94,9 +94,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Line<S> {
         }
     }
 
-    /// Answers the client's close.
+    /// Answers the client's close, which reading does.
     pub(super) async fn closed(mut self) {
-        let _ = timeout(CLOSE_LIMIT, self.socket.close(None)).await;
+        let answered = async { while let Some(Ok(_)) = self.socket.next().await {} };
+        // In time or not: it is over.
+        let _ = timeout(CLOSE_LIMIT, answered).await;
     }
 
     /// Reads until the client has closed. Without that, data that was never read would have the

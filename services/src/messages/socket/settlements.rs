@@ -13,7 +13,7 @@ use crate::store::Kept;
 
 /// See the module's documentation.
 pub(super) struct Settlements {
-    queue: QueueMode,
+    queue: Arc<QueueMode>,
     waiting: VecDeque<Asked>,
     /// In `waiting`.
     wishes: usize,
@@ -35,7 +35,7 @@ pub(super) struct Answer {
 }
 
 impl Settlements {
-    pub(super) fn new(queue: QueueMode) -> Self {
+    pub(super) fn new(queue: Arc<QueueMode>) -> Self {
         Self { queue, waiting: VecDeque::new(), wishes: 0, working: None }
     }
 
@@ -73,7 +73,7 @@ impl Settlements {
     }
 }
 
-async fn settle(queue: QueueMode, kept: Arc<Kept>, asked: VecDeque<Asked>) -> Vec<Answer> {
+async fn settle(queue: Arc<QueueMode>, kept: Arc<Kept>, asked: VecDeque<Asked>) -> Vec<Answer> {
     let (mut wishes, mut shapes) = (Vec::new(), Vec::new());
     for Asked { reference, wishes: these } in asked {
         let extends = these.first().is_some_and(|(_, wish)| *wish == Wish::Extend);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -26,6 +27,8 @@ pub(in crate::messages) enum Place {
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::messages) struct Rows {
     pub(in crate::messages) fence: Marks,
+    /// True when the client was told that the state begins.
+    pub(super) begun: bool,
     /// The realm and sequence of the last row; `None` before the first.
     pub(super) read: Option<(Realm, u64)>,
     /// How many rows that were.
@@ -55,15 +58,16 @@ struct Kept {
 
 #[derive(Serialize, Deserialize)]
 struct KeptRows {
+    begun: bool,
     read: Option<([u8; 4], u64)>,
     rows: u64,
-    digest: String,
+    digest: [u8; 32],
 }
 
 impl Rows {
     /// Before the first row of the state at a fence.
     pub(in crate::messages) fn at(fence: Marks) -> Self {
-        Self { fence, read: None, rows: 0, digest: RowsDigest::default() }
+        Self { fence, begun: false, read: None, rows: 0, digest: RowsDigest::default() }
     }
 }
 
@@ -72,9 +76,10 @@ impl Place {
     pub(in crate::messages) fn seal(&self, signer: &Signer, interest: &Interest) -> String {
         let (marks, rows) = match self {
             Self::Live(marks) => (marks, None),
-            Self::Rows(Rows { fence, read, rows, digest }) => {
+            Self::Rows(Rows { fence, begun, read, rows, digest }) => {
                 let read = read.as_ref().map(|(realm, sequence)| (hash(realm), *sequence));
-                (fence, Some(KeptRows { read, rows: *rows, digest: digest.to_hex() }))
+                let digest = bytes_of(digest);
+                (fence, Some(KeptRows { begun: *begun, read, rows: *rows, digest }))
             }
         };
         let realm = |(realm, mark): (&Realm, &Mark)| (hash(realm), mark.sequence, mark.time_ms());
@@ -136,8 +141,17 @@ fn resolve(kept: &Kept, interest: &Interest, known: &[Realm]) -> Resumed {
             None => return gone(),
         },
     };
-    let Some(digest) = RowsDigest::from_hex(&rows.digest) else { return Resumed::Invalid };
-    Resumed::At(Place::Rows(Rows { fence: marks, read, rows: rows.rows, digest }))
+    let KeptRows { begun, rows, digest, .. } = *rows;
+    let Some(digest) = RowsDigest::from_hex(&HEXLOWER.encode(&digest)) else {
+        return Resumed::Invalid;
+    };
+    Resumed::At(Place::Rows(Rows { fence: marks, begun, read, rows, digest }))
+}
+
+/// Half as long as its digits.
+fn bytes_of(digest: &RowsDigest) -> [u8; 32] {
+    let bytes = HEXLOWER.decode(digest.to_hex().as_bytes()).unwrap_or_default();
+    bytes.try_into().unwrap_or_default()
 }
 
 fn hash(realm: &Realm) -> [u8; 4] {
@@ -164,7 +178,13 @@ mod tests {
         ]);
         let mut digest = RowsDigest::default();
         digest.add(&realm("a"), 5);
-        let rows = Rows { fence: marks.clone(), read: Some((realm("a"), 5)), rows: 1, digest };
+        let rows = Rows {
+            fence: marks.clone(),
+            begun: true,
+            read: Some((realm("a"), 5)),
+            rows: 1,
+            digest,
+        };
         for place in [Place::Live(marks.clone()), Place::Rows(Rows::at(marks)), Place::Rows(rows)] {
             let token = place.seal(&signer, &all);
             assert!(token.len() < 256, "{}", token.len());

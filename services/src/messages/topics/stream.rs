@@ -193,10 +193,11 @@ impl TopicStream {
     async fn rows(&mut self) -> Result<Next, Error> {
         let Stage::Rows(rows, state) = &mut self.stage else { return Ok(Next::More) };
         if state.is_none() {
-            match State::open(&self.store, &self.interest, rows.clone()).await {
+            let begun = Rows { begun: true, ..rows.clone() };
+            match State::open(&self.store, &self.interest, begun).await {
                 Ok(opened) => {
                     *state = Some(Box::new(opened));
-                    if rows.read.is_none() {
+                    if !std::mem::replace(&mut rows.begun, true) {
                         let data = json!({ "fence": fence(rows) });
                         let id = Place::Rows(rows.clone()).seal(&self.store.signer, &self.interest);
                         self.outbox.push_back(Frame::control("prefill-start", Some(id), &data));
