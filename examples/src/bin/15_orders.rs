@@ -62,7 +62,11 @@ async fn main() -> Result<(), Failure> {
     let made = answered(new).await?;
     let again = answered(new).await?;
     let order = made["orderId"].as_str().unwrap_or_default();
-    println!("{} cents to pay; repeated, it is the same: {}", made["amountCents"], made == again);
+    println!(
+        "{} cents to pay; repeated, it is the same: {}",
+        made["amountCents"],
+        made["orderId"] == again["orderId"]
+    );
 
     let url = made["paymentUrl"].as_str().unwrap_or_default();
     println!("the URL is payment's: {}", url == format!("{payment}/payments/{order}"));

@@ -206,7 +206,8 @@ mod tests {
     fn the_field_at_fault_is_named() {
         order().check().unwrap();
         assert_eq!(order().amount_cents(), 900);
-        let faults: [(&str, fn(&mut NewOrder)); 8] = [
+        type Spoil = fn(&mut NewOrder);
+        let faults: [(&str, Spoil); 8] = [
             ("customer.name", |order| order.customer.name = "Anna\r\nBcc: x@y.z".into()),
             ("customer.email", |order| order.customer.email = "anna".into()),
             ("customer.phone", |order| order.customer.phone = "030123456".into()),

@@ -50,9 +50,9 @@ async fn live_through(client: &Client, number: usize) -> String {
     order
 }
 
-/// Serves `count` customers, killing a role every `pause`, then checks everything. Returns how many
-/// notices came once more.
-async fn survive(mut world: World, count: usize, pause: Option<Duration>, once: bool) -> usize {
+/// Serves `count` customers while about `kills` roles are killed, then checks everything. Returns how
+/// many notices came once more.
+async fn survive(mut world: World, count: usize, kills: usize, once: bool) -> usize {
     let client = Arc::new(world.client());
     let (places, mut customers) = (Arc::new(Semaphore::new(CUSTOMERS)), JoinSet::new());
     for number in 0..count {
@@ -62,18 +62,14 @@ async fn survive(mut world: World, count: usize, pause: Option<Duration>, once: 
             live_through(&client, number).await
         });
     }
-    // The same sequence of victims each time; when each is hit is chance.
+    // The same victims each time, after the same number of orders; what they had in hand is chance.
     let (mut orders, mut killed, mut victim) = (Vec::new(), 0, 12_345_u64);
-    let mut strike = tokio::time::interval(pause.unwrap_or(Duration::MAX));
-    strike.tick().await;
-    while orders.len() < count {
-        tokio::select! {
-            order = customers.join_next() => orders.push(order.unwrap().unwrap()),
-            _ = strike.tick() => {
-                victim = victim.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                world.kill((victim >> 33) as usize).await;
-                killed += 1;
-            }
+    while let Some(order) = customers.join_next().await {
+        orders.push(order.unwrap());
+        if kills > 0 && orders.len().is_multiple_of((count / kills).max(1)) {
+            victim = victim.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            world.kill((victim >> 33) as usize).await;
+            killed += 1;
         }
     }
     for order in &orders {
@@ -95,7 +91,7 @@ async fn in_quiet_times() {
     let bus = Bus::connect("embedded:").await.unwrap();
     let ack_wait = Duration::from_secs(60);
     let world = World::new(vec![bus.clone(), bus.clone()], bus, ack_wait).await;
-    assert_eq!(survive(world, 100, None, true).await, 0);
+    assert_eq!(survive(world, 100, 0, true).await, 0);
 }
 
 /// A twentieth of all operations fails, and of another twentieth the answer is lost.
@@ -107,14 +103,14 @@ async fn on_a_bus_that_fails() {
     let mut world = World::new(vec![faulty.clone(), faulty.clone()], faulty, KILLED_AGAIN).await;
     faults.set_rates(FaultRates::ROUGH);
     (world.bus, world.state) = (bus.clone(), bus);
-    survive(world, 60, None, true).await;
+    survive(world, 60, 0, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded() {
     let bus = Bus::connect("embedded:").await.unwrap();
     let world = World::new(vec![bus.clone(), bus.clone()], bus, KILLED_AGAIN).await;
-    survive(world, orders(1000), Some(Duration::from_millis(500)), true).await;
+    survive(world, orders(1000), 40, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +122,7 @@ async fn nats() {
     }
     let state = connections[0].clone();
     let world = World::new(connections, state, KILLED_AGAIN).await;
-    survive(world, orders(1000), Some(Duration::from_secs(1)), true).await;
+    survive(world, orders(1000), 40, true).await;
 }
 
 /// Kafka has no compare-and-set: the state is elsewhere. Nor does it recognise a repeat: the
@@ -140,5 +136,5 @@ async fn kafka() {
     }
     let state = Bus::connect("embedded:").await.unwrap();
     let world = World::new(connections, state, KILLED_AGAIN).await;
-    survive(world, orders(200), Some(Duration::from_secs(3)), false).await;
+    survive(world, orders(200), 10, false).await;
 }

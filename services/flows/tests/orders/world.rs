@@ -118,10 +118,7 @@ impl World {
                 match run(role, setup.clone()).await {
                     // Whoever runs roles starts one again that the bus was away for.
                     Err(failed) if is_retryable(&failed) => {}
-                    ended => {
-                        eprintln!("{role} {instance} ended: {ended:?}");
-                        return ended;
-                    }
+                    ended => return ended,
                 }
             }
         });
