@@ -62,8 +62,9 @@ pub(super) fn latency(scale: &Scale, shots: &[Shot]) -> String {
     const HEIGHT: f64 = 200.0;
     let accepted = || shots.iter().filter(|shot| shot.accepted);
     let slowest = accepted().map(|shot| millis(shot.took)).fold(100.0_f64, f64::max);
-    let (low, high) = (-1.0, slowest.log10().ceil());
-    let y = |ms: f64| HEIGHT - (ms.max(0.1).log10() - low) / (high - low) * (HEIGHT - 8.0);
+    let quickest = accepted().map(|shot| millis(shot.took)).fold(10.0_f64, f64::min).max(0.1);
+    let (low, high) = (quickest.log10().floor(), slowest.log10().ceil());
+    let y = |ms: f64| HEIGHT - (ms.max(0.1).log10().max(low) - low) / (high - low) * (HEIGHT - 8.0);
     let mut inner = String::new();
     let mut power = low;
     while power <= high {

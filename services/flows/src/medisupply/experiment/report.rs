@@ -14,7 +14,10 @@ pub fn html(plan: &Plan, findings: &Findings) -> String {
     let Findings { summary, timeline } = findings;
     let scale = Scale::new(timeline);
     let health = timeline.stretches(|one| one.health.map(|health| health.as_str().to_owned()));
-    let breaker = timeline.stretches(|one| one.breaker.clone());
+    let breaker = match timeline.breaker.is_empty() {
+        true => timeline.stretches(|one| one.breaker.clone()),
+        false => timeline.breaker.clone(),
+    };
     let mut page = format!(
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>\
          <meta name='viewport' content='width=device-width, initial-scale=1'>\
@@ -34,12 +37,14 @@ pub fn html(plan: &Plan, findings: &Findings) -> String {
         ),
         (
             "External service, as the monitor says",
-            "",
+            "<i class='k good'></i>HEALTHY <i class='k fair'></i>DEGRADED \
+             <i class='k poor'></i>UNHEALTHY <i class='k bad'></i>DOWN",
             strip(&scale, "health of the external service", &health, health_class),
         ),
         (
             "Circuit breaker",
-            "",
+            "<i class='k good'></i>closed <i class='k fair'></i>half-open \
+             <i class='k bad'></i>open",
             strip(&scale, "state of the circuit breaker", &breaker, breaker_class),
         ),
         (
@@ -60,9 +65,11 @@ pub fn html(plan: &Plan, findings: &Findings) -> String {
 }
 
 fn head(plan: &Plan, summary: &Summary) -> String {
-    let (passed, said) = match summary.passed() {
-        true => ("kept", "every promise kept"),
-        false => ("broken", "a promise was broken"),
+    let slower = summary.bounds.iter().any(|bound| bound.timing && !bound.holds);
+    let (passed, said) = match (summary.passed(), slower) {
+        (true, false) => ("kept", "every promise kept"),
+        (true, true) => ("slower", "kept, but slower than promised"),
+        (false, _) => ("broken", "a promise was broken"),
     };
     let during = match summary.mode {
         Mode::Normal => String::from("as well as always"),
@@ -84,8 +91,9 @@ fn head(plan: &Plan, summary: &Summary) -> String {
 
 fn tiles(summary: &Summary) -> String {
     let detected = summary.detected_ms.map_or_else(|| String::from("-"), |ms| format!("{ms} ms"));
+    let accepted = format!("accepted of {}", summary.sent);
     let tiles = [
-        ("accepted", format!("{} of {}", summary.accepted, summary.sent)),
+        (accepted.as_str(), summary.accepted.to_string()),
         ("lost", summary.lost.to_string()),
         ("decided twice", summary.duplicated.to_string()),
         ("POST p99", format!("{} ms", figure(summary.post_p99_ms))),
@@ -107,11 +115,15 @@ fn table(summary: &Summary) -> String {
          <th>measured</th></tr>",
     );
     for bound in &summary.bounds {
-        let (class, mark) = if bound.holds { ("kept", "kept") } else { ("broken", "broken") };
+        let mark = match (bound.holds, bound.timing) {
+            (true, _) => "kept",
+            (false, true) => "slower",
+            (false, false) => "broken",
+        };
         let note = if bound.timing { " <small>(depends on the machine)</small>" } else { "" };
         let _ = write!(
             html,
-            "<tr><td class='{class}'>{mark}</td><td>{}{note}</td><td>{}</td></tr>",
+            "<tr><td class='{mark}'>{mark}</td><td>{}{note}</td><td>{}</td></tr>",
             bound.name, bound.detail
         );
     }

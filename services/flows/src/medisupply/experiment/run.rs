@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::Ledger;
 use super::load::{due, order, send};
 use super::summary::Summary;
-use super::timeline::{Observer, Shot, Timeline, external};
+use super::timeline::{Observer, Shot, Stretch, Timeline, external};
 use super::{Findings, Phase, Plan, Progress, local};
 use crate::flow::Failure;
 use crate::medisupply::http::{MAX_BODY, client, now_ms, read_json};
@@ -92,7 +92,7 @@ impl Experiment<'_> {
         let store = Store::open(&self.site).await?;
         let observer = Observer::new(&self.site.settings)?;
         self.known(&observer).await?;
-        let (ledger, begin) = (Ledger::default(), Instant::now());
+        let (ledger, begin, begin_ms) = (Ledger::default(), Instant::now(), now_ms());
         let (shots, faulty) = tokio::select! {
             played = self.play(&ledger, &observer, begin) => played?,
             followed = ledger.follow(&store, self.progress) => {
@@ -103,8 +103,14 @@ impl Experiment<'_> {
         };
         let end = begin.elapsed();
         let fault = (faulty.from, faulty.to);
-        let timeline = Timeline { shots, samples: observer.take(), fault, end };
-        let summary = self.summary(&store, &ledger, &timeline, &faulty).await?;
+        let changes = self.breaker().await?;
+        let breaker = strip(&changes, begin_ms, end);
+        let timeline = Timeline { shots, samples: observer.take(), breaker, fault, end };
+        let mut summary = self.summary(&store, &ledger, &timeline, &faulty).await?;
+        count_openings(&mut summary, &changes);
+        summary.measure_posts(&timeline.shots);
+        let wait = self.plan.settings.breaker.as_ref().map(|config| config.wait);
+        summary.judge(self.plan.always_fails(), wait);
         Ok(Findings { summary, timeline })
     }
 
@@ -247,26 +253,46 @@ impl Experiment<'_> {
         summary.detected_ms = faulty.detected.map(|(ms, _)| ms);
         summary.detected_probes = faulty.detected.map(|(_, probes)| probes);
         summary.drained_ms = ms(last - faulty.recovered);
-        self.breaker(&mut summary).await?;
-        summary.measure_posts(&timeline.shots);
-        let wait = plan.settings.breaker.as_ref().map(|config| config.wait);
-        summary.judge(plan.always_fails(), wait);
         Ok(summary)
     }
 
-    async fn breaker(&self, summary: &mut Summary) -> Result<(), Failure> {
+    /// The changes of the breaker, from the worker's own book.
+    async fn breaker(&self) -> Result<Vec<BreakerChange>, Failure> {
         let Settings { validation_port, .. } = self.site.settings;
         let url = self.site.settings.url(validation_port, "/breaker");
-        let history = read_json(client()?.get(url).send().await?, MAX_BODY).await?;
-        let history = history.as_array().cloned().unwrap_or_default();
-        let at = |one: &serde_json::Value| one["at_ms"].as_u64().unwrap_or_default();
-        summary.breaker_opened =
-            u32::try_from(history.iter().filter(|one| one["to"] == "open").count())?;
-        let open = history.windows(2).filter(|pair| pair[0]["to"] == "open");
-        summary.breaker_shortest_open_ms =
-            open.map(|pair| at(&pair[1]).saturating_sub(at(&pair[0]))).min();
-        Ok(())
+        let book = read_json(client()?.get(url).send().await?, MAX_BODY).await?;
+        Ok(serde_json::from_value(book)?)
     }
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct BreakerChange {
+    to: String,
+    at_ms: u64,
+}
+
+/// The stretches between the changes; closed before the first.
+fn strip(changes: &[BreakerChange], begin_ms: u64, end: Duration) -> Vec<Stretch> {
+    let mut stretches: Vec<Stretch> = Vec::new();
+    if !changes.is_empty() {
+        stretches.push(Stretch { what: "closed".into(), from: Duration::ZERO, to: end });
+    }
+    for change in changes {
+        let at = Duration::from_millis(change.at_ms.saturating_sub(begin_ms)).min(end);
+        if let Some(last) = stretches.last_mut() {
+            last.to = at;
+        }
+        stretches.push(Stretch { what: change.to.clone(), from: at, to: end });
+    }
+    stretches
+}
+
+fn count_openings(summary: &mut Summary, changes: &[BreakerChange]) {
+    let openings = changes.iter().filter(|change| change.to == "open").count();
+    summary.breaker_opened = u32::try_from(openings).unwrap_or(u32::MAX);
+    let open = changes.windows(2).filter(|pair| pair[0].to == "open");
+    summary.breaker_shortest_open_ms =
+        open.map(|pair| pair[1].at_ms.saturating_sub(pair[0].at_ms)).min();
 }
 
 /// How an order is decided when it is.

@@ -58,6 +58,8 @@ pub struct Timeline {
     pub shots: Vec<Shot>,
     /// What was seen, every 50 ms.
     pub samples: Vec<Sample>,
+    /// What the breaker was, by its own book; empty where it has none, or was lost with a worker.
+    pub breaker: Vec<Stretch>,
     /// From when to when the external service misbehaved.
     pub fault: (Duration, Duration),
     /// When all was over.
