@@ -22,12 +22,12 @@ const ROLES: [&str; 9] = [
 const FIVE: &[&str] = &["registration", "events", "messages", "dispatcher", "prefill", "together"];
 
 /// What somebody might do, the subject that it takes, and who may.
-const PUBLISH: [(&str, &str, &[&str]); 47] = [
+const PUBLISH: [(&str, &str, &[&str]); 50] = [
     ("delete a log", "$JS.API.STREAM.DELETE.events-directory", &[]),
     ("empty a log", "$JS.API.STREAM.PURGE.events-directory", &[]),
     ("remove an event", "$JS.API.STREAM.MSG.DELETE.events-directory", &[]),
     ("change a log", "$JS.API.STREAM.UPDATE.events-directory", &[]),
-    ("make a log", "$JS.API.STREAM.CREATE.events-directory", &["events", "together"]),
+    ("make a log", "$JS.API.STREAM.CREATE.events-directory", &["events", "together", "bridge"]),
     ("make a log that was not named", "$JS.API.STREAM.CREATE.events-others", &[]),
     ("copy a log away", "$JS.API.STREAM.SNAPSHOT.events-directory", &[]),
     ("put a log back", "$JS.API.STREAM.RESTORE.events-directory", &[]),
@@ -86,13 +86,12 @@ const PUBLISH: [(&str, &str, &[&str]); 47] = [
     (
         "take a task",
         "$JS.API.CONSUMER.MSG.NEXT.lockgate-tasks.prefill-workers",
-        &["prefill", "together", "operator"],
+        &["prefill", "together"],
     ),
-    (
-        "settle a task",
-        "$JS.ACK.lockgate-tasks.prefill-workers.1.1.1.1.1",
-        &["prefill", "together", "operator"],
-    ),
+    ("settle a task", "$JS.ACK.lockgate-tasks.prefill-workers.1.1.1.1.1", &["prefill", "together"]),
+    ("ask for a Job", "lockgate.tasks.kubernetes", &["registration", "dispatcher", "together"]),
+    ("launch a Job", "$JS.API.CONSUMER.MSG.NEXT.lockgate-tasks.operator", &["operator"]),
+    ("park what cannot be carried", "bridge.directory.route.begin", &["bridge"]),
     (
         "take a report",
         "$JS.API.CONSUMER.MSG.NEXT.lockgate-tasks.registration",
