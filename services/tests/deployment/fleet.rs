@@ -1,8 +1,9 @@
 //! The roles as processes, each with the credentials of its own user.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,14 +15,13 @@ use super::servers::{LIMIT, REALM, Servers};
 /// Processes by name, each with a port.
 pub(crate) struct Fleet {
     folder: TempDir,
-    processes: Vec<Process>,
+    processes: Mutex<BTreeMap<String, Process>>,
     pub(crate) client: reqwest::Client,
 }
 
 struct Process {
-    name: String,
-    port: u16,
-    _child: Child,
+    url: String,
+    child: Child,
 }
 
 impl Fleet {
@@ -38,41 +38,69 @@ impl Fleet {
         assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
         let client =
             reqwest::Client::builder().no_proxy().timeout(LIMIT).build().expect("a client");
-        let mut fleet = Self { folder, processes: Vec::new(), client };
+        let fleet = Self { folder, processes: Mutex::default(), client };
         for (name, role) in roles {
-            fleet.launch(servers, copies, name, role);
             // The first makes the key that signs tokens, which no other user may.
-            fleet.wait_ready(name).await;
+            let process = fleet.launch(servers, copies, role).await;
+            fleet.processes().insert((*name).to_owned(), process);
         }
         fleet
     }
 
-    fn launch(&mut self, servers: &Servers, copies: &str, name: &str, role: &str) {
+    /// Starts another process of a role and, when that is ready, sends callers to it and tells the
+    /// old one to end. How the old one ends is left to be awaited.
+    pub(crate) async fn replace(
+        &self,
+        servers: &Servers,
+        copies: &str,
+        role: &str,
+    ) -> impl Future<Output = ExitStatus> + use<> {
+        let new = self.launch(servers, copies, role).await;
+        let old = self.processes().insert(role.to_owned(), new);
+        let mut old = old.expect("it was started").child;
+        let pid = old.id().expect("it runs").to_string();
+        let told = Command::new("kill").args(["-TERM", &pid]).status().await;
+        assert!(told.expect("kill runs").success());
+        async move { old.wait().await.expect("it ends") }
+    }
+
+    async fn launch(&self, servers: &Servers, copies: &str, role: &str) -> Process {
         let port = bus::testkit::free_port().expect("a free port");
-        let log = fs::File::create(self.log_of(name)).expect("a log");
+        let log = fs::File::create(self.folder.path().join(format!("{role}-{port}.log")));
         let child = lockgate(&["run", role, "--listen", &format!("127.0.0.1:{port}")])
             .args(["--replicas", copies, "--realms", REALM])
             .args(servers.arguments(role))
             .env("LOCKGATE_LOG", "info,async_nats=warn")
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(log.expect("a log"))
             .kill_on_drop(true)
             .spawn()
             .expect("lockgate starts");
-        self.processes.push(Process { name: name.to_owned(), port, _child: child });
-    }
-
-    async fn wait_ready(&self, name: &str) {
-        let (url, started) = (format!("{}/readyz", self.url(name)), Instant::now());
+        let process = Process { url: format!("http://127.0.0.1:{port}"), child };
+        let (url, started) = (format!("{}/readyz", process.url), Instant::now());
         while !self.client.get(&url).send().await.is_ok_and(|a| a.status().is_success()) {
-            assert!(started.elapsed() < LIMIT, "{name} is not ready\n{}", self.logs());
+            assert!(started.elapsed() < LIMIT, "{role} is not ready\n{}", self.logs());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        process
+    }
+
+    fn processes(&self) -> MutexGuard<'_, BTreeMap<String, Process>> {
+        self.processes.lock().expect("processes")
     }
 
     pub(crate) fn url(&self, name: &str) -> String {
-        let process = self.processes.iter().find(|process| process.name == name);
-        format!("http://127.0.0.1:{}", process.expect("it was started").port)
+        self.processes().get(name).expect("it was started").url.clone()
+    }
+
+    /// Sends an event; the status, or 0 when there is no connection.
+    pub(crate) async fn publish(&self, event: &Value) -> u16 {
+        let request = self
+            .client
+            .post(format!("{}/v1/events", self.url("events")))
+            .header("content-type", "application/cloudevents+json")
+            .body(event.to_string());
+        request.send().await.map_or(0, |answer| answer.status().as_u16())
     }
 
     /// The status (0 when there is no connection) and the JSON of an answer.
@@ -95,17 +123,14 @@ impl Fleet {
         read(self.client.delete(format!("{}{path}", self.url(name)))).await
     }
 
-    /// What the processes wrote.
+    /// What the processes wrote, those that have ended as well.
     pub(crate) fn logs(&self) -> String {
-        let text = |process: &Process| {
-            let log = fs::read_to_string(self.log_of(&process.name)).unwrap_or_default();
-            format!("--- {}\n{log}", process.name)
-        };
-        self.processes.iter().map(text).collect()
-    }
-
-    fn log_of(&self, name: &str) -> PathBuf {
-        self.folder.path().join(format!("{name}.log"))
+        let files = fs::read_dir(self.folder.path()).expect("the logs").flatten();
+        let text = files.map(|file| {
+            let log = fs::read_to_string(file.path()).unwrap_or_default();
+            format!("--- {}\n{log}", file.path().display())
+        });
+        text.collect()
     }
 }
 

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod fleet;
+mod monitoring;
 mod rights;
+mod rolling;
 mod servers;
 mod story;
 

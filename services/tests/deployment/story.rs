@@ -33,16 +33,8 @@ async fn publish(fleet: &Fleet, key: u64, change: u64) {
         "type": "directory.user", "subject": format!("k{key}"), "data": change,
     });
     let started = Instant::now();
-    loop {
-        let sent = fleet
-            .client
-            .post(format!("{}/v1/events", fleet.url("events")))
-            .header("content-type", "application/cloudevents+json")
-            .body(event.to_string());
-        match sent.send().await.map(|answer| answer.status().as_u16()) {
-            Ok(200..=202) => return,
-            other => assert!(started.elapsed() < LIMIT, "{other:?}\n{}", fleet.logs()),
-        }
+    while !(200..300).contains(&fleet.publish(&event).await) {
+        assert!(started.elapsed() < LIMIT, "it is not taken\n{}", fleet.logs());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
