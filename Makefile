@@ -57,7 +57,7 @@ deny: ## Licences, banned crates and sources of every dependency
 	cargo deny --all-features check licenses bans sources
 
 .PHONY: chart
-chart: ## The Helm chart: lint, and what it renders against deploy/chart/golden
+chart: tools ## The Helm chart: lint, and what it renders against deploy/chart/golden
 	@deploy/scripts/chart.sh
 
 .PHONY: image

@@ -26,7 +26,11 @@ import re
 import subprocess
 import sys
 import tempfile
-import tomllib
+
+try:
+    import tomllib
+except ImportError:
+    sys.exit("error: this Python is too old: 3.11 or newer is needed")
 
 HERE = pathlib.Path(__file__).resolve().parent
 API = "$JS.API"
@@ -284,13 +288,15 @@ def main():
     given.out.mkdir(parents=True, exist_ok=True)
     os.chmod(given.out, 0o700)
     authority(given.out, 10 * 365)
+    names = []
     for node in given.node or NODES:
         name, _, hosts = node.partition("=")
         if not hosts:
             fail(f"--node {node}: write NAME=HOST,HOST")
         certificate(given.out, name, hosts.split(","), given.days)
+        names.append(name)
     accounts(given.out, realms)
-    print(f"{given.out}: an authority, {len(given.node or NODES)} servers, a user for each role, realms {', '.join(realms)}")
+    print(f"{given.out}: servers {', '.join(names)}; a user for each role; realms {', '.join(realms)}")
 
 
 if __name__ == "__main__":

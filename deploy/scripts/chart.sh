@@ -3,6 +3,8 @@
 # deploy/chart/golden. `chart.sh update` writes the golden files anew, to be read before they are
 # committed.
 #
+# The rendered manifests are looked through by manifests.py, and NATS's configuration by nats-server.
+#
 # Helm is the one on PATH, or is built of its Go module into $LOCKGATE_TOOLS, once (some minutes).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -53,6 +55,9 @@ for values in "$chart"/values/*.yaml; do
 done
 [ "$differs" = 0 ] || fail "the chart renders something else than its golden files" \
     "if that is meant: deploy/scripts/chart.sh update, and read the difference"
+
+LOCKGATE_NATS_SERVER=${LOCKGATE_NATS_SERVER:-$tools/bin/nats-server} \
+    "$tools/python/bin/python" deploy/scripts/manifests.py "$chart"/golden/*.yaml
 
 # What must not be installed is refused, and says why.
 refused() { # WHY ARGUMENTS
