@@ -105,7 +105,7 @@ def system(programs, roots):
     return layer
 
 
-def make(out, tag, programs, roots):
+def make(out, tag, programs, roots, plain):
     archive, layers, diffs = Archive(), [], []
     top = Layer()
     for program in programs:
@@ -113,8 +113,10 @@ def make(out, tag, programs, roots):
     for layer in (system(programs, roots), top):
         tar = layer.tar()
         diffs.append("sha256:" + hashlib.sha256(tar).hexdigest())
-        packed = gzip.compress(tar, compresslevel=6, mtime=0)
-        layers.append(archive.blob(packed, "application/vnd.oci.image.layer.v1.tar+gzip"))
+        kind = "application/vnd.oci.image.layer.v1.tar"
+        if not plain:
+            tar, kind = gzip.compress(tar, compresslevel=6, mtime=0), kind + "+gzip"
+        layers.append(archive.blob(tar, kind))
     architecture = ARCHITECTURE.get(platform.machine())
     if architecture is None:
         fail(f"images for {platform.machine()} are not made here")
@@ -156,6 +158,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="the archive")
     parser.add_argument("--tag", default="lockgate:dev", metavar="NAME:TAG", help="the image's name")
     parser.add_argument("--roots", default=ROOTS, metavar="FILE", help="the authorities to trust, as PEM")
+    parser.add_argument("--plain", action="store_true", help="without compression: made faster, and larger")
     parser.add_argument("programs", nargs="+", metavar="PROGRAM", help="the first is the entrypoint")
     given = parser.parse_args()
     if ":" not in given.tag:
@@ -164,7 +167,7 @@ def main():
         if not os.access(program, os.X_OK):
             fail(f"{program} is no program: build it first")
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    digest = make(given.out, given.tag, given.programs, given.roots)
+    digest = make(given.out, given.tag, given.programs, given.roots, given.plain)
     print(f"{given.out}: {given.tag} {digest}, {given.out.stat().st_size >> 20} MiB")
 
 

@@ -16,6 +16,8 @@ use super::servers::{LIMIT, Servers};
 const SECRET: &str = "a-secret-of-the-test-that-is-long-enough";
 const ROLES: [&str; 5] = ["registration", "events", "messages", "dispatcher", "prefill"];
 const PAUSE: Duration = Duration::from_millis(25);
+/// So many events are published between one restart and the next.
+const BETWEEN: usize = 40;
 /// On an idle machine the latest event is some seconds late, by the wait that the server asks
 /// consumers for before they connect again. On a busy one nothing is decided by time.
 const LATEST: Duration = Duration::from_secs(30);
@@ -104,6 +106,13 @@ async fn a_rolling_restart_loses_nothing_and_repeats_nothing() {
             let old = fleet.replace(&servers, "1", role).await;
             let ended = tokio::time::timeout(LIMIT, old).await.expect("it drains in time");
             assert!(ended.success(), "{role} ended with {ended}\n{}", fleet.logs());
+            // The next one goes when this one has been at work for a while.
+            let count = || sent.lock().expect("sent").len();
+            let (before, started) = (count(), Instant::now());
+            while count() < before + BETWEEN {
+                assert!(started.elapsed() < LIMIT, "{}", fleet.logs());
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         stop.cancel();
     };

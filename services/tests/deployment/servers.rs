@@ -96,11 +96,17 @@ impl Servers {
         self.wait_healthy(node).await;
     }
 
-    /// Has a server read its configuration anew while it runs.
+    /// Has a server read its configuration anew while it runs. On return it has: who connects in
+    /// the very moment is refused.
     pub(crate) async fn reload(&self, node: usize) {
         let pid = self.nodes[node].process.as_ref().expect("it runs").id().to_string();
         let sent = tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await;
         assert!(sent.expect("kill runs").success());
+        let started = Instant::now();
+        while !self.logs().contains("Reloaded server configuration") {
+            assert!(started.elapsed() < LIMIT, "{}", self.logs());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn launch(&mut self, node: usize) {
