@@ -3,7 +3,8 @@
 
 Every pod is fit for the restricted Pod Security level, has a read-only root, requests and a bound on
 memory; what is mounted, selected and referred to within the release is there; nothing reaches beyond
-its namespace; and nats-server takes the configuration that it would get. Needs PyYAML (`make tools`).
+its namespace; what is TOML parses, and nats-server takes the
+configuration that it would get. Needs PyYAML (`make tools`).
 """
 
 import os
@@ -11,6 +12,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import tomllib
 
 import yaml
 
@@ -106,8 +108,14 @@ def check(path, documents):
             for rule in document["rules"]:
                 if "*" in rule["verbs"] + rule["resources"] + rule["apiGroups"] or "secrets" in rule["resources"]:
                     wrong(f"Role {name} may do too much")
-        if kind == "ConfigMap" and "nats.conf" in document["data"]:
-            check_servers(name, document["data"]["nats.conf"], wrong)
+        for file, text in document.get("data", {}).items() if kind == "ConfigMap" else ():
+            if file == "nats.conf":
+                check_servers(name, text, wrong)
+            if file.endswith(".toml"):
+                try:
+                    tomllib.loads(text)
+                except tomllib.TOMLDecodeError as error:
+                    wrong(f"ConfigMap {name}: {file}: {error}")
 
 
 def check_servers(name, text, wrong):
