@@ -56,6 +56,14 @@ deny: ## Licences, banned crates and sources of every dependency
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
 	cargo deny --all-features check licenses bans sources
 
+.PHONY: chart
+chart: tools ## The Helm chart: lint, and what it renders against deploy/chart/golden
+	@deploy/scripts/chart.sh
+
+.PHONY: image
+image: ## The container image as an OCI archive, without a container engine
+	@deploy/scripts/image.sh
+
 .PHONY: nats-up
 nats-up: tools ## Start a NATS server on 127.0.0.1:4222 (data and pid file in target/nats)
 	@deploy/scripts/nats.sh up

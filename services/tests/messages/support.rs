@@ -142,7 +142,7 @@ impl World {
     pub async fn finish_prefill(&mut self, who: &str) -> Kept {
         if self.background.is_empty() {
             let (store, stop) = (self.store.clone(), CancellationToken::new());
-            let reports = registration::run_reports(self.registration.clone(), stop.clone());
+            let reports = registration::run(self.registration.clone(), stop.clone());
             self.background.spawn(reports);
             self.background.spawn(prefill::run(store.clone(), stop.clone()));
             self.background.spawn(dispatcher::run(store, stop));
