@@ -12,7 +12,7 @@ use bus::Bus;
 use bus::testkit::NatsServer;
 use lockgate::model::{CloudEvent, Prefill, SubscriptionName, TopicSet};
 use lockgate::platform::Platform;
-use lockgate::registration::{Registration, Request, run_reports};
+use lockgate::registration::{Registration, Request, run};
 use lockgate::store::{Store, StoreOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ async fn measure(name: &str, bus: &Bus, rows: u64) -> Result<(), Box<dyn Error>>
     let stop = CancellationToken::new();
     let mut roles = JoinSet::new();
     let registration = Registration::new(store.clone());
-    roles.spawn(run_reports(registration.clone(), stop.clone()));
+    roles.spawn(run(registration.clone(), stop.clone()));
     roles.spawn(lockgate::prefill::run(store.clone(), stop.clone()));
     let who = SubscriptionName::new("bench")?;
     let request = Request {
