@@ -4,10 +4,12 @@ mod claim;
 mod fill;
 mod log_reader;
 mod log_source;
+mod one;
 mod retention;
 mod source;
 #[cfg(test)]
 mod tests;
 mod worker;
 
+pub use one::run_one;
 pub use worker::run;
