@@ -131,7 +131,6 @@ impl Cluster {
         match answered(what, self.jobs.create(&PostParams::default(), job)).await {
             Err(fault) if fault.code() == Some(409) => {
                 let there = answered(what, self.jobs.get_opt(&name)).await?;
-                let label = |job: &Job, name| job.labels().get(name).cloned();
                 match there {
                     Some(there)
                         if [MANAGED_BY, QUEUE]
@@ -204,6 +203,13 @@ impl Cluster {
             Err(_) => tracing::warn!(job = job.name_any(), "event not written in time"),
         }
     }
+}
+
+/// Whether both are of the operator's making, for the same queue.
+fn is_same(there: &Job, ours: &Job) -> bool {
+    [MANAGED_BY, QUEUE]
+        .into_iter()
+        .all(|label| there.labels().get(label) == ours.labels().get(label))
 }
 
 async fn answered<T>(

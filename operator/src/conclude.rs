@@ -137,7 +137,8 @@ pub fn conclude(
         (Ending::Failed { reason, message }, outcome) => {
             let said = outcome.and_then(|outcome| outcome.reason);
             let foreign = || words.map(first_line).filter(|line| !line.is_empty());
-            failed(of, own, why(name, reason, message, said.or_else(foreign), deadline))
+            let said = said.or_else(foreign);
+            failed(of, own, why(name, reason.as_str(), message.as_str(), said, deadline))
         }
     }
 }

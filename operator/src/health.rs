@@ -11,7 +11,11 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::connections::Bounded;
 use crate::metrics::Metrics;
+
+/// Probes and a scraper, and some to spare.
+const MAX_CONNECTIONS: usize = 64;
 
 /// How the last look at each queue went. Cheap to clone.
 ///
@@ -48,7 +52,8 @@ struct Shown {
     health: Health,
 }
 
-/// Serves until `stop` is cancelled, and lets requests that are at work finish.
+/// Serves until `stop` is cancelled, and lets requests that are at work finish. At most 64 connections
+/// are open at once.
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
@@ -60,6 +65,7 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(figures))
         .with_state(Shown { metrics, health });
+    let listener = Bounded::new(listener, MAX_CONNECTIONS);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 

@@ -16,6 +16,7 @@
 pub mod cluster;
 pub mod conclude;
 pub mod config;
+mod connections;
 pub mod health;
 pub mod manifest;
 pub mod metrics;

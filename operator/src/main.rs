@@ -17,6 +17,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::connection::Connection;
 
+/// How long a shutdown may take.
+const DRAIN: Duration = Duration::from_secs(10);
+
 const AFTER: &str = "\
 The configuration, in TOML (the pods are in Kubernetes' own words, a PodSpec):
 
@@ -153,7 +156,13 @@ async fn run(options: Options) -> Result<(), Failure> {
         both = &mut all => both,
         asked = asked => {
             asked.map_err(|error| Failure::new(1, error))?;
-            all.await
+            match tokio::time::timeout(DRAIN, all).await {
+                Ok(both) => both,
+                Err(_) => {
+                    tracing::warn!("not drained in time, what is left comes again");
+                    return Ok(());
+                }
+            }
         }
     };
     ended?;

@@ -26,7 +26,7 @@ pub struct Held {
 struct Entry {
     of: Incarnation,
     order: u64,
-    /// One for each message that asks for this prefill: a task may be requested again.
+    /// One for each delivery of its message: the one before may not know yet that its lease is over.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
@@ -57,7 +57,7 @@ impl Held {
         self.changed.notified().await;
     }
 
-    /// Settles every message that asks for this Job: it is done and reported.
+    /// Settles the message that asks for this Job: it is done and reported.
     pub fn settle(&self, job: &str) {
         for waiting in self.lock().remove(job).into_iter().flat_map(|entry| entry.waiting) {
             // One that is gone comes again, and is found done.
@@ -67,16 +67,21 @@ impl Held {
         }
     }
 
-    fn hold(&self, of: Incarnation, order: u64) -> oneshot::Receiver<()> {
+    /// Holds a task until it is settled. `None` where an older message asks for the same prefill and
+    /// is held: that one is enough, it is not settled before the prefill is done.
+    fn hold(&self, of: Incarnation, order: u64) -> Option<oneshot::Receiver<()>> {
         let (done, waiting) = oneshot::channel();
         let mut tasks = self.lock();
         let entry = Entry { of: of.clone(), order, waiting: Vec::new() };
         let entry = tasks.entry(names::prefill_job(&of)).or_insert(entry);
-        entry.order = entry.order.min(order);
+        if entry.order < order && entry.waiting.iter().any(|waiting| !waiting.is_closed()) {
+            return None;
+        }
+        entry.order = order;
         entry.waiting.push(done);
         drop(tasks);
         self.changed.notify_one();
-        waiting
+        Some(waiting)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -122,7 +127,7 @@ async fn handle(
     if !is_pending(records, &of).await? {
         return Ok(Outcome::Ack);
     }
-    let settled = held.hold(of, order);
+    let Some(settled) = held.hold(of, order) else { return Ok(Outcome::Ack) };
     tokio::select! { biased;
         done = settled => Ok(match done {
             Ok(()) => Outcome::Ack,

@@ -111,11 +111,6 @@ impl ControlPlane {
             format!("--cert-dir={}", own("controller-certs")),
             String::from("--bind-address=127.0.0.1"),
             format!("--secure-port={}", free_port().unwrap()),
-            String::from(
-                "--controllers=job,ttl-after-finished,garbage-collector-controller,\
-                          serviceaccount-controller,serviceaccount-token-controller,\
-                          namespace-controller",
-            ),
         ];
         let name = "kube-controller-manager";
         self.controllers = Some(start(&self.servers, self.folder.path(), name, &args));

@@ -60,7 +60,7 @@ async fn permissions_are_those_of_the_role(plane: &ControlPlane) {
 async fn prefills_are_done_and_nothing_is_left(plane: &ControlPlane) {
     let mut place = Place::new(plane, "flow").await;
     let prefill = place.config.prefill.as_mut().unwrap();
-    (prefill.at_once, prefill.job.keep) = (3, HumanDuration(Duration::from_secs(2)));
+    (prefill.at_once, prefill.job.keep) = (3, HumanDuration(Duration::from_secs(15)));
     for number in 0..12 {
         place.ask(&format!("s{number}")).await;
     }
@@ -87,20 +87,24 @@ async fn prefills_are_done_and_nothing_is_left(plane: &ControlPlane) {
 
 async fn every_end_is_reported(plane: &ControlPlane) {
     let mut place = Place::new(plane, "ends").await;
-    let prefill = place.config.prefill.as_mut().unwrap();
-    prefill.job.deadline = HumanDuration(Duration::from_secs(5));
-    prefill.job.retries = 0;
+    place.config.prefill.as_mut().unwrap().job.retries = 0;
     let last_words = JobOutcome::failed("source-stuck: it goes back").to_last_words();
     place.kubelet.play("prefill-final", Play::Exit(64, last_words));
     place.kubelet.play("prefill-again", Play::Exit(1, String::from("panicked at x")));
-    place.kubelet.play("prefill-no-image", Play::Pending);
-    for name in ["final", "again", "no-image"] {
+    for name in ["final", "again"] {
         place.ask(name).await;
     }
     place.operate_until_settled().await;
     let reports = place.reports().await;
     assert_eq!(reports["final"], "prefill failed: source-stuck: it goes back");
     assert!(reports["again"].contains("(BackoffLimitExceeded), at last with: panicked at x"));
+
+    let mut place = Place::new(plane, "deadline").await;
+    place.config.prefill.as_mut().unwrap().job.deadline = HumanDuration(Duration::from_secs(3));
+    place.kubelet.play("prefill-no-image", Play::Pending);
+    place.ask("no-image").await;
+    place.operate_until_settled().await;
+    let reports = place.reports().await;
     assert!(
         reports["no-image"].starts_with("prefill failed: job-deadline-exceeded: Job prefill-no")
     );
