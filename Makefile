@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 export LOCKGATE_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockgate/tools
 export LOCKGATE_NATS_SERVER ?= $(LOCKGATE_TOOLS)/bin/nats-server
 export LOCKGATE_KAFKA ?= $(LOCKGATE_TOOLS)/kafka
+export LOCKGATE_KUBE ?= $(LOCKGATE_TOOLS)/kube
 export LOCKGATE_PYTHON ?= $(LOCKGATE_TOOLS)/python/bin/python
 
 .PHONY: help
@@ -25,6 +26,11 @@ test: tools lint ## Everything CI runs: format, lints, each feature alone, tests
 .PHONY: test-long
 test-long: tools ## What is long and random: a thousand seeds of the simulation, forty of real processes
 	LOCKGATE_SEEDS=1000 LOCKGATE_PROCESS_SEEDS=40 cargo test -p lockgate --test handover
+
+.PHONY: test-kube
+test-kube: ## The operator on a real Kubernetes API server, built from its Go modules once
+	@deploy/scripts/kube.sh
+	cargo test -p lockgate-operator --test kube -- --ignored --nocapture
 
 .PHONY: lint
 lint: ## Formatting, and lints as errors; the bus also without features and with each alone

@@ -46,7 +46,7 @@ const SERVICES: Floors = &[
     ("messages", &["prefill", "http", "work", "store", "metrics", "limits", "platform"]),
     ("roles", &["events", "registration", "messages", "dispatcher", "prefill", "http", "store"]),
     ("demo", &["client", "registration", "store", "platform"]),
-    ("cli", &["demo", "roles", "client", "http", "store", "limits", "platform"]),
+    ("cli", &["demo", "roles", "client", "http", "prefill", "store", "limits", "platform"]),
     ("main", &[]),
 ];
 

@@ -34,6 +34,16 @@ impl Failure {
         Self { code: 130, ..Self::new("interrupted") }
     }
 
+    /// With another exit code.
+    pub(crate) fn exits_with(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
+    /// What is printed.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Says where it happened.
     pub(crate) fn at(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message);

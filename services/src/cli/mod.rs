@@ -10,6 +10,7 @@ mod follow;
 mod lines;
 mod logging;
 mod new_event;
+mod prefill_job;
 mod publish;
 mod pull;
 mod raw;
@@ -78,6 +79,7 @@ enum Command {
     Subscriptions(subscriptions::Subscriptions),
     Realms(realms::Realms),
     Topology(topology::Topology),
+    PrefillJob(prefill_job::PrefillJob),
 }
 
 /// `lockgate run`
@@ -97,12 +99,12 @@ pub fn main() -> ExitCode {
     let command = cli
         .command
         .unwrap_or_else(|| Command::Run(Run { roles: Role::ALL.to_vec(), serve: cli.serve }));
-    let serves = matches!(command, Command::Run(_));
+    let serves = matches!(command, Command::Run(_) | Command::PrefillJob(_));
     // The client logs each event of a connection that the bus logs too, but for the new one.
     cli.log.start(if serves { LOGGED } else { "warn" });
     install_tls();
     let mut runtime = match command {
-        Command::Run(_) | Command::Demo(_) | Command::Experiment(_) => {
+        Command::Run(_) | Command::Demo(_) | Command::Experiment(_) | Command::PrefillJob(_) => {
             tokio::runtime::Builder::new_multi_thread()
         }
         _ => tokio::runtime::Builder::new_current_thread(),
@@ -129,6 +131,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Subscriptions(subscriptions) => subscriptions.run().await,
         Command::Realms(realms) => realms.run().await,
         Command::Topology(topology) => topology.run().await,
+        Command::PrefillJob(job) => until_asked(|stop| job.run(stop)).await,
     }
 }
 

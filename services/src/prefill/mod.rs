@@ -4,6 +4,7 @@ mod claim;
 mod fill;
 mod log_reader;
 mod log_source;
+mod one;
 mod retention;
 mod source;
 #[cfg(test)]
@@ -11,5 +12,6 @@ mod tests;
 mod worker;
 
 pub(crate) use log_source::LogSource;
+pub use one::run_one;
 pub(crate) use source::{Page, Source, SourceError};
 pub use worker::run;

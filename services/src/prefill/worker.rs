@@ -55,7 +55,34 @@ pub(super) struct Worker {
     pub(super) stop: CancellationToken,
 }
 
-/// What came of a try. An error instead means that it may be tried again.
+/// What a worker did about a task. An error instead means that it may be tried again.
+#[derive(Debug)]
+pub(super) enum Handled {
+    /// The prefill has ended, and this says how; it is durable.
+    Reported(Report),
+    /// Nobody waits for it.
+    Unneeded,
+    /// The record cannot be read: it would be so the next time.
+    Unreadable(String),
+    /// Another worker is at it: to be tried again after this.
+    Busy(Duration),
+    /// This process was told to stop; the cursor says how far it came.
+    Stopped,
+}
+
+impl From<Handled> for Outcome {
+    fn from(handled: Handled) -> Self {
+        match handled {
+            Handled::Reported(_) | Handled::Unneeded => Self::Ack,
+            // When it is mended the dispatcher asks again.
+            Handled::Unreadable(why) => Self::Reject(why),
+            Handled::Busy(pause) => Self::Retry(pause),
+            Handled::Stopped => Self::Retry(Duration::ZERO),
+        }
+    }
+}
+
+/// What came of a try.
 enum Done {
     Complete(Manifest),
     Failed(String),
@@ -67,17 +94,21 @@ impl Worker {
     /// A task that does not parse was rejected before: it would be none the next time either, and
     /// the dispatcher requests what is really pending.
     pub(super) async fn handle(&self, of: Incarnation) -> Result<Outcome, FillError> {
-        let subscription = match self.pending(&of).await {
+        self.attempt(&of).await.map(Outcome::from)
+    }
+
+    /// One try at a prefill, from where the last one stopped.
+    pub(super) async fn attempt(&self, of: &Incarnation) -> Result<Handled, FillError> {
+        let subscription = match self.pending(of).await {
             Ok(Some(subscription)) => subscription,
-            Ok(None) => return Ok(Outcome::Ack),
-            // The next look would find the same. When it is mended the dispatcher asks again.
+            Ok(None) => return Ok(Handled::Unneeded),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                return Ok(Outcome::Reject(error.to_string()));
+                return Ok(Handled::Unreadable(error.to_string()));
             }
             Err(error) => return Err(error.into()),
         };
-        let Some(claim) = Claim::take(&self.store, &of).await? else {
-            return Ok(Outcome::Retry(BUSY_PAUSE));
+        let Some(claim) = Claim::take(&self.store, of).await? else {
+            return Ok(Handled::Busy(BUSY_PAUSE));
         };
         self.work(&subscription, claim).await
     }
@@ -93,7 +124,7 @@ impl Worker {
         &self,
         subscription: &Subscription,
         mut claim: Claim,
-    ) -> Result<Outcome, FillError> {
+    ) -> Result<Handled, FillError> {
         let of = &subscription.incarnation;
         if claim.cursor.attempts > MAX_ATTEMPTS {
             // None of them lived to say why.
@@ -107,7 +138,7 @@ impl Worker {
             filled = self.fill(subscription, &mut claim) => Some(filled),
         };
         match filled {
-            None => Ok(Outcome::Retry(BUSY_PAUSE)),
+            None => Ok(Handled::Busy(BUSY_PAUSE)),
             Some(Ok(Filled::Complete(manifest))) => {
                 let ended = self.end(subscription, Done::Complete(manifest), claim).await;
                 self.store.platform.metrics.prefill_took(began.elapsed());
@@ -115,12 +146,12 @@ impl Worker {
             }
             Some(Ok(Filled::Stopped)) => {
                 claim.hand_over().await;
-                Ok(Outcome::Retry(Duration::ZERO))
+                Ok(Handled::Stopped)
             }
             Some(Err(FillError::Bus(error))) if error.is_conflict() => {
                 claim.release().await;
                 self.forget_if_deleted(of).await?;
-                Ok(Outcome::Retry(BUSY_PAUSE))
+                Ok(Handled::Busy(BUSY_PAUSE))
             }
             Some(Err(error)) => match final_reason(&error, claim.cursor.attempts) {
                 Some(reason) => self.end(subscription, Done::Failed(reason), claim).await,
@@ -147,7 +178,7 @@ impl Worker {
         subscription: &Subscription,
         done: Done,
         claim: Claim,
-    ) -> Result<Outcome, FillError> {
+    ) -> Result<Handled, FillError> {
         let changed = self.changed_history(subscription).await;
         match changed {
             Ok(changed) => {
@@ -176,7 +207,7 @@ impl Worker {
         of: &Incarnation,
         done: Done,
         claim: Claim,
-    ) -> Result<Outcome, FillError> {
+    ) -> Result<Handled, FillError> {
         let report = match done {
             Done::Complete(manifest) => {
                 tracing::info!(prefill = %of, rows = manifest.rows, "prefill complete");
@@ -202,7 +233,7 @@ impl Worker {
         }
         claim.finish().await;
         self.store.platform.metrics.prefill_ended(outcome);
-        Ok(Outcome::Ack)
+        Ok(Handled::Reported(report))
     }
 
     /// The cursor moved under us. If it is gone because the subscription is, rows written since

@@ -6,6 +6,7 @@ mod commands;
 mod configuration;
 mod folder;
 mod outage;
+mod prefill_job;
 mod realms;
 mod shutdown;
 mod support;

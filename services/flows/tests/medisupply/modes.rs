@@ -40,7 +40,8 @@ async fn down() {
 
     let page = html(&plan, &findings);
     fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("medisupply-down.html"), &page).unwrap();
-    for part in ["promise", "open from", "half-open from", "Circuit breaker", "class='parked line'"] {
+    for part in ["promise", "open from", "half-open from", "Circuit breaker", "class='parked line'"]
+    {
         assert!(page.contains(part), "{part} is not on the page");
     }
     for outside in ["http:", "https:", "<script", "url(", "@import", "NaN"] {
