@@ -5,6 +5,7 @@ mod dead_letters;
 mod delivery;
 mod demo;
 mod failure;
+mod flow;
 mod follow;
 mod lines;
 mod logging;
@@ -71,6 +72,7 @@ enum Command {
     /// state after a newer one. Exits with 0 if every promise was kept. Its realm and subscription
     /// have names that nothing else has, and are removed at the end, also when it is interrupted.
     Demo(demo::Demo),
+    Flow(flow::Flow),
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Subscriptions(subscriptions::Subscriptions),
@@ -100,7 +102,9 @@ pub fn main() -> ExitCode {
     cli.log.start(if serves { LOGGED } else { "warn" });
     install_tls();
     let mut runtime = match command {
-        Command::Run(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Run(_) | Command::Demo(_) | Command::Flow(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let outcome = match runtime.enable_all().build() {
@@ -119,6 +123,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             until_asked(|stop| run_roles(roles, serve, stop)).await
         }
         Command::Demo(demo) => until_asked(|stop| demo.run(stop)).await,
+        Command::Flow(flow) => until_asked(|stop| flow.run(stop)).await,
         Command::Publish(publish) => publish.run().await,
         Command::Subscribe(subscribe) => until_asked(|stop| subscribe.run(stop)).await,
         Command::Subscriptions(subscriptions) => subscriptions.run().await,
