@@ -9,7 +9,9 @@ mod flow;
 mod run;
 mod settings;
 
+pub mod http;
 pub mod medicine;
+pub mod profile;
 
 pub use counters::{Counter, Counters, Gauge, Reading};
 pub use flow::{Context, Failure, Flow, Launch, Role, Tell};
@@ -17,14 +19,11 @@ pub use run::run;
 pub use settings::{Kind, Setting, Settings};
 
 /// Every flow.
-pub const FLOWS: &[&Flow] = &[
-    &medicine::FLOW, //
-];
+pub const FLOWS: &[&Flow] = &[&medicine::FLOW, &profile::FLOW];
 
 /// What can be set of a flow, where anything can.
-const SETTINGS: &[(&str, &[&Setting])] = &[
-    ("medicine", medicine::SETTINGS), //
-];
+const SETTINGS: &[(&str, &[&Setting])] =
+    &[("medicine", medicine::SETTINGS), ("profile", profile::SETTINGS)];
 
 impl Flow {
     /// The flow of this name.
