@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::maker::{self, Ended};
 use super::plot;
 use super::scaling::{History, Phase, Sample, to_start};
-use super::{MAKERS, ORDERS, PLOT, POLL, SCALE};
+use super::{MAKERS, ORDERS, PLOT, POLL, SCALE, consumer};
 use crate::flow::{Context, Failure, Launch};
 
 /// As many at once where nothing else is said.
@@ -27,7 +27,6 @@ struct Run {
     /// Since the last sample.
     now: Sample,
     failures: u32,
-    had_patients: bool,
 }
 
 /// Starts makers until the shutdown, or until the patients of this process are done and everything
@@ -37,6 +36,12 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
     // Asked to scale it starts processes, where they can reach the bus.
     let apart = context.launch.clone().filter(|_| most > 0);
     let most = if most > 0 { most } else { MOST };
+    // Makers of this process share one member of a Kafka group, for as long as somebody holds it:
+    // otherwise each of them would join, and leave.
+    let _held = match apart {
+        Some(_) => None,
+        None => Some(consumer(&context.bus).open().await?),
+    };
     let every = context.settings.time(&POLL)?.max(Duration::from_millis(10));
     let (backlog_shown, makers_shown) = (context.gauge("backlog"), context.gauge("makers"));
     let (began, mut run, mut makers) = (Instant::now(), Run::default(), JoinSet::new());
@@ -51,6 +56,8 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
             }
             _ = ticks.tick() => {}
         }
+        // Asked before the backlog, so that the last order of the last patient is in it.
+        let patients = patients(&context);
         let backlog = match backlog(&context.bus).await {
             Ok(backlog) => backlog,
             Err(error) if error.is_retryable() => {
@@ -64,18 +71,9 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
         }
         backlog_shown.set(backlog);
         makers_shown.set(makers.len() as u64);
-        let patients = context.gauge("patients").get();
-        run.sample(
-            &context,
-            Sample {
-                at: began.elapsed(),
-                patients,
-                backlog,
-                makers: makers.len() as u64,
-                ..run.now
-            },
-        );
-        if run.had_patients && patients == 0 && backlog == 0 && makers.is_empty() {
+        let makers_now = makers.len() as u64;
+        run.sample(&context, began.elapsed(), patients.unwrap_or_default(), backlog, makers_now);
+        if patients == Some(0) && backlog == 0 && makers.is_empty() {
             break;
         }
     }
@@ -84,7 +82,14 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
         run.ended(&context, apart.is_some(), ended?)?;
     }
     makers_shown.set(0);
+    run.sample(&context, began.elapsed(), 0, backlog_shown.get(), 0);
     run.finish(&context)
+}
+
+/// Patients of this process who order; `None` where there are none to wait for, or not yet.
+fn patients(context: &Context) -> Option<u64> {
+    let have_begun = context.runs("patient") && context.counter("orders").get() > 0;
+    have_begun.then(|| context.gauge("patients").get())
 }
 
 /// Orders that are not made, those at work included.
@@ -163,16 +168,22 @@ impl Run {
         Ok(())
     }
 
-    fn sample(&mut self, context: &Context, sample: Sample) {
-        self.now = Sample::default();
-        self.had_patients |= sample.patients > 0;
+    fn sample(
+        &mut self,
+        context: &Context,
+        at: Duration,
+        patients: u64,
+        backlog: u64,
+        makers: u64,
+    ) {
+        let sample = Sample { at, patients, backlog, makers, ..std::mem::take(&mut self.now) };
         self.history.add(sample);
         match &mut self.phase {
-            Some(phase) if phase.patients() == sample.patients => phase.add(sample),
+            // What the last patients ordered is made after they are gone.
+            Some(phase) if patients == 0 || phase.patients() == patients => phase.add(sample),
             phase => {
                 tell_phase(context, phase.take());
-                // Before the first order and after the last there is nothing to tell of.
-                *phase = (sample.patients > 0).then(|| Phase::from(sample));
+                *phase = (patients > 0).then(|| Phase::from(sample));
             }
         }
     }

@@ -200,3 +200,30 @@ fn recognised(bus: &Bus, message: Message, id: String) -> Message {
         _ => message.id(id),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What deploys makers names what they take, as it is named here.
+    #[test]
+    fn the_scaled_jobs_watch_what_makers_take() {
+        let jetstream = include_str!("../../../../deploy/keda/medicine-jetstream.yaml");
+        let kafka = include_str!("../../../../deploy/keda/medicine-kafka.yaml");
+        let lines = |text: &str| {
+            let trimmed = text.lines().map(|line| line.trim().to_owned());
+            trimmed.collect::<std::collections::BTreeSet<_>>()
+        };
+        let (jetstream, kafka) = (lines(jetstream), lines(kafka));
+        for line in [format!("stream: {ORDERS}"), format!("consumer: {MAKERS}")] {
+            assert!(jetstream.contains(&line), "{line}");
+        }
+        for line in [
+            format!("topic: {ORDERS}"),
+            format!("consumerGroup: {ORDERS}.{MAKERS}"),
+            format!("maxReplicaCount: {PARTITIONS}"),
+        ] {
+            assert!(kafka.contains(&line), "{line}");
+        }
+    }
+}
