@@ -20,7 +20,7 @@ fn counted(tabs: Vec<TabItem>) -> BTreeMap<String, BTreeMap<u32, u32>> {
 }
 
 /// Makers end after one order each, whether it can be made or not.
-async fn each_maker_takes_one_order(world: World) {
+async fn each_maker_takes_one_order(world: &World) {
     let (context, _) = world.context(&[]);
     (FLOW.prepare)(context).await.unwrap();
     let orders = world.bus.stream(ORDERS).await.unwrap();
@@ -68,7 +68,7 @@ async fn each_maker_takes_one_order(world: World) {
 }
 
 /// Patients and makers together: everything that is ordered is made once, and then they end.
-async fn what_is_ordered_is_made(world: World) {
+async fn what_is_ordered_is_made(world: &World) {
     let (context, told) =
         world.context(&[(&ORDER_COUNT, "6"), (&EVERY, "100ms"), (&POLL, "200ms")]);
     let counters = context.counters.clone();
@@ -145,10 +145,9 @@ macro_rules! on_every_bus {
             async fn $scenario() {
                 let _one_of_a_topic = super::ONE_AT_A_TIME.lock().await;
                 let world = crate::support::World::$bus().await;
-                let bus = world.bus.clone();
-                super::$scenario(world).await;
+                super::$scenario(&world).await;
                 for stream in [super::ORDERS, super::DELIVERIES, super::PARKED] {
-                    bus.delete_stream(stream).await.unwrap();
+                    world.bus.delete_stream(stream).await.unwrap();
                 }
             })+
         }

@@ -44,7 +44,7 @@ async fn end(
 
 /// The document's two updates the wrong way round, before and after a restart, and one that nobody
 /// can read.
-async fn the_later_update_wins_whichever_comes_first(world: World) {
+async fn the_later_update_wins_whichever_comes_first(world: &World) {
     let (context, _) = world.context(&FREE);
     (FLOW.prepare)(context.clone()).await.unwrap();
     let updates = world.bus.stream(UPDATES).await.unwrap();
@@ -75,15 +75,16 @@ async fn the_later_update_wins_whichever_comes_first(world: World) {
     end(&context, running).await;
 
     // A replica whose rows are lost makes them of the history.
-    let fresh = World { state: Bus::connect("embedded:").await.unwrap(), ..world };
-    let (context, _) = fresh.context(&FREE);
+    let state = Bus::connect("embedded:").await.unwrap();
+    let (context, _) = world.context(&FREE);
+    let context = Context { state: state.clone(), ..context };
     let running = start(&FLOW, &["replica"], &context);
-    assert_eq!(row(&fresh.state, "1", |row| row.profile.is_pregnant).await, stands);
+    assert_eq!(row(&state, "1", |row| row.profile.is_pregnant).await, stands);
     end(&context, running).await;
 }
 
 /// With curl's eyes: what is posted is answered, and shows at the replica.
-async fn what_is_posted_shows_at_the_replica(world: World) {
+async fn what_is_posted_shows_at_the_replica(world: &World) {
     let client = client();
     let (api, told) = world.context(&FREE);
     let api_runs = start(&FLOW, &["api"], &api);
@@ -135,10 +136,9 @@ macro_rules! on_every_bus {
             async fn $scenario() {
                 let _one_of_a_topic = super::ONE_AT_A_TIME.lock().await;
                 let world = crate::support::World::$bus().await;
-                let bus = world.bus.clone();
-                super::$scenario(world).await;
+                super::$scenario(&world).await;
                 for stream in [super::UPDATES, super::PARKED] {
-                    bus.delete_stream(stream).await.unwrap();
+                    world.bus.delete_stream(stream).await.unwrap();
                 }
             })+
         }

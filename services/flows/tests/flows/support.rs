@@ -24,8 +24,8 @@ static BROKER: tokio::sync::Mutex<Weak<KafkaBroker>> = tokio::sync::Mutex::const
 pub(crate) struct World {
     pub(crate) bus: Bus,
     pub(crate) state: Bus,
-    pub(crate) _nats: Option<NatsServer>,
-    pub(crate) _kafka: Option<Arc<KafkaBroker>>,
+    _nats: Option<NatsServer>,
+    _kafka: Option<Arc<KafkaBroker>>,
 }
 
 impl World {
