@@ -137,6 +137,23 @@ went on with two
 ",
 );
 
+const MEDICINE: (&str, &str) = (
+    env!("CARGO_BIN_EXE_13_medicine"),
+    "\
+2 orders are made, 33 tabs delivered
+parked: 31 tabs: an order is of 1 to 30
+",
+);
+
+const PROFILE: (&str, &str) = (
+    env!("CARGO_BIN_EXE_14_profile"),
+    "\
+John is pregnant: true
+since 2006-01-02T05:00:00.500000000Z
+parked: UpdatedAt: \"three o'clock\" is no time such as 2023-08-14T01:11:45.105211+10:00
+",
+);
+
 const ORDERS: (&str, &str) = (
     env!("CARGO_BIN_EXE_15_orders"),
     "\
@@ -249,6 +266,8 @@ examples! {
     order_per_key: ORDER_PER_KEY;
     dead_letters: DEAD_LETTERS;
     observe: OBSERVE;
+    medicine: MEDICINE;
+    profile: PROFILE;
     orders: ORDERS;
 }
 

@@ -16,7 +16,6 @@ use lockgate_flows::orders::{Settings, Sinks, prepare_with};
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -25,8 +24,8 @@ async fn main() -> Result<(), Failure> {
         Support::Unsupported => Bus::connect("embedded:").await?,
         _ => bus.clone(),
     };
-    let (listen, shutdown) = (Ipv4Addr::LOCALHOST.into(), CancellationToken::new());
-    let context = Context { bus, state, listen, shutdown: shutdown.clone() };
+    let context = Context::new(bus, state);
+    let shutdown = context.shutdown.clone();
     let settings = Settings {
         ordering_port: free_port()?,
         payment_port: free_port()?,

@@ -6,6 +6,7 @@ mod delivery;
 mod demo;
 mod experiment;
 mod failure;
+mod flow;
 mod follow;
 mod lines;
 mod logging;
@@ -74,6 +75,7 @@ enum Command {
     /// have names that nothing else has, and are removed at the end, also when it is interrupted.
     Demo(demo::Demo),
     Experiment(experiment::Experiment),
+    Flow(flow::Flow),
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Subscriptions(subscriptions::Subscriptions),
@@ -104,9 +106,11 @@ pub fn main() -> ExitCode {
     cli.log.start(if serves { LOGGED } else { "warn" });
     install_tls();
     let mut runtime = match command {
-        Command::Run(_) | Command::Demo(_) | Command::Experiment(_) | Command::PrefillJob(_) => {
-            tokio::runtime::Builder::new_multi_thread()
-        }
+        Command::Run(_)
+        | Command::Demo(_)
+        | Command::Experiment(_)
+        | Command::Flow(_)
+        | Command::PrefillJob(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let outcome = match runtime.enable_all().build() {
@@ -126,6 +130,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Demo(demo) => until_asked(|stop| demo.run(stop)).await,
         Command::Experiment(experiment) => until_asked(|stop| experiment.run(stop)).await,
+        Command::Flow(flow) => until_asked(|stop| flow.run(stop)).await,
         Command::Publish(publish) => publish.run().await,
         Command::Subscribe(subscribe) => until_asked(|stop| subscribe.run(stop)).await,
         Command::Subscriptions(subscriptions) => subscriptions.run().await,

@@ -18,12 +18,7 @@ const AFTER: Duration = Duration::from_secs(60);
 
 async fn shop() -> Bus {
     let bus = Bus::with_driver(Arc::new(Embedded::new()));
-    let context = Context {
-        bus: bus.clone(),
-        state: bus.clone(),
-        listen: std::net::Ipv4Addr::LOCALHOST.into(),
-        shutdown: CancellationToken::new(),
-    };
+    let context = Context::new(bus.clone(), bus.clone());
     prepare_with(&context, &Settings::default()).await.unwrap();
     bus
 }

@@ -84,7 +84,7 @@ impl World {
             };
             let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
             let (bus, state, shutdown) = (bus.clone(), state.clone(), shutdown.clone());
-            let context = Context { bus, state, listen, shutdown };
+            let context = Context { listen, shutdown, ..Context::new(bus, state) };
             prepare_with(&context, &settings).await.unwrap();
             let sinks = Sinks::new(&settings).unwrap();
             setups.push(Setup { context, settings: Arc::new(settings), sinks });
