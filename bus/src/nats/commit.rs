@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::driver::life::Life;
 use crate::driver::unit::{self, Committed, Guarantee};
 use crate::driver::{Unit, UnitInput};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Expect, Message, Receipt};
 use crate::name::StreamName;
 
@@ -33,8 +33,15 @@ const ATTEMPTS: u32 = 20;
 /// What the server says about batches alone: not allowed, incomplete, too many, an id it knows.
 const ABOUT_BATCHES: [u64; 6] = [10174, 10175, 10176, 10177, 10199, 10201];
 
+/// A batch of which the server got the end and not all before it.
+const INCOMPLETE: u64 = 10176;
+
 /// See [`crate::driver::Driver::commit`].
 pub(super) async fn commit(nats: &Nats, unit: &Unit) -> Result<Committed> {
+    if unit.atomic {
+        let receipts = atomic(nats, unit).await?;
+        return Ok(Committed { receipts, guarantee: Guarantee::Exactly });
+    }
     let mut shortest = None;
     for (stream, _) in &unit.outputs {
         let window = nats.publisher.facts().get(&nats.link, stream).await?.duplicate_window;
@@ -108,6 +115,42 @@ fn identified(nats: &Nats, unit: &Unit, life: Option<Life>) -> Unit {
         message.id = Some(given.unwrap_or_else(|| nats.link.unique()));
     }
     unit
+}
+
+/// Stores all of the outputs in one step, or none.
+async fn atomic(nats: &Nats, unit: &Unit) -> Result<Vec<Receipt>> {
+    let Some((stream, _)) = unit.outputs.first() else { return Ok(Vec::new()) };
+    let count = unit.outputs.len();
+    let later = unit.outputs.iter().any(|(_, message)| message.not_before.is_some());
+    let elsewhere = unit.outputs.iter().any(|(to, _)| to != stream);
+    if count > MOST || later || elsewhere || !unit.inputs.is_empty() {
+        return Err(Error::invalid(format!(
+            "{count} messages cannot be one atomic batch: publish at most {MOST} to one stream, \
+             none of them delayed"
+        )));
+    }
+    let doing = || format!("publish {count} messages to stream {stream} in one step");
+    if !nats.publisher.facts().get(&nats.link, stream).await?.atomic {
+        let what = "it takes no atomic batches: declare it on nats-server 2.12 or newer";
+        return Err(Error::new(ErrorKind::Mismatch, format!("{}: {what}", doing())));
+    }
+    let backoff = Backoff::exponential(Duration::from_millis(50)).cap(Duration::from_secs(1));
+    for attempt in 1..=ATTEMPTS {
+        match send(nats, unit).await {
+            Ok(stored) => return stored,
+            Err(Failure::NoResponders) => {
+                if let Some(error) = nats.link.explain(stream, None).await {
+                    return Err(error);
+                }
+            }
+            // A part of it was lost on its way, so that nothing is stored.
+            Err(Failure::Api(code, _)) if code.0 == INCOMPLETE => {}
+            Err(transient) if transient.is_transient() => {}
+            Err(failure) => return Err(failure.into_error(doing())),
+        }
+        tokio::time::sleep(backoff.delay(attempt)).await;
+    }
+    Err(Failure::NoResponders.into_error(doing()))
 }
 
 /// Publishes the outputs as one; `None` where they have to go one by one.
