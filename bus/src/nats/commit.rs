@@ -130,13 +130,14 @@ async fn atomic(nats: &Nats, unit: &Unit) -> Result<Vec<Receipt>> {
         )));
     }
     let doing = || format!("publish {count} messages to stream {stream} in one step");
-    if !nats.publisher.facts().get(&nats.link, stream).await?.atomic {
+    let facts = nats.publisher.facts().get(&nats.link, stream).await?;
+    if !facts.atomic {
         let what = "it takes no atomic batches: declare it on nats-server 2.12 or newer";
         return Err(Error::new(ErrorKind::Mismatch, format!("{}: {what}", doing())));
     }
     let backoff = Backoff::exponential(Duration::from_millis(50)).cap(Duration::from_secs(1));
     for attempt in 1..=ATTEMPTS {
-        match send(nats, unit).await {
+        match send(nats, unit, facts.max_message).await {
             Ok(stored) => return stored,
             Err(Failure::NoResponders) => {
                 if let Some(error) = nats.link.explain(stream, None).await {
@@ -165,7 +166,7 @@ async fn as_batch(nats: &Nats, unit: &Unit) -> Result<Option<Vec<Receipt>>> {
     let backoff = Backoff::exponential(Duration::from_millis(50)).cap(Duration::from_secs(1));
     let doing = || format!("publish {} messages to stream {stream}", unit.outputs.len());
     for attempt in 1..=ATTEMPTS {
-        match send(nats, unit).await {
+        match send(nats, unit, None).await {
             Ok(Ok(receipts)) => return Ok(Some(receipts)),
             Ok(Err(error)) => return Err(error),
             Err(Failure::Api(code, _)) if ABOUT_BATCHES.contains(&code.0) => return Ok(None),
@@ -204,8 +205,13 @@ async fn is_stored(nats: &Nats, unit: &Unit) -> Result<bool> {
     Ok(false)
 }
 
-/// Sends all of them once; only the last one is answered, for all.
-async fn send(nats: &Nats, unit: &Unit) -> Result<Result<Vec<Receipt>>, Failure> {
+/// Sends all of them once; only the last one is answered, for all. One that is larger than `most` is
+/// refused here: the server passes it over without a word, and the batch is incomplete.
+async fn send(
+    nats: &Nats,
+    unit: &Unit,
+    most: Option<usize>,
+) -> Result<Result<Vec<Receipt>>, Failure> {
     nats.link.connected().await?;
     let batch = nats.link.unique();
     let mut last = None;
@@ -217,6 +223,12 @@ async fn send(nats: &Nats, unit: &Unit) -> Result<Result<Vec<Receipt>>, Failure>
         let headers = in_batch(headers, &batch, at);
         let (subject, payload) = (message.subject.to_string(), message.payload.clone());
         let payload = payload.unwrap_or_default();
+        let bytes = payload.len() + wire_size(&headers);
+        if let Some(most) = most.filter(|most| bytes > *most) {
+            let what = format!("the message on {subject} has {bytes} bytes with its headers");
+            let what = format!("{what}, stream {stream} takes {most}");
+            return Ok(Err(Error::new(ErrorKind::TooLarge, what)));
+        }
         if at + 1 < unit.outputs.len() {
             limited(nats.link.client.publish_with_headers(subject, headers, payload)).await?;
         } else {
@@ -227,6 +239,16 @@ async fn send(nats: &Nats, unit: &Unit) -> Result<Result<Vec<Receipt>>, Failure>
     headers.insert(BATCH_COMMIT, HeaderValue::from(1));
     let answer = nats.link.request(subject.clone(), Some(headers), payload, REQUEST_LIMIT).await?;
     read(stream, &subject, &answer.payload)
+}
+
+/// What headers take on the wire: a first line, `name: value` each, and an empty line.
+fn wire_size(headers: &HeaderMap) -> usize {
+    let line = |name: &str, value: &HeaderValue| name.len() + value.as_str().len() + 4;
+    let named = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| line(name, value))
+    });
+    14 + named.sum::<usize>()
 }
 
 fn in_batch(mut headers: HeaderMap, batch: &str, at: usize) -> HeaderMap {

@@ -1,5 +1,6 @@
 //! The terminal side: what is typed, what is printed, what is exited with.
 
+mod bridge;
 mod connection;
 mod dead_letters;
 mod delivery;
@@ -76,6 +77,7 @@ enum Command {
     Subscriptions(subscriptions::Subscriptions),
     Realms(realms::Realms),
     Topology(topology::Topology),
+    Bridge(bridge::Bridge),
 }
 
 /// `lockgate run`
@@ -124,6 +126,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Subscriptions(subscriptions) => subscriptions.run().await,
         Command::Realms(realms) => realms.run().await,
         Command::Topology(topology) => topology.run().await,
+        Command::Bridge(bridge) => bridge.run().await,
     }
 }
 

@@ -60,6 +60,11 @@ pub(crate) fn log_filter(realm: &Realm) -> Result<SubjectFilter, Error> {
     SubjectFilter::new(format!("{EVENTS}.{realm}.*.*"))
 }
 
+/// What the log of a realm captures for bridges: their positions, and what they have parked.
+pub(crate) fn bridge_filter(realm: &Realm) -> Result<SubjectFilter, Error> {
+    SubjectFilter::new(format!("bridge.{realm}.>"))
+}
+
 /// The subject of an event.
 pub(crate) fn event_subject(topic: &Topic, key: &Key) -> Result<Subject, Error> {
     Subject::new(format!("{EVENTS}.{}.{}.{}", topic.realm, topic.name, key.to_token()))
