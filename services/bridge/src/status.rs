@@ -145,6 +145,14 @@ impl Gauge {
         self.lock().running();
     }
 
+    /// Ends a wait for Kafka.
+    pub(crate) fn kafka_is_there(&self) {
+        let mut state = self.lock();
+        if state.status.why.as_ref().is_some_and(|why| why.starts_with("kafka: ")) {
+            state.running();
+        }
+    }
+
     pub(crate) fn note(&self, note: impl Into<String>) {
         let (note, mut state) = (note.into(), self.lock());
         tracing::warn!(route = %state.status.route, "{note}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus::Stream;
 use rdkafka::TopicPartitionList;
@@ -15,11 +15,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Item;
-use super::context::{Context, Held};
+use super::context::{Context, Held, NO_ID};
 use crate::bridge::{Bridge, life, log_of};
 use crate::config::Route;
 use crate::failure::Failure;
-use crate::kafka;
+use crate::kafka::{self, REQUEST};
 use crate::mapping::{Record, ToLog};
 use crate::names;
 use crate::status::Gauge;
@@ -29,6 +29,10 @@ const ROOM: usize = (32 << 20) / UNIT;
 const UNIT: usize = 256;
 /// What a record takes beside its bytes, in units.
 const EACH: usize = 2;
+/// Batches on their way at once, of all partitions.
+const BATCHES: usize = 8;
+/// How long the topic's id is waited for: old brokers have none.
+const TOPIC_ID: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(100);
 
 /// What the parts of an attempt share.
@@ -43,6 +47,8 @@ pub(super) struct Attempt {
     pub(super) stored: watch::Sender<BTreeMap<i32, i64>>,
     /// Cancelled when the attempt ends, for whatever reason.
     pub(super) over: CancellationToken,
+    /// A server keeps only so many batches of a stream open.
+    pub(super) batches: Semaphore,
     room: Arc<Semaphore>,
     why: Mutex<Option<Failure>>,
 }
@@ -82,6 +88,7 @@ pub(crate) async fn run(
         gauge: gauge.clone(),
         stored: watch::Sender::default(),
         over: stop.child_token(),
+        batches: Semaphore::new(BATCHES),
         room: Arc::new(Semaphore::new(ROOM)),
         why: Mutex::default(),
     });
@@ -96,6 +103,7 @@ pub(crate) async fn run(
         let consumer: BaseConsumer<Context> =
             config.create_with_context(context).map_err(Failure::kafka("start a consumer"))?;
         let topic = of.route.kafka_topic.as_str();
+        learn_topic_id(&consumer, &of)?;
         consumer.subscribe(&[topic]).map_err(Failure::kafka(format!("subscribe to {topic}")))?;
         Poll { attempt: &of, consumer: &consumer, paused: Vec::new() }.run();
         consumer.context().leave_all();
@@ -108,6 +116,29 @@ pub(crate) async fn run(
     ended.map_err(|error| Failure::Again(format!("the reading thread ended: {error}")))??;
     let why = attempt.why.lock().unwrap_or_else(PoisonError::into_inner).take();
     why.map_or(Ok(()), Err)
+}
+
+/// Waits until the id of the topic is known: positions are held against it.
+fn learn_topic_id(consumer: &BaseConsumer<Context>, attempt: &Attempt) -> Result<(), Failure> {
+    let topic = attempt.route.kafka_topic.as_str();
+    let found = consumer
+        .fetch_metadata(Some(topic), REQUEST)
+        .map_err(Failure::kafka(format!("look at topic {topic}")))?;
+    let exists = found.topics().iter().any(|topic| !topic.partitions().is_empty());
+    if !exists {
+        return Err(Failure::Again(format!("topic {topic} does not exist: make it")));
+    }
+    let deadline = Instant::now() + TOPIC_ID;
+    while consumer.context().topic_id() == NO_ID
+        && Instant::now() < deadline
+        && !attempt.over.is_cancelled()
+    {
+        // Nothing is subscribed to yet: what comes is told in passing.
+        if let Some(Err(error)) = consumer.poll(POLL) {
+            tracing::debug!(%error, "while the topic's id is looked for");
+        }
+    }
+    Ok(())
 }
 
 /// The thread that polls: records to their partitions' tasks, as far as there is room.

@@ -1,5 +1,5 @@
 //! What the client tells: which partitions are this process', and which topic has its name now. Runs
-//! in the thread that polls, but for log lines, which come from any of the client's threads.
+//! in the thread that polls.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,7 +57,8 @@ struct Lane {
     task: JoinHandle<()>,
 }
 
-/// The id of the topic that has the name now. The client tells it in its log alone.
+/// The id of the topic that has the name now. The client tells it in its log alone, whose lines come
+/// when it is polled: what is polled later was fetched from that topic.
 #[derive(Default)]
 pub(super) struct TopicId(Mutex<Option<String>>);
 
@@ -98,6 +99,9 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        if statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP") {
+            self.attempt.gauge.kafka_is_there();
+        }
         let Some(topic) = statistics.topics.get(&self.attempt.route.kafka_topic) else { return };
         for (partition, told) in topic.partitions.iter().filter(|(_, told)| told.hi_offset >= 0) {
             // Behind the last record there may be marks of transactions, which nobody reads: then the
@@ -138,15 +142,17 @@ impl Context {
         }
     }
 
+    /// The id of the topic; [`NO_ID`] while it is not known.
+    pub(super) fn topic_id(&self) -> String {
+        self.topic_id.now()
+    }
+
     fn assign(
         &self,
         client: &BaseConsumer<Self>,
         given: &TopicPartitionList,
     ) -> Result<(), Failure> {
         let topic = &self.attempt.route.kafka_topic;
-        // The id is known when this is answered.
-        let doing = || format!("look at topic {topic}");
-        client.fetch_metadata(Some(topic), REQUEST).map_err(Failure::kafka(doing()))?;
         let mut from = TopicPartitionList::new();
         let mut lanes = self.lanes();
         for given in given.elements() {

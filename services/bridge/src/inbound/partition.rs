@@ -169,6 +169,7 @@ impl Partition {
     }
 
     async fn publish(&self, batch: Vec<Message>) -> Result<u64, bus::Error> {
+        let _turn = self.attempt.batches.acquire().await;
         let receipts = self.attempt.log.publish_atomic(batch).await?;
         Ok(receipts.last().map_or(0, |receipt| receipt.sequence))
     }
@@ -176,7 +177,9 @@ impl Partition {
     fn stored(&mut self, next: Kept, sequence: u64, carried: u64, looped: u64) {
         self.position = Position { kept: next, sequence };
         let next = self.position.kept.next;
-        self.attempt.stored.send_modify(|stored| drop(stored.insert(self.partition, next)));
+        self.attempt.stored.send_modify(|stored| {
+            stored.insert(self.partition, next);
+        });
         self.attempt.gauge.carried(self.partition, next, carried, looped);
     }
 

@@ -163,7 +163,7 @@ impl Attempt<'_> {
         };
         let records: Arc<Vec<_>> = Arc::new(events.iter().filter_map(record).collect());
         let mut looped = (events.len() - records.len()) as u64;
-        let mut todo = Vec::from([0..records.len()]);
+        let mut todo: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
         while let Some(part) = todo.pop() {
             let behind = records.get(part.end.wrapping_sub(1)).filter(|_| !todo.is_empty());
             let sequence = behind.map_or(last.sequence, |(sequence, _)| *sequence);

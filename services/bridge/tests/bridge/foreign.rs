@@ -76,6 +76,11 @@ pub(super) fn send(brokers: &str, topic: &str, records: &[Sent]) {
     send_with(&config(brokers).create().unwrap(), topic, records);
 }
 
+/// The same, compressed.
+pub(super) fn send_as(brokers: &str, topic: &str, codec: &str, records: &[Sent]) {
+    send_with(&config(brokers).set("compression.type", codec).create().unwrap(), topic, records);
+}
+
 pub(super) fn send_with(producer: &BaseProducer, topic: &str, records: &[Sent]) {
     for sent in records {
         let mut record = BaseRecord::<[u8], [u8]>::to(topic);

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use lockgate_bridge::{discard, list, redrive};
 use rdkafka::producer::{BaseProducer, Producer as _};
 
-use super::foreign::{Sent, add_partitions, config, delete_topic, make_topic, send, send_with};
+use super::foreign::{
+    Sent, add_partitions, config, delete_topic, make_topic, send, send_as, send_with,
+};
 use super::world::{PATIENCE, World, assert_once_in_order, route, text, unique};
 
 fn numbers(range: std::ops::Range<u64>) -> Vec<Sent> {
@@ -31,7 +33,10 @@ async fn carried_once(world: World) {
     let path = route("in", &format!("kafka:{topic}"), &format!("{realm}.orders"), "");
     let running = world.start(&path);
     assert_all(&world, &realm, 2000).await;
-    send(&world.brokers, &topic, &numbers(2000..2500));
+    for (codec, from) in ["gzip", "snappy", "lz4", "zstd", "none"].iter().zip([0, 1, 2, 3, 4]) {
+        let records = numbers(2000 + from * 100..2100 + from * 100);
+        send_as(&world.brokers, &topic, codec, &records);
+    }
     assert_all(&world, &realm, 2500).await;
     let told = running.until("in step", |told| told.lag == Some(0) && told.carried == 2500).await;
     assert_eq!((told.state.as_str(), told.partitions.len(), told.parked), ("running", 3, 0));

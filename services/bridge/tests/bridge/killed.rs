@@ -142,7 +142,7 @@ async fn whatever_is_killed_each_record_is_there_once_and_in_order() {
     sleeping.iter().for_each(|process| process.signal("CONT"));
 
     let world = World {
-        kafka: Arc::new(kafka),
+        _kafka: Arc::new(kafka),
         brokers,
         nats: None,
         logs: Arc::new(Declared(Bus::connect(&url).await.unwrap())),

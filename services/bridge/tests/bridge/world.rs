@@ -47,7 +47,8 @@ pub(super) fn route(name: &str, from: &str, to: &str, more: &str) -> String {
 
 /// A bus with logs, and what bridges need to know of Kafka.
 pub(super) struct World {
-    pub(super) kafka: Arc<KafkaBroker>,
+    /// Ends with the last world.
+    pub(super) _kafka: Arc<KafkaBroker>,
     pub(super) brokers: String,
     pub(super) logs: Arc<Declared>,
     /// Ends with the world.
@@ -59,14 +60,14 @@ impl World {
     pub(super) async fn embedded() -> Self {
         let kafka = kafka().await;
         let logs = Arc::new(Declared(Bus::connect("embedded:").await.unwrap()));
-        Self { brokers: brokers(&kafka), kafka, logs, nats: None }
+        Self { brokers: brokers(&kafka), _kafka: kafka, logs, nats: None }
     }
 
     /// Logs on a server of this test's own.
     pub(super) async fn nats() -> Self {
         let (kafka, nats) = (kafka().await, NatsServer::start().await.unwrap());
         let logs = Arc::new(Declared(Bus::connect(&nats.url()).await.unwrap()));
-        Self { brokers: brokers(&kafka), kafka, logs, nats: Some(nats) }
+        Self { brokers: brokers(&kafka), _kafka: kafka, logs, nats: Some(nats) }
     }
 
     pub(super) fn bridges(&self, routes: &str) -> Bridges {
