@@ -27,10 +27,12 @@ pub enum Role {
     Dispatcher,
     /// Fills prefill queues.
     Prefill,
+    /// Carries Kafka topics into logs and back, by the routes of a file (--bridges).
+    Bridge,
 }
 
 impl Role {
-    /// Every role, in the order in which they are shown.
+    /// Every role that needs nothing but a bus, in the order in which they are shown.
     pub const ALL: [Self; 5] =
         [Self::Registration, Self::Events, Self::Messages, Self::Dispatcher, Self::Prefill];
 }
@@ -43,6 +45,7 @@ impl fmt::Display for Role {
             Self::Messages => "messages",
             Self::Dispatcher => "dispatcher",
             Self::Prefill => "prefill",
+            Self::Bridge => "bridge",
         })
     }
 }
@@ -71,6 +74,14 @@ impl Roles {
         }
         running.watch(store.bus().clone());
         Ok(running)
+    }
+
+    /// Adds work that ends when it is told to, as roles do.
+    pub fn also<W>(&mut self, role: Role, work: impl FnOnce(CancellationToken) -> W)
+    where
+        W: Future<Output = Result<(), bus::Error>> + Send + 'static,
+    {
+        self.spawn(role, work(self.stop.clone()));
     }
 
     /// The HTTP side of the roles that have one.
@@ -122,6 +133,8 @@ impl Roles {
             }
             Role::Dispatcher => self.spawn(role, dispatcher::run(store, stop)),
             Role::Prefill => self.spawn(role, prefill::run(store, stop)),
+            // Its routes are known to whoever started this: see [`Roles::also`].
+            Role::Bridge => {}
         }
         Ok(())
     }

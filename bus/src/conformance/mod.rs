@@ -145,6 +145,7 @@ macro_rules! conformance_tests {
         $crate::conformance_tests! { @each #[$test] $target;
             ack_after_retry_is_kept_or_refused
             ack_confirmed_is_final
+            atomic_publish
             backpressure_bounded
             checkpoint_capture
             close_flushes
@@ -187,6 +188,7 @@ macro_rules! conformance_tests {
             request_reply
             retry_delay_floor
             retry_survives_crash
+            rollup_replaces_its_subject
             roundtrip_fidelity
             seek
             start_position

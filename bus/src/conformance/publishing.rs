@@ -251,3 +251,55 @@ pub async fn conditional_publish(target: &dyn Target) {
     let subject = Subject::new(case.subject("a")).unwrap();
     assert_eq!(case.stream.last_at(&[subject], u64::MAX).await.unwrap()[0].sequence, last);
 }
+
+/// A rollup takes the place of what its subject holds, and of nothing else, also for who consumes.
+pub async fn rollup_replaces_its_subject(target: &dyn Target) {
+    let case = Case::new(target).await;
+    if refuses(&case, Capability::Rollup).await {
+        let published = case.stream.publish(case.message("a", "x").rollup()).await;
+        return assert_refused(&case, published, Capability::Rollup);
+    }
+    case.publish_many("a", 3).await;
+    case.publish("b").await;
+    let consumer = case.consumer("c").open().await.unwrap();
+    let rollup = |body: &'static str| case.message("a", body).rollup();
+    assert_eq!(case.stream.publish(rollup("4")).await.unwrap().sequence, 5);
+    let last = case.stream.publish(rollup("5").expect_last(5)).await.unwrap().sequence;
+    assert!(case.stream.publish(rollup("6").expect_last(5)).await.unwrap_err().is_conflict());
+    let info = case.stream.info().await.unwrap();
+    assert_eq!((info.first_sequence, info.last_sequence, info.messages), (4, last, 2));
+    let fetched = collect(&consumer, 2).await;
+    let bodies: Vec<_> = fetched.iter().map(|d| d.message().payload.clone().unwrap()).collect();
+    assert_eq!(bodies, ["b", "5"]);
+}
+
+/// Many messages are stored together or not at all, whatever is wrong with one of them.
+pub async fn atomic_publish(target: &dyn Target) {
+    let case = Case::with(target, |config| config.max_message_bytes = 1000).await;
+    let message = |n: usize| case.message(&format!("k{}", n % 7), n.to_string());
+    let receipts = case.stream.publish_atomic((0..500).map(message).collect()).await.unwrap();
+    assert_eq!(receipts.len(), 500);
+    assert!(receipts.is_sorted_by(|a, b| a.sequence < b.sequence));
+    assert!(case.stream.publish_atomic(Vec::new()).await.unwrap().is_empty());
+
+    let large = case.message("k0", vec![b'x'; 2000]);
+    let refused = case.stream.publish_atomic(vec![message(0), large, message(1)]).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::TooLarge);
+    if refuses(&case, Capability::ConditionalPublish).await {
+        return;
+    }
+    case.wait_messages(500).await;
+    let position = |last| case.message("position", "x").expect_last(last);
+    let receipts = case.stream.publish_atomic(vec![message(0), position(0)]).await.unwrap();
+    let refused = case.stream.publish_atomic(vec![message(1), position(0)]).await;
+    assert!(refused.unwrap_err().is_conflict());
+    let at = receipts.last().unwrap().sequence;
+    let racers = (0..10).map(|_| {
+        let (stream, batch) = (case.stream.clone(), vec![message(2), message(3), position(at)]);
+        tokio::spawn(async move { stream.publish_atomic(batch).await })
+    });
+    let raced = futures_util::future::join_all(racers).await;
+    let won = raced.into_iter().filter(|raced| raced.as_ref().unwrap().is_ok()).count();
+    assert_eq!(won, 1, "one racer stores its batch");
+    case.wait_messages(505).await;
+}

@@ -43,6 +43,7 @@ pub async fn unit_commit(target: &dyn Target) {
             (outputs.stream.name().clone(), message(4)),
             (inputs.stream.name().clone(), inputs.message("b", "5")),
         ],
+        atomic: false,
     };
     let committed = commit_twice(&inputs, unit).await;
     let once = committed.guarantee != Guarantee::AtLeastOnce;

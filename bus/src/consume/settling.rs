@@ -94,7 +94,7 @@ impl Settling<'_> {
             self.shop.check_term()?;
             self.counted.settling();
             let inputs = vec![self.delivery.unit_input()?];
-            let unit = Unit { inputs, outputs: outputs.clone() };
+            let unit = Unit { inputs, outputs: outputs.clone(), atomic: false };
             let (driver, layers) = (self.delivery.bound().driver.clone(), &self.shop.layers);
             let committing = unit::commit(driver.as_ref(), layers, unit);
             let error = match keep(&mut self.delivery, committing).await? {

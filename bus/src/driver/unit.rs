@@ -25,7 +25,7 @@ const ACKS_AT_ONCE: usize = 64;
 /// use bus::{Guarantee, Message};
 ///
 /// let output = (orders.name().clone(), Message::new("orders.created", "42")?);
-/// let done = bus.driver().commit(&Unit { inputs: Vec::new(), outputs: vec![output] }).await?;
+/// let done = bus.driver().commit(&Unit { outputs: vec![output], ..Unit::default() }).await?;
 /// assert_eq!((done.receipts[0].sequence, done.guarantee), (1, Guarantee::Exactly));
 /// # Ok(())
 /// # }
@@ -36,6 +36,10 @@ pub struct Unit {
     pub inputs: Vec<UnitInput>,
     /// Where to publish what, in order.
     pub outputs: Vec<(StreamName, Message)>,
+    /// True when a backend that cannot store all outputs in one step must store none: then there
+    /// are no inputs, and the outputs are for one stream. Nothing is repeated that may have
+    /// happened: [`crate::ErrorKind::Timeout`] tells so.
+    pub atomic: bool,
 }
 
 /// A delivery that a [`Unit`] acks.
@@ -60,7 +64,7 @@ pub struct Unit {
 ///     token: delivery.token,
 ///     via,
 /// };
-/// bus.driver().commit(&Unit { inputs: vec![input], outputs: Vec::new() }).await?;
+/// bus.driver().commit(&Unit { inputs: vec![input], ..Unit::default() }).await?;
 /// assert_eq!(billing.info().await?.settled_sequence, 1);
 /// # Ok(())
 /// # }
@@ -155,7 +159,7 @@ pub struct Committed {
 /// // What `Driver::commit` of a backend without transactions comes to.
 /// let driver = bus.driver();
 /// let output = (orders.name().clone(), bus::Message::new("orders.paid", "42")?.id("paid-42"));
-/// let unit = Unit { inputs: Vec::new(), outputs: vec![output] };
+/// let unit = Unit { outputs: vec![output], ..Unit::default() };
 /// let window = async |stream: &bus::StreamName| {
 ///     Ok(Some(driver.stream_info(stream).await?.config.duplicate_window))
 /// };

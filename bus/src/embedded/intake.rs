@@ -9,6 +9,7 @@ use super::unit::Planned;
 use crate::config::{StreamConfig, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Expect, Message, Receipt};
+use crate::name::Subject;
 
 impl StreamState {
     /// Checks and stores a message in one step.
@@ -93,6 +94,9 @@ impl StreamState {
 
     fn store(&mut self, mut message: Message, now: Now) -> Receipt {
         let (id, subject) = (message.id.take(), message.subject.clone());
+        if message.rollup {
+            self.replace(&subject);
+        }
         let sequence = self.log.append(message, now.time);
         if let Some(id) = id {
             self.ids.remember(&id, sequence, now);
@@ -102,6 +106,16 @@ impl StreamState {
             cursor.arrived(sequence, subject.as_str());
         }
         Receipt { sequence, duplicate: false }
+    }
+
+    /// Takes out what the subject holds, for a message that comes in its place.
+    fn replace(&mut self, subject: &Subject) {
+        for sequence in self.log.of(subject) {
+            for cursor in self.cursors.values_mut() {
+                cursor.removed(sequence, subject.as_str());
+            }
+            self.log.remove(sequence);
+        }
     }
 
     /// `Full` unless the message fits, after older ones were dropped where that is allowed.
@@ -146,6 +160,9 @@ fn check_delay(stream: &StreamConfig, message: &Message) -> Result<()> {
     match message.not_before {
         Some(_) if !stream.delayed => Err(Error::invalid(format!(
             "stream {name} takes no delayed messages: declare it with `delayed`"
+        ))),
+        Some(_) if message.rollup => Err(Error::invalid(format!(
+            "the message on {subject} has a delay and is a rollup: drop one of them"
         ))),
         Some(_) if message.expect.is_some() => Err(Error::invalid(format!(
             "the message on {subject} has a delay and a condition: drop one of them"

@@ -237,6 +237,11 @@ impl Log {
         self.by_subject.get(subject).and_then(VecDeque::back).copied().unwrap_or(0)
     }
 
+    /// The sequences that the subject holds.
+    pub(super) fn of(&self, subject: &Subject) -> Vec<u64> {
+        self.by_subject.get(subject).map_or_else(Vec::new, |held| held.iter().copied().collect())
+    }
+
     /// The sequence of the subject's last message held at or before `up_to`.
     pub(super) fn last_at(&self, subject: &Subject, up_to: u64) -> Option<u64> {
         last_at(self.by_subject.get(subject)?, up_to)

@@ -8,12 +8,13 @@ use serde::Serialize;
 
 use crate::capability::Capability;
 use crate::config::{Start, StreamInfo};
-use crate::driver::{Driver, READ_BYTES, ReaderDriver};
+use crate::driver::{Driver, READ_BYTES, ReaderDriver, Unit};
 use crate::error::{Error, Result, require};
 use crate::message::{Message, Receipt, StoredMessage};
 use crate::middleware::Layers;
 use crate::name::{StreamName, Subject, SubjectFilter};
 use crate::publish::PendingReceipt;
+use crate::unit::commit;
 
 /// How many messages [`Stream::publish_all`] keeps on their way at once.
 const PUBLISH_WINDOW: usize = 512;
@@ -105,6 +106,42 @@ impl Stream {
             results.push(resolve(window.pop_front()).await);
         }
         results
+    }
+
+    /// Stores all of the messages in one step and in their order, or none of them: no reader ever
+    /// sees a part, and conditions ([`Message::expect_last`]) are checked in the same step. On
+    /// `nats://` at most 1000, which follow each other in the stream without a gap. Returns their
+    /// receipts.
+    ///
+    /// Nothing is repeated that may have happened: after [`crate::ErrorKind::Timeout`] it is not
+    /// known whether they are stored, and a condition or a look at the stream tells. Ids that the
+    /// stream remembers are for [`crate::Bus::unit`]. A stream that cannot do it refuses by name.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), bus::Error> {
+    /// # let bus = bus::Bus::connect("embedded:").await?;
+    /// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+    /// use bus::Message;
+    ///
+    /// // What was read elsewhere, and how far: whoever does it again from an old position is refused.
+    /// let position = |last| Ok::<_, bus::Error>(
+    ///     Message::new("orders.position", "2")?.rollup().expect_last(last));
+    /// let copied = || Message::new("orders.created", "42");
+    /// orders.publish_atomic(vec![copied()?, copied()?, position(0)?]).await?;
+    /// let again = orders.publish_atomic(vec![copied()?, copied()?, position(0)?]).await;
+    /// assert!(again.unwrap_err().is_conflict());
+    /// assert_eq!(orders.info().await?.last_sequence, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish_atomic(&self, messages: Vec<Message>) -> Result<Vec<Receipt>> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let outputs = messages.into_iter().map(|message| (self.name.clone(), message)).collect();
+        let unit = Unit { inputs: Vec::new(), outputs, atomic: true };
+        Ok(commit(self.driver.as_ref(), &self.layers, unit).await?.receipts)
     }
 
     /// The message at `sequence`, if the stream still holds it.

@@ -88,7 +88,9 @@ impl UnitBuilder {
         let Self { driver, layers, deliveries, outputs } = self;
         let inputs: Result<Vec<UnitInput>> = deliveries.iter().map(Delivery::unit_input).collect();
         let committed = match inputs {
-            Ok(inputs) => commit(driver.as_ref(), &layers, Unit { inputs, outputs }).await,
+            Ok(inputs) => {
+                commit(driver.as_ref(), &layers, Unit { inputs, outputs, atomic: false }).await
+            }
             Err(stale) => Err(stale),
         };
         committed.map_err(|error| UnitError { error, deliveries })

@@ -176,7 +176,7 @@ impl Kafka {
 /// What Kafka gives: the table in the documentation is made of this.
 pub(crate) fn support(capability: Capability) -> Support {
     match capability {
-        Capability::KeyAffinity => Support::Native,
+        Capability::KeyAffinity | Capability::AtomicPublish => Support::Native,
         Capability::MessageSettle
         | Capability::LeaseExtension
         | Capability::AttemptCount
@@ -188,6 +188,7 @@ pub(crate) fn support(capability: Capability) -> Support {
         Capability::RemoteSettle
         | Capability::Deduplication
         | Capability::ConditionalPublish
+        | Capability::Rollup
         | Capability::WorkQueue
         | Capability::ExactLimits
         | Capability::SelectivePurge

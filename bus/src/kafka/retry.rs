@@ -40,6 +40,7 @@ pub(super) async fn copy(shared: &Shared, copy: &Copy) -> Result<Slot> {
         id: None,
         expect: None,
         not_before: SystemTime::now().checked_add(*delay),
+        rollup: false,
     };
     let epoch = shared.entry()?.epoch;
     let was = format!("{epoch} {attempts} {} {}", message.sequence, nanos(message.timestamp));

@@ -54,6 +54,9 @@ pub(super) fn check(config: &StreamConfig, message: &Message) -> Result<()> {
     if message.expect.is_some() {
         return Err(unsupported(NAME, Capability::ConditionalPublish, asked("the condition")));
     }
+    if message.rollup {
+        return Err(unsupported(NAME, Capability::Rollup, asked("the rollup")));
+    }
     if !config.subjects.iter().any(|filter| filter.matches(subject.as_str())) {
         let what = format!("stream {name} does not capture {subject}: add it to the stream");
         return Err(Error::invalid(what));

@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::driver::life::Life;
 use crate::driver::unit::{self, Committed, Guarantee};
 use crate::driver::{Unit, UnitInput};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Expect, Message, Receipt};
 use crate::name::StreamName;
 
@@ -33,8 +33,15 @@ const ATTEMPTS: u32 = 20;
 /// What the server says about batches alone: not allowed, incomplete, too many, an id it knows.
 const ABOUT_BATCHES: [u64; 6] = [10174, 10175, 10176, 10177, 10199, 10201];
 
+/// A batch of which the server got the end and not all before it.
+const INCOMPLETE: u64 = 10176;
+
 /// See [`crate::driver::Driver::commit`].
 pub(super) async fn commit(nats: &Nats, unit: &Unit) -> Result<Committed> {
+    if unit.atomic {
+        let receipts = atomic(nats, unit).await?;
+        return Ok(Committed { receipts, guarantee: Guarantee::Exactly });
+    }
     let mut shortest = None;
     for (stream, _) in &unit.outputs {
         let window = nats.publisher.facts().get(&nats.link, stream).await?.duplicate_window;
@@ -110,6 +117,43 @@ fn identified(nats: &Nats, unit: &Unit, life: Option<Life>) -> Unit {
     unit
 }
 
+/// Stores all of the outputs in one step, or none.
+async fn atomic(nats: &Nats, unit: &Unit) -> Result<Vec<Receipt>> {
+    let Some((stream, _)) = unit.outputs.first() else { return Ok(Vec::new()) };
+    let count = unit.outputs.len();
+    let later = unit.outputs.iter().any(|(_, message)| message.not_before.is_some());
+    let elsewhere = unit.outputs.iter().any(|(to, _)| to != stream);
+    if count > MOST || later || elsewhere || !unit.inputs.is_empty() {
+        return Err(Error::invalid(format!(
+            "{count} messages cannot be one atomic batch: publish at most {MOST} to one stream, \
+             none of them delayed"
+        )));
+    }
+    let doing = || format!("publish {count} messages to stream {stream} in one step");
+    let facts = nats.publisher.facts().get(&nats.link, stream).await?;
+    if !facts.atomic {
+        let what = "it takes no atomic batches: declare it on nats-server 2.12 or newer";
+        return Err(Error::new(ErrorKind::Mismatch, format!("{}: {what}", doing())));
+    }
+    let backoff = Backoff::exponential(Duration::from_millis(50)).cap(Duration::from_secs(1));
+    for attempt in 1..=ATTEMPTS {
+        match send(nats, unit, facts.max_message).await {
+            Ok(stored) => return stored,
+            Err(Failure::NoResponders) => {
+                if let Some(error) = nats.link.explain(stream, None).await {
+                    return Err(error);
+                }
+            }
+            // A part of it was lost on its way, so that nothing is stored.
+            Err(Failure::Api(code, _)) if code.0 == INCOMPLETE => {}
+            Err(transient) if transient.is_transient() => {}
+            Err(failure) => return Err(failure.into_error(doing())),
+        }
+        tokio::time::sleep(backoff.delay(attempt)).await;
+    }
+    Err(Failure::NoResponders.into_error(doing()))
+}
+
 /// Publishes the outputs as one; `None` where they have to go one by one.
 async fn as_batch(nats: &Nats, unit: &Unit) -> Result<Option<Vec<Receipt>>> {
     let [(stream, _), _, ..] = unit.outputs.as_slice() else { return Ok(None) };
@@ -122,7 +166,7 @@ async fn as_batch(nats: &Nats, unit: &Unit) -> Result<Option<Vec<Receipt>>> {
     let backoff = Backoff::exponential(Duration::from_millis(50)).cap(Duration::from_secs(1));
     let doing = || format!("publish {} messages to stream {stream}", unit.outputs.len());
     for attempt in 1..=ATTEMPTS {
-        match send(nats, unit).await {
+        match send(nats, unit, None).await {
             Ok(Ok(receipts)) => return Ok(Some(receipts)),
             Ok(Err(error)) => return Err(error),
             Err(Failure::Api(code, _)) if ABOUT_BATCHES.contains(&code.0) => return Ok(None),
@@ -161,8 +205,13 @@ async fn is_stored(nats: &Nats, unit: &Unit) -> Result<bool> {
     Ok(false)
 }
 
-/// Sends all of them once; only the last one is answered, for all.
-async fn send(nats: &Nats, unit: &Unit) -> Result<Result<Vec<Receipt>>, Failure> {
+/// Sends all of them once; only the last one is answered, for all. One that is larger than `most` is
+/// refused here: the server passes it over without a word, and the batch is incomplete.
+async fn send(
+    nats: &Nats,
+    unit: &Unit,
+    most: Option<usize>,
+) -> Result<Result<Vec<Receipt>>, Failure> {
     nats.link.connected().await?;
     let batch = nats.link.unique();
     let mut last = None;
@@ -174,6 +223,12 @@ async fn send(nats: &Nats, unit: &Unit) -> Result<Result<Vec<Receipt>>, Failure>
         let headers = in_batch(headers, &batch, at);
         let (subject, payload) = (message.subject.to_string(), message.payload.clone());
         let payload = payload.unwrap_or_default();
+        let bytes = payload.len() + wire_size(&headers);
+        if let Some(most) = most.filter(|most| bytes > *most) {
+            let what = format!("the message on {subject} has {bytes} bytes with its headers");
+            let what = format!("{what}, stream {stream} takes {most}");
+            return Ok(Err(Error::new(ErrorKind::TooLarge, what)));
+        }
         if at + 1 < unit.outputs.len() {
             limited(nats.link.client.publish_with_headers(subject, headers, payload)).await?;
         } else {
@@ -184,6 +239,16 @@ async fn send(nats: &Nats, unit: &Unit) -> Result<Result<Vec<Receipt>>, Failure>
     headers.insert(BATCH_COMMIT, HeaderValue::from(1));
     let answer = nats.link.request(subject.clone(), Some(headers), payload, REQUEST_LIMIT).await?;
     read(stream, &subject, &answer.payload)
+}
+
+/// What headers take on the wire: a first line, `name: value` each, and an empty line.
+fn wire_size(headers: &HeaderMap) -> usize {
+    let line = |name: &str, value: &HeaderValue| name.len() + value.as_str().len() + 4;
+    let named = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| line(name, value))
+    });
+    14 + named.sum::<usize>()
 }
 
 fn in_batch(mut headers: HeaderMap, batch: &str, at: usize) -> HeaderMap {

@@ -20,12 +20,14 @@ const TOMBSTONE: &str = "Lg-Tombstone";
 const KEY: &str = "Lg-Key";
 const RESERVED: &str = "Nats-";
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+const ROLLUP: &str = "Nats-Rollup";
 pub(super) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 
 /// The headers `message` travels with, `id` standing in for its own; `None` when it needs none.
 pub(super) fn headers_out(message: &Message, id: Option<&str>) -> Result<Option<HeaderMap>> {
     let bare = message.headers.is_empty() && message.key.is_none() && message.payload.is_some();
-    if bare && id.is_none() && message.expect.is_none() && message.not_before.is_none() {
+    let plain = message.expect.is_none() && message.not_before.is_none() && !message.rollup;
+    if bare && id.is_none() && plain {
         return Ok(None);
     }
     let mut out = HeaderMap::new();
@@ -50,6 +52,15 @@ pub(super) fn headers_out(message: &Message, id: Option<&str>) -> Result<Option<
     }
     if message.payload.is_none() {
         out.insert(TOMBSTONE, HeaderValue::from(1));
+    }
+    if message.rollup {
+        if message.not_before.is_some() {
+            let subject = &message.subject;
+            return Err(Error::invalid(format!(
+                "the message on {subject} has a delay and is a rollup: drop one of them"
+            )));
+        }
+        out.insert(ROLLUP, header_value(ROLLUP, b"sub")?);
     }
     if let Some(until) = message.not_before {
         schedule::mark(&mut out, message, until)?;
@@ -142,7 +153,16 @@ pub(super) fn unstored(message: async_nats::Message) -> Message {
     let async_nats::Message { subject, payload, headers, .. } = message;
     let StoredMessage { subject, key, headers, payload, .. } =
         stored(Subject::received(&subject), 0, SystemTime::UNIX_EPOCH, headers.as_ref(), payload);
-    Message { subject, key, headers, payload, id: None, expect: None, not_before: None }
+    Message {
+        subject,
+        key,
+        headers,
+        payload,
+        id: None,
+        expect: None,
+        not_before: None,
+        rollup: false,
+    }
 }
 
 fn escape(key: &[u8]) -> String {

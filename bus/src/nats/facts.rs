@@ -23,6 +23,8 @@ pub(super) struct Facts {
     pub(super) atomic: bool,
     pub(super) duplicate_window: Duration,
     pub(super) max_age: Option<Duration>,
+    /// The largest message, with its headers as they travel.
+    pub(super) max_message: Option<usize>,
 }
 
 /// Facts that were asked for lately.
@@ -47,6 +49,7 @@ impl KnownFacts {
             atomic: config.allow_atomic_publish,
             duplicate_window: config.duplicate_window,
             max_age: (!config.max_age.is_zero()).then_some(config.max_age),
+            max_message: usize::try_from(config.max_message_size).ok().filter(|size| *size > 0),
         };
         let mut known = self.lock();
         if known.len() >= REMEMBERED {

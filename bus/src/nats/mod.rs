@@ -131,6 +131,8 @@ pub(crate) fn support(capability: Capability) -> Support {
         | Capability::RetryDelay
         | Capability::Deduplication
         | Capability::ConditionalPublish
+        | Capability::Rollup
+        | Capability::AtomicPublish
         | Capability::SubjectFilter
         | Capability::StateAtSequence
         | Capability::Counting

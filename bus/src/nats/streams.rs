@@ -174,6 +174,7 @@ fn wanted(config: &StreamConfig) -> Result<Config> {
         num_replicas: usize::from(config.replicas.max(1)),
         storage: storage(config.storage),
         allow_direct: true,
+        allow_rollup: true,
         allow_message_schedules: config.delayed,
         placement: Some(placement(&config.placement)),
         metadata,

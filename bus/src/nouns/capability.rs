@@ -37,6 +37,10 @@ pub enum Capability {
     Deduplication,
     /// A publish can demand the last sequence of its subject.
     ConditionalPublish,
+    /// A message can take the place of everything that its subject holds.
+    Rollup,
+    /// Several messages for one stream can be stored in one step, or none of them.
+    AtomicPublish,
     /// A consumer's filter is applied by the backend.
     SubjectFilter,
     /// All messages of one key go to one process at a time.
@@ -61,7 +65,7 @@ pub enum Capability {
 
 impl Capability {
     /// Every capability, in the order of the documentation's table.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::MessageSettle,
         Self::RemoteSettle,
         Self::LeaseExtension,
@@ -70,6 +74,8 @@ impl Capability {
         Self::DelayedDelivery,
         Self::Deduplication,
         Self::ConditionalPublish,
+        Self::Rollup,
+        Self::AtomicPublish,
         Self::SubjectFilter,
         Self::KeyAffinity,
         Self::StateAtSequence,
@@ -94,6 +100,8 @@ impl fmt::Display for Capability {
             Self::DelayedDelivery => "delayed delivery",
             Self::Deduplication => "de-duplication by id",
             Self::ConditionalPublish => "conditional publish",
+            Self::Rollup => "replacing what a subject holds",
+            Self::AtomicPublish => "publishing several messages in one step",
             Self::SubjectFilter => "subject filters in the backend",
             Self::KeyAffinity => "one process per key",
             Self::StateAtSequence => "state at a sequence",

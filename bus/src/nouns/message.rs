@@ -44,6 +44,8 @@ pub struct Message {
     pub expect: Option<Expect>,
     /// No consumer gets it before this time.
     pub not_before: Option<SystemTime>,
+    /// True when it takes the place of everything that its subject holds.
+    pub rollup: bool,
 }
 
 /// A condition on the stream that the backend checks in the same step as it stores the message.
@@ -84,6 +86,7 @@ impl Message {
             id: None,
             expect: None,
             not_before: None,
+            rollup: false,
         })
     }
 
@@ -125,6 +128,30 @@ impl Message {
     #[must_use]
     pub fn not_before(mut self, time: SystemTime) -> Self {
         self.not_before = Some(time);
+        self
+    }
+
+    /// Stores the message in place of everything that its subject holds, in one step: what is kept is
+    /// small and of one subject, such as a position. It takes a sequence of its own. Needs
+    /// [`crate::Capability::Rollup`]; with a delay it is [`ErrorKind::Invalid`]. On `nats://` the
+    /// stream must have been declared by this crate, or allow roll-ups.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), bus::Error> {
+    /// # let bus = bus::Bus::connect("embedded:").await?;
+    /// # let orders = bus.ensure_stream(&bus::StreamConfig::parse("orders", &["orders.>"])?).await?;
+    /// for read in ["100", "200"] {
+    ///     orders.publish(bus::Message::new("orders.position", read)?.rollup()).await?;
+    /// }
+    /// let info = orders.info().await?;
+    /// assert_eq!((info.messages, info.last_sequence), (1, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn rollup(mut self) -> Self {
+        self.rollup = true;
         self
     }
 

@@ -72,6 +72,7 @@ async fn what_kafka_cannot_keep_is_refused_and_not_stored() {
     let cases = [
         (plain().id("1"), unsupported(Capability::Deduplication)),
         (plain().expect_last(0), unsupported(Capability::ConditionalPublish)),
+        (plain().rollup(), unsupported(Capability::Rollup)),
         (plain().not_before(std::time::SystemTime::now()), ErrorKind::Invalid),
         (elsewhere, ErrorKind::Invalid),
         (reserved, ErrorKind::Invalid),

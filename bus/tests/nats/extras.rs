@@ -96,7 +96,7 @@ async fn the_outputs_of_a_unit_are_one_batch_and_known_again() {
     // Where the consumer was moved it is no repetition, and a repetition is known.
     bus.seek("in", "c", Start::Beginning).await.unwrap();
     let input = consumer.fetch(1, PATIENCE).await.unwrap().remove(0);
-    let mut input = Unit { inputs: vec![lost(&input)], outputs: Vec::new() };
+    let mut input = Unit { inputs: vec![lost(&input)], ..Unit::default() };
     input.outputs = vec![("out", "out.a"), ("out", "out.b")]
         .into_iter()
         .map(|(to, subject)| (StreamName::new(to).unwrap(), message(subject, 3)))

@@ -62,6 +62,11 @@ pub fn log_filter(realm: &Realm) -> Result<SubjectFilter, Error> {
     SubjectFilter::new(format!("{EVENTS}.{realm}.*.*"))
 }
 
+/// What the log of a realm captures for bridges: their positions, and what they have parked.
+pub fn bridge_filter(realm: &Realm) -> Result<SubjectFilter, Error> {
+    SubjectFilter::new(format!("bridge.{realm}.>"))
+}
+
 /// The subject of an event.
 pub fn event_subject(topic: &Topic, key: &Key) -> Result<Subject, Error> {
     Subject::new(format!("{EVENTS}.{}.{}.{}", topic.realm, topic.name, key.to_token()))

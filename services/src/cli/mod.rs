@@ -1,5 +1,6 @@
 //! The terminal side: what is typed, what is printed, what is exited with.
 
+mod bridge;
 mod connection;
 mod dead_letters;
 mod delivery;
@@ -81,6 +82,7 @@ enum Command {
     Subscriptions(subscriptions::Subscriptions),
     Realms(realms::Realms),
     Topology(topology::Topology),
+    Bridge(bridge::Bridge),
     PrefillJob(prefill_job::PrefillJob),
 }
 
@@ -136,6 +138,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Subscriptions(subscriptions) => subscriptions.run().await,
         Command::Realms(realms) => realms.run().await,
         Command::Topology(topology) => topology.run().await,
+        Command::Bridge(bridge) => bridge.run().await,
         Command::PrefillJob(job) => until_asked(|stop| job.run(stop)).await,
     }
 }

@@ -74,6 +74,9 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "LOCKGATE_PREFILL_EXECUTOR", default_value = "worker", value_name = "NAME",
           value_parser = PossibleValuesParser::new(["worker", "kubernetes"]).try_map(|name| name.parse::<Executor>()))]
     prefill_executor: Executor,
+    /// The routes of the role bridge, as a TOML file (see `lockgate bridge`)
+    #[arg(long, env = "LOCKGATE_BRIDGES", value_name = "FILE")]
+    bridges: Option<PathBuf>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -94,6 +97,7 @@ impl ServeOptions {
         let store = StoreOptions::default();
         Self {
             bus,
+            bridges: None,
             connection: Connection::default(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin_tokens: None,
@@ -117,6 +121,7 @@ impl ServeOptions {
         stop: &CancellationToken,
     ) -> Result<Serving, Failure> {
         let access = self.access()?;
+        let bridges = super::bridge::routes_of(roles, self.bridges.as_deref())?;
         let listen = ListenOptions {
             addr: self.listen,
             access: access.clone(),
@@ -138,7 +143,10 @@ impl ServeOptions {
                 }
             })?;
         let store = Store::open(Platform::new(bus), self.store_options()).await?;
-        let roles = Roles::start(&store, roles, &access, stop).await?;
+        let mut roles = Roles::start(&store, roles, &access, stop).await?;
+        if let Some(bridges) = bridges {
+            super::bridge::carry(&mut roles, &store, bridges)?;
+        }
         Ok(Serving { addr: server.addr(), open: access.is_open(), server, roles, store })
     }
 

@@ -72,10 +72,13 @@ impl StoreOptions {
     }
 
     pub(super) fn log(&self, realm: &Realm) -> Result<StreamConfig, bus::Error> {
+        let events = names::log_filter(realm)?;
+        let base = self.stream(names::log_stream(realm)?.as_str(), events.as_str())?;
         Ok(StreamConfig {
+            subjects: vec![events, names::bridge_filter(realm)?],
             max_bytes: Some(self.log_max_bytes),
             duplicate_window: self.duplicate_window,
-            ..self.stream(names::log_stream(realm)?.as_str(), names::log_filter(realm)?.as_str())?
+            ..base
         })
     }
 

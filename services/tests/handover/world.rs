@@ -187,7 +187,8 @@ impl World {
             let message = log.get(sequence).await.expect("log read").expect("nothing is removed");
             let StoredMessage { subject, key, headers, payload, .. } = message;
             let (id, expect, not_before) = (None, None, None);
-            backup.push(Message { subject, key, headers, payload, id, expect, not_before });
+            let rollup = false;
+            backup.push(Message { subject, key, headers, payload, id, expect, not_before, rollup });
         }
         self.bus.delete_stream(&name).await.expect("the log is removed");
         // A publisher may have made it anew meanwhile.

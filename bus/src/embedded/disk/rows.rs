@@ -80,7 +80,16 @@ pub(super) fn read_delayed(row: &[u8], until: SystemTime) -> Option<Message> {
     let subject = Subject::received(row.sized_text()?);
     let (key, headers, payload) = read_body_from(&mut row)?;
     let not_before = Some(until);
-    Some(Message { subject, key, headers, payload, id: None, expect: None, not_before })
+    Some(Message {
+        subject,
+        key,
+        headers,
+        payload,
+        id: None,
+        expect: None,
+        not_before,
+        rollup: false,
+    })
 }
 
 pub(super) fn id(id: &str, sequence: u64, came: SystemTime) -> Vec<u8> {

@@ -129,6 +129,7 @@ impl DeadLetter {
             id: None,
             expect: None,
             not_before: None,
+            rollup: false,
         })
     }
 }
