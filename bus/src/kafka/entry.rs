@@ -25,6 +25,14 @@ pub(super) struct StreamEntry {
     pub(super) keyed: Vec<SubjectFilter>,
 }
 
+impl StreamEntry {
+    /// The largest batch that the topic takes, in bytes. A topic that was made for a stream, or taken
+    /// over for one, takes the largest that is sent.
+    pub(super) fn largest_batch(&self) -> u32 {
+        if self.generation == 0 { self.config.max_message_bytes } else { u32::MAX }
+    }
+}
+
 /// A consumer as it was declared.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ConsumerEntry {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::desk::Part;
 use super::entry::Origin;
 use super::failure::failed;
-use super::link::{Client, Link, REQUEST_LIMIT};
+use super::link::{Link, REQUEST_LIMIT};
 use super::settings::Logged;
 use super::watermark::Watermark;
 use crate::error::Result;
@@ -81,8 +81,8 @@ pub(super) async fn commit(
 }
 
 /// A client that speaks for the group without joining it.
-fn client(link: &Link, group: &str) -> Result<Client> {
-    Client::from_config_and_context(&link.settings.consumer(group), Logged)
+fn client(link: &Link, group: &str) -> Result<BaseConsumer<Logged>> {
+    BaseConsumer::from_config_and_context(&link.settings.consumer(group), Logged)
         .map_err(|e| failed(format!("ask about group {group}"), e))
 }
 

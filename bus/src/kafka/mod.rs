@@ -50,6 +50,7 @@
 //! What Kafka cannot do is refused with a typed error: de-duplication by id, conditional
 //! publishing, exact limits, work queues, purging by subject, compare-and-set, requests.
 
+mod batches;
 mod bell;
 mod bucket;
 mod catalog;

@@ -5,11 +5,14 @@
 
 mod child;
 mod fallbacks;
+mod headers;
 mod login;
 mod members;
+mod open;
 mod publish;
 mod reading;
 mod retries;
+mod sizes;
 mod units;
 mod values;
 
