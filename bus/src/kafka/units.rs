@@ -4,7 +4,8 @@
 //! that lost its partitions cannot commit: the broker fences it by its epoch, whichever producer it
 //! uses. Producers are therefore nobody's own: a few are kept and lent out. What a process that
 //! died had begun is aborted by the broker after [`TRANSACTION_LIMIT_MS`]; until then readers do
-//! not see past it, and the next owner of its inputs waits for it.
+//! not see past it, looking behind it is an error (see [`super::scan`]), and the next owner of its
+//! inputs waits for it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
