@@ -102,17 +102,18 @@ impl Consumers {
         // What an earlier consumer of this name left behind is none of this one's.
         let fresh = made && !used;
         let (group, epoch) = if fresh { (plain, 0) } else { (format!("{plain}.{now:x}"), now) };
-        let entry = ConsumerEntry {
+        let mut entry = ConsumerEntry {
             config: config.clone(),
             created: SystemTime::now(),
             paused_until: None,
             group,
             epoch,
+            placed: false,
             origins,
             at_least,
             moves: 0,
         };
-        self.publish_origins(stream, &entry).await;
+        entry.placed = self.publish_origins(stream, &entry).await;
         self.catalog.put_consumer(name, &entry).await?;
         self.entry(name, &config.name)
     }
@@ -144,13 +145,16 @@ impl Consumers {
         self.catalog.consumer(stream, name)
     }
 
-    /// Commits where the group begins, for those who measure lag from outside. Members read it in
-    /// the catalog, so that a failure is no harm.
-    async fn publish_origins(&self, stream: &StreamEntry, entry: &ConsumerEntry) {
+    /// Commits where the group begins, for those who measure lag from outside, and so that a
+    /// position that is lost later is missed. Members read the beginning in the catalog: a failure,
+    /// which is false, does no other harm.
+    async fn publish_origins(&self, stream: &StreamEntry, entry: &ConsumerEntry) -> bool {
         let name = stream.config.name.as_str();
-        if let Err(error) = groups::commit(&self.link, &entry.group, name, &entry.origins).await {
-            tracing::debug!(group = entry.group, %error, "the group's beginning is not shown");
+        let placed = groups::commit(&self.link, &entry.group, name, &entry.origins).await;
+        if let Err(error) = &placed {
+            tracing::warn!(group = entry.group, %error, "the group's beginning is not committed");
         }
+        placed.is_ok()
     }
 
     /// See [`crate::driver::Driver::consumer_info`].
@@ -163,7 +167,7 @@ impl Consumers {
         self.catalog.refresh().await?;
         let entry = self.fitting(&of, consumer)?;
         let member = self.member(stream, consumer);
-        standing::info(&self.link, &of, &entry, member.as_deref()).await
+        standing::info(&self.link, &of, &entry, member.as_deref(), false).await
     }
 
     /// See [`crate::driver::Driver::consumers`].
@@ -173,7 +177,9 @@ impl Consumers {
         let mut infos = Vec::new();
         for entry in self.catalog.consumers(stream) {
             let member = self.member(stream, &entry.config.name);
-            infos.push(standing::info(&self.link, &of, &entry, member.as_deref()).await?);
+            // One that has lost its positions does not hide the others.
+            let info = standing::info(&self.link, &of, &entry, member.as_deref(), true).await?;
+            infos.push(info);
         }
         Ok(infos)
     }
@@ -237,8 +243,9 @@ impl Consumers {
         let epoch = nanos(SystemTime::now()).max(before.epoch + 1);
         let group = format!("{stream}.{consumer}.{epoch:x}");
         let moves = before.moves + 1;
-        let entry = ConsumerEntry { group, epoch, origins, at_least, moves, ..(*before).clone() };
-        self.publish_origins(&of, &entry).await;
+        let mut entry =
+            ConsumerEntry { group, epoch, origins, at_least, moves, ..(*before).clone() };
+        entry.placed = self.publish_origins(&of, &entry).await;
         self.catalog.put_consumer(stream, &entry).await?;
         if let Some(member) = self.member(stream, consumer) {
             member.fence();

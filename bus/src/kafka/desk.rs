@@ -285,6 +285,12 @@ impl Desk {
         positions.collect()
     }
 
+    /// Takes all of it for unsaved, so that it is committed again: brokers forget a position that
+    /// nobody has committed for long.
+    pub(super) fn unsave(&mut self) {
+        self.parts.values_mut().for_each(|assigned| assigned.dirty = true);
+    }
+
     /// A commit of these failed: they are unsaved as before.
     pub(super) fn not_saved(&mut self, positions: &[Position]) {
         for Position { part, generation, .. } in positions {

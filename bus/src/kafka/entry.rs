@@ -25,6 +25,14 @@ pub(super) struct StreamEntry {
     pub(super) keyed: Vec<SubjectFilter>,
 }
 
+impl StreamEntry {
+    /// The largest batch that the topic takes, in bytes. A topic that was made for a stream, or taken
+    /// over for one, takes the largest that is sent.
+    pub(super) fn largest_batch(&self) -> u32 {
+        if self.generation == 0 { self.config.max_message_bytes } else { u32::MAX }
+    }
+}
+
 /// A consumer as it was declared.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ConsumerEntry {
@@ -35,6 +43,9 @@ pub(super) struct ConsumerEntry {
     pub(super) group: String,
     /// Another one each time it is made or moved: retries of an earlier one are void.
     pub(super) epoch: u64,
+    /// Its group has a position in each partition since it was made or moved: where one is missing
+    /// it was lost. False where that could not be committed, and before it was written down.
+    pub(super) placed: bool,
     /// Where it begins in each partition of which its group has committed nothing.
     pub(super) origins: Vec<Origin>,
     /// Messages of a lower sequence are left out: it may begin where nothing is yet.
@@ -101,6 +112,8 @@ struct ConsumerJson {
     paused_until_ms: Option<u64>,
     group: String,
     epoch: u64,
+    #[serde(default)]
+    placed: bool,
     origins: Vec<Origin>,
     #[serde(default)]
     at_least: u64,
@@ -196,8 +209,10 @@ impl ConsumerEntry {
         };
         let time = |millis| UNIX_EPOCH + Duration::from_millis(millis);
         let (created, paused_until) = (time(stored.created_ms), stored.paused_until_ms.map(time));
-        let ConsumerJson { group, epoch, origins, at_least, moves, .. } = stored;
-        Ok(Self { config, created, paused_until, group, epoch, origins, at_least, moves })
+        let ConsumerJson { group, epoch, placed, origins, at_least, moves, .. } = stored;
+        let entry =
+            Self { config, created, paused_until, group, epoch, placed, origins, at_least, moves };
+        Ok(entry)
     }
 }
 
@@ -221,6 +236,7 @@ impl Stored for ConsumerEntry {
             paused_until_ms: self.paused_until.map(|time| nanos(time).div_ceil(1_000_000)),
             group: self.group.clone(),
             epoch: self.epoch,
+            placed: self.placed,
             origins: self.origins.clone(),
             at_least: self.at_least,
             moves: self.moves,
@@ -313,6 +329,7 @@ mod tests {
                 paused_until: Some(time),
                 group: "s.c".into(),
                 epoch: 1_795_000_000_000_000_001,
+                placed: true,
                 origins: vec![origin(7, ""), origin(0, "lg1:AQ")],
                 at_least: 9,
                 moves: 2,
@@ -342,6 +359,7 @@ mod tests {
         let consumer = ConsumerEntry::from_json("c", consumer).unwrap();
         assert_eq!(consumer.config.start, Start::Sequence(4));
         assert_eq!(consumer.origins, [Origin { offset: 4, metadata: String::new() }]);
+        assert!(!consumer.placed, "what is missing may never have been there");
         let bucket =
             BucketEntry::from_json("b", br#"{"max_age_ms":1,"replicas":1,"generation":2}"#);
         assert_eq!(bucket.unwrap().generation, 2);

@@ -61,6 +61,7 @@ fn kind(code: Code) -> ErrorKind {
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed => ErrorKind::Invalid,
         Code::TopicAlreadyExists => ErrorKind::Mismatch,
+        Code::BadMessage | Code::BadCompression | Code::InvalidMessage => ErrorKind::Corrupt,
         Code::Fenced | Code::ProducerFenced | Code::AssignmentLost | Code::IllegalGeneration => {
             ErrorKind::Stale
         }
@@ -122,7 +123,8 @@ mod tests {
         assert_eq!(kind(Code::MessageTimedOut), ErrorKind::Timeout);
         assert_eq!(kind(Code::UnknownTopicOrPartition), ErrorKind::NotFound);
         assert_eq!(kind(Code::MessageSizeTooLarge), ErrorKind::TooLarge);
-        assert_eq!(kind(Code::BadCompression), ErrorKind::Backend);
+        assert_eq!(kind(Code::BadCompression), ErrorKind::Corrupt);
+        assert_eq!(kind(Code::Unknown), ErrorKind::Backend);
         let admin = failed("ensure", KafkaError::AdminOp(Code::InvalidReplicationFactor));
         assert_eq!(admin.kind(), ErrorKind::Invalid);
     }

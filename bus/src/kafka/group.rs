@@ -19,6 +19,7 @@ use super::settings::Logged;
 use super::shared::{Confirm, Names, Shared};
 use super::watermark::Watermark;
 use crate::error::{Error, ErrorKind, Result};
+use crate::name::{ConsumerName, StreamName};
 
 /// How long those who work on messages of a partition that leaves may settle them.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -73,6 +74,12 @@ impl Group {
         let mut from = TopicPartitionList::with_capacity(given.count());
         if given.count() > 0 {
             let committed = self.committed(client, given)?;
+            let lost = self.lost(&committed);
+            if !lost.is_empty() {
+                // Nothing is delivered from a guess: the thread that polls ends the member.
+                self.shared.state().lost = lost;
+                return Err(KafkaError::ConsumerCommit(Code::NoOffset));
+            }
             let mut state = self.shared.state();
             for found in committed.elements() {
                 let part = self.shared.of.part(found.topic(), found.partition());
@@ -112,6 +119,17 @@ impl Group {
                 asked => return asked,
             }
         }
+    }
+
+    /// Partitions of the stream without a position, although the group had one in each of them when
+    /// the consumer was made or moved.
+    fn lost(&self, committed: &TopicPartitionList) -> Vec<i32> {
+        let is_lost = |found: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            let (retry, _) = self.shared.of.part(found.topic(), found.partition());
+            self.entry.placed && !retry && !matches!(found.offset(), Offset::Offset(_))
+        };
+        let lost = committed.elements().into_iter().filter(is_lost);
+        lost.map(|found| found.partition()).collect()
     }
 
     /// Where the consumer begins in a partition of which nothing was committed yet.
@@ -236,6 +254,23 @@ impl Confirm {
         // Whoever dropped the future does not want to know.
         let _ = self.done.send(result);
     }
+}
+
+/// The refusal of a consumer whose group has lost its positions: beginning anew would deliver
+/// again what was settled.
+pub(super) fn positions_lost(
+    stream: &StreamName,
+    consumer: &ConsumerName,
+    group: &str,
+    partitions: &[i32],
+) -> Error {
+    let what = format!(
+        "consumer {consumer} on stream {stream} has lost its position in partitions {partitions:?}: \
+         somebody removed them from group {group}, or no process had it bound for longer than the \
+         brokers keep them (offsets.retention.minutes); nothing is delivered, because all of it \
+         could come again: move the consumer to where it shall go on (seek)"
+    );
+    Error::new(ErrorKind::Corrupt, what)
 }
 
 fn lost_partition() -> Error {

@@ -1,17 +1,17 @@
 //! Groups from outside, through a client that is in none.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::desk::Part;
 use super::entry::Origin;
-use super::failure::failed;
-use super::link::{Client, Link, REQUEST_LIMIT};
+use super::failure::{failed, is_passing};
+use super::link::{Link, REQUEST_LIMIT};
 use super::settings::Logged;
 use super::watermark::Watermark;
 use crate::error::Result;
@@ -19,6 +19,7 @@ use crate::error::Result;
 /// How often, and how far apart, it is tried to remove a group that its members are leaving.
 const DELETE_ATTEMPTS: u32 = 10;
 const DELETE_PAUSE: Duration = Duration::from_millis(100);
+const COMMIT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the group has committed of each partition of two topics, where it has.
 pub(super) async fn committed(
@@ -73,16 +74,25 @@ pub(super) async fn commit(
     let (topic, origins) = (topic.to_owned(), origins.to_vec());
     let committed = link.apart(move || {
         let client = client(&of, &group)?;
-        let list = list(&topic, &origins);
-        let committed = list.and_then(|list| client.commit(&list, CommitMode::Sync));
-        committed.map_err(|e| failed(format!("commit for group {group}"), e))
+        let deadline = Instant::now() + REQUEST_LIMIT;
+        loop {
+            let list = list(&topic, &origins);
+            match list.and_then(|list| client.commit(&list, CommitMode::Sync)) {
+                Ok(()) => return Ok(()),
+                // A group that is new has to find its broker first.
+                Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                    std::thread::sleep(COMMIT_PAUSE);
+                }
+                Err(error) => return Err(failed(format!("commit for group {group}"), error)),
+            }
+        }
     });
     committed.await
 }
 
 /// A client that speaks for the group without joining it.
-fn client(link: &Link, group: &str) -> Result<Client> {
-    Client::from_config_and_context(&link.settings.consumer(group), Logged)
+fn client(link: &Link, group: &str) -> Result<BaseConsumer<Logged>> {
+    BaseConsumer::from_config_and_context(&link.settings.consumer(group), Logged)
         .map_err(|e| failed(format!("ask about group {group}"), e))
 }
 

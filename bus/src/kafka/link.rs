@@ -1,6 +1,7 @@
 //! What everything on one connection shares: settings, administration, borrowed clients, threads.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -29,8 +30,40 @@ const CLIENTS: usize = 8;
 /// The group that readers name, because the client insists on one; nobody joins it.
 pub(super) const READER_GROUP: &str = "lockgate-reader";
 
-/// A client that reads, lent out or in a thread of its own.
-pub(super) type Client = BaseConsumer<Logged>;
+/// A client that reads, lent out or in a thread of its own. It is shown what is committed, and a log
+/// ends for it where the first open transaction begins; where the log ends for everybody else it
+/// asks through another one.
+pub(super) struct Client {
+    reads: BaseConsumer<Logged>,
+    /// Made when it is asked for.
+    ends: OnceLock<BaseConsumer<Logged>>,
+    config: ClientConfig,
+}
+
+impl Client {
+    fn new(config: ClientConfig) -> Result<Self> {
+        Ok(Self { reads: consumer(&config)?, ends: OnceLock::new(), config })
+    }
+
+    /// Sees records of open transactions too: for places and times, never for content.
+    pub(super) fn ends(&self) -> Result<&BaseConsumer<Logged>> {
+        if let Some(ends) = self.ends.get() {
+            return Ok(ends);
+        }
+        let mut config = self.config.clone();
+        config.set("isolation.level", "read_uncommitted");
+        let made = consumer(&config)?;
+        Ok(self.ends.get_or_init(|| made))
+    }
+}
+
+impl Deref for Client {
+    type Target = BaseConsumer<Logged>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.reads
+    }
+}
 
 pub(super) struct Link {
     pub(super) settings: Settings,
@@ -95,7 +128,7 @@ impl Link {
 
     /// A new client of `group`, connected to nothing yet.
     pub(super) fn client(&self, group: &str) -> Result<Client> {
-        client(&self.settings.consumer(group))
+        Client::new(self.settings.consumer(group))
     }
 
     /// Lends a client to `work`, which blocks, away from the runtime. Dropping the future lets
@@ -112,7 +145,7 @@ impl Link {
             let idle = link.idle().pop();
             let client = match idle {
                 Some(client) => client,
-                None => client(&link.settings.lookup(READER_GROUP))?,
+                None => Client::new(link.settings.lookup(READER_GROUP))?,
             };
             let done = work(&client);
             // A client that failed may hold on to what failed: the next one is a new one.
@@ -168,8 +201,8 @@ impl Drop for Link {
     }
 }
 
-fn client(config: &ClientConfig) -> Result<Client> {
-    Client::from_config_and_context(config, Logged).map_err(|e| failed("make a client", e))
+fn consumer(config: &ClientConfig) -> Result<BaseConsumer<Logged>> {
+    BaseConsumer::from_config_and_context(config, Logged).map_err(|e| failed("make a client", e))
 }
 
 /// True when a broker refused the client's user or password: the client repeats that, and reports
@@ -184,9 +217,10 @@ pub(super) fn metadata(client: &Client, topic: Option<&str>) -> Result<Metadata>
     client.fetch_metadata(topic, REQUEST_LIMIT).map_err(|e| failed("ask the cluster", e))
 }
 
-/// The first offset that a partition holds, and the one after its last. Blocks.
+/// The first offset that a partition holds, and the one after its last, which is the high watermark:
+/// what is stored behind an open transaction counts, also while it cannot be read. Blocks.
 pub(super) fn watermarks(client: &Client, topic: &str, partition: i32) -> Result<(i64, i64)> {
-    let deadline = Instant::now() + REQUEST_LIMIT;
+    let (client, deadline) = (client.ends()?, Instant::now() + REQUEST_LIMIT);
     loop {
         match client.fetch_watermarks(topic, partition, REQUEST_LIMIT) {
             Ok(marks) => return Ok(marks),

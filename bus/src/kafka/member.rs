@@ -26,6 +26,7 @@ use super::publisher::Publisher;
 use super::shared::{Names, Shared, State};
 use super::standing::Ours;
 use super::token::instance;
+use super::trouble::Trouble;
 use super::upkeep::{confirmed, retry_later, save_all, tidy};
 use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
 use crate::error::Result;
@@ -56,6 +57,8 @@ impl Member {
             confirms: Vec::new(),
             saved: BTreeMap::new(),
             rejoin: false,
+            lost: Vec::new(),
+            trouble: None,
             over: None,
             client: None,
         };
@@ -154,6 +157,9 @@ impl ConsumerDriver for Member {
                 if !taken.is_empty() || max == 0 || now >= deadline {
                     self.shared.feed(&mut state);
                     return Ok(taken);
+                }
+                if let Some(error) = state.trouble.as_ref().and_then(Trouble::error) {
+                    return Err(error);
                 }
                 state.desk.next_change().map_or(deadline, |next| next.min(deadline))
             };

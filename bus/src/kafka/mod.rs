@@ -11,7 +11,27 @@
 //! Java client does. A sequence is unique in its stream and grows within a partition; with one
 //! partition it is the offset + 1. So it is counted with the number of partitions: a topic that
 //! somebody gives more of them is refused with [`crate::ErrorKind::Mismatch`], which names both
-//! numbers, within ten seconds by every call that reads, writes or settles there.
+//! numbers, within ten seconds by every call that reads, writes or settles there. Nobody has written
+//! down how many partitions a topic had that others made and nothing was declared of: a process that
+//! is started after such a topic grew, and has no consumer there, counts with the new number.
+//!
+//! # What other programs do
+//!
+//! - A transaction that is open, of another program or of a unit, hides what is stored behind it, also
+//!   when that was acknowledged. It counts all the same: the log's end is the high watermark. A call
+//!   that needs what is hidden waits up to five seconds and is [`crate::ErrorKind::Unavailable`] then;
+//!   a bucket is [`crate::ErrorKind::Timeout`] after twenty. Readers and consumers go on when the
+//!   transaction has ended. `Start::New` begins behind what was stored, hidden or not.
+//! - A record that cannot be read, because its batch does not decompress, is
+//!   [`crate::ErrorKind::Corrupt`] in every call that comes to it, and nothing behind it in its
+//!   partition is given. A fetch says so, with how often it was seen, when it has nothing else. Move
+//!   the consumer past it.
+//! - A broker refuses a batch as a whole where the topic takes less (`max.message.bytes`). Topics of
+//!   others get batches that fit, and what was refused all the same is sent again one by one: only
+//!   what is too large by itself is [`crate::ErrorKind::TooLarge`]. Who lowers the limit of a topic
+//!   while it is written to may see what was on its way at that moment stored out of its order.
+//! - Headers are kept as Kafka has them: any text as a name, any bytes or null as a value. One whose
+//!   name is not UTF-8, which Kafka does not allow, is left out with a warning.
 //!
 //! The client repeats a publish by itself and stores it once, for two minutes. A receipt that
 //! fails with [`crate::ErrorKind::Timeout`] leaves open whether the message is stored, and without ids a
@@ -38,6 +58,13 @@
 //!   brokers before Kafka 3.7, which never heard of it, serve no consumers.
 //! - A consumer whose stream's topic others removed fails with [`crate::ErrorKind::NotFound`], some
 //!   ten seconds later. The stream that is declared next by the name has none of its consumers.
+//! - A group may lose its positions: somebody deletes it, or no process has the consumer bound for
+//!   longer than the brokers keep them (`offsets.retention.minutes`, a week unless it was changed: raise
+//!   it above the longest time a consumer may be off). Then declaring, binding and observing the
+//!   consumer, and fetching, are [`crate::ErrorKind::Corrupt`], and nothing is delivered, because all
+//!   of it could come again. Whoever knows where it was moves it there ([`crate::Bus::seek`]) and binds
+//!   it anew. A consumer that is bound commits every half minute, also when nothing happens. One that
+//!   an earlier version made begins anew without a word, until it is moved or made anew.
 //! - Retries that are settled are removed from their topic once a minute, or a thousand at a time.
 //! - Beginning with the last message per subject is possible where those messages are no further
 //!   apart than the span above.
@@ -50,6 +77,7 @@
 //! What Kafka cannot do is refused with a typed error: de-duplication by id, conditional
 //! publishing, exact limits, work queues, purging by subject, compare-and-set, requests.
 
+mod batches;
 mod bell;
 mod bucket;
 mod catalog;
@@ -85,6 +113,7 @@ mod tail;
 mod threads;
 mod token;
 mod topics;
+mod trouble;
 mod units;
 mod upkeep;
 mod watch;

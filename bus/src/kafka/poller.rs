@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::desk::{Part, Polled, Room};
 use super::entry::{ConsumerEntry, StreamEntry};
 use super::failure::{code, failed, is_passing};
-use super::group::Group;
+use super::group::{Group, positions_lost};
 use super::lease::{Record, after};
 use super::link::REQUEST_LIMIT;
 use super::record::Decoder;
@@ -26,6 +26,7 @@ use super::shape::refusal;
 use super::shared::Shared;
 use super::start::matches_any;
 use super::token::Slot;
+use super::trouble::Trouble;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the thread sleeps when there is nothing to do and nobody rings.
@@ -35,6 +36,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const GONE_AFTER: Duration = Duration::from_secs(10);
 /// How soon the group is joined again after a failure.
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
+/// How often the group's positions are missed before they are given up: while the consumer is
+/// moved, a group may be removed that a member still takes for its own.
+const LOST_AFTER: u32 = 2;
 /// How many messages of a partition are taken together.
 const BATCH: usize = 1000;
 
@@ -42,14 +46,22 @@ type Client = BaseConsumer<Group>;
 
 /// Runs until the member is dropped or its consumer removed.
 pub(super) fn run(shared: &Arc<Shared>) {
-    let classic = AtomicBool::new(false);
+    let (classic, mut lost) = (AtomicBool::new(false), 0);
     while !shared.stop.is_cancelled() {
         let entry = match shared.entry() {
             Ok(entry) => entry,
             Err(gone) => return shared.end(&gone),
         };
         match Poller::join(shared, &entry, &classic).and_then(Poller::serve) {
-            Ok(()) => {}
+            Ok(()) => lost = 0,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::error!(consumer = %shared.of.consumer, %error, "positions are lost");
+                lost += 1;
+                if lost >= LOST_AFTER {
+                    return shared.end(&error);
+                }
+                shared.bell.wait(JOIN_AGAIN);
+            }
             Err(gone) if gone.is_not_found() || gone.kind() == ErrorKind::Mismatch => {
                 return shared.end(&gone);
             }
@@ -130,6 +142,8 @@ impl<'a> Poller<'a> {
         {
             let mut state = shared.state();
             state.rejoin = false;
+            state.lost.clear();
+            state.trouble = None;
             state.client = Some(client.clone());
         }
         let declared = shared.declared();
@@ -164,6 +178,7 @@ impl<'a> Poller<'a> {
     }
 
     fn step(&mut self) -> Result<Step> {
+        self.check_positions()?;
         if self.is_outdated()? {
             return Ok(Step::Over);
         }
@@ -174,6 +189,16 @@ impl<'a> Poller<'a> {
         taken |= self.take_messages(&rooms)?;
         self.idle = !taken;
         Ok(if taken { Step::Busy } else { Step::Idle })
+    }
+
+    /// Fails where the group has lost positions, unless the consumer has another group by now.
+    fn check_positions(&self) -> Result<()> {
+        let lost = self.shared.state().lost.clone();
+        if lost.is_empty() || self.shared.entry()?.group != self.entry.group {
+            return Ok(());
+        }
+        let of = &self.shared.of;
+        Err(positions_lost(&of.stream, &of.consumer, &self.entry.group, &lost))
     }
 
     /// True when the consumer was moved, or what is committed is to be looked at anew, or when the
@@ -208,7 +233,7 @@ impl<'a> Poller<'a> {
         if taken && self.shared.state().desk.accept(polled, Instant::now()) {
             self.shared.arrived.notify_waiters();
         }
-        trouble.map_or(Ok(()), |error| self.judge(error))?;
+        trouble.map_or(Ok(()), |error| self.judge(None, error))?;
         Ok(taken)
     }
 
@@ -248,7 +273,7 @@ impl<'a> Poller<'a> {
     }
 
     fn take_messages(&mut self, rooms: &[Room]) -> Result<bool> {
-        let (mut any, mut trouble) = (false, None);
+        let (mut any, mut troubles) = (false, Vec::new());
         for &Room { part, assignment, messages } in rooms {
             let Some(Queue { queue, .. }) = self.queues.get(&part) else { continue };
             self.decoder.let_go();
@@ -259,7 +284,7 @@ impl<'a> Poller<'a> {
                         batch.push(read(&self.entry, part, &mut self.decoder, &message));
                     }
                     Some(Err(error)) => {
-                        trouble = Some(error);
+                        troubles.push((part, error));
                         break;
                     }
                     None => break,
@@ -273,7 +298,7 @@ impl<'a> Poller<'a> {
             self.shared.inbox.put(batch);
             self.shared.arrived.notify_waiters();
         }
-        trouble.map_or(Ok(()), |error| self.judge(error))?;
+        troubles.into_iter().try_for_each(|(part, error)| self.judge(Some(part), error))?;
         Ok(any)
     }
 
@@ -303,7 +328,7 @@ impl<'a> Poller<'a> {
     }
 
     /// What an error of the client means: mostly that it goes on by itself.
-    fn judge(&mut self, error: KafkaError) -> Result<()> {
+    fn judge(&mut self, part: Option<Part>, error: KafkaError) -> Result<()> {
         if let Some((cause, _)) = self.client.client().fatal_error() {
             return Err(self.ended(cause));
         }
@@ -311,6 +336,11 @@ impl<'a> Poller<'a> {
             // Also said while the brokers learn of a topic.
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 self.missing.get_or_insert((Instant::now(), Instant::now()));
+                Ok(())
+            }
+            _ if Trouble::is_one(&error) => {
+                Trouble::note(&mut self.shared.state().trouble, &self.shared.of, part, error);
+                self.shared.arrived.notify_waiters();
                 Ok(())
             }
             _ => {

@@ -1,16 +1,18 @@
-//! Publishing through one idempotent producer, within a bounded window.
+//! Publishing through idempotent producers, within a bounded window. Nearly all goes through one
+//! of them: see [`super::batches`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext};
 use tokio::sync::oneshot;
 
+use super::batches::{Producer, Singly, Smaller, start};
 use super::failure::{code, failed};
 use super::link::Link;
 use super::sequence::Place;
@@ -30,6 +32,8 @@ pub(super) struct To<'a> {
     pub(super) partition: i32,
     /// Of the topic, for the receipt's sequence.
     pub(super) partitions: u32,
+    /// The largest batch that the topic takes, in bytes, as far as that is known.
+    pub(super) takes: u32,
 }
 
 /// A record's own content.
@@ -43,20 +47,20 @@ type Record<'a> = BaseRecord<'a, [u8], [u8], Box<Ticket>>;
 /// Why a record was not taken, and the record.
 type Refused<'a> = Box<(KafkaError, Record<'a>)>;
 
-/// One producer, shared.
+/// The producers of a connection.
 pub(super) struct Publisher {
-    producer: Option<ThreadedProducer<Reports>>,
+    /// The usual one, and the others; none once it is dropped.
+    producers: Option<(Producer, Smaller)>,
     window: Arc<Window>,
 }
 
 impl Publisher {
     pub(super) fn start(link: &Link) -> Result<Self> {
         let window = Arc::new(Window::default());
-        let reports = Reports { window: window.clone() };
-        let producer =
-            ThreadedProducer::from_config_and_context(&link.settings.producer(), reports)
-                .map_err(|e| failed("start a producer", e))?;
-        Ok(Self { producer: Some(producer), window })
+        let config = link.settings.producer();
+        let smaller = Smaller::new(config.clone(), &window);
+        let reports = Reports { window: window.clone(), singly: Some(smaller.singly.clone()) };
+        Ok(Self { producers: Some((start(&config, reports)?, smaller)), window })
     }
 
     /// Hands a record over and returns once it has a place in the window.
@@ -66,27 +70,30 @@ impl Publisher {
         content: Content<'_>,
     ) -> Result<oneshot::Receiver<Result<Receipt>>> {
         let place = self.window.enter().await?;
+        let (usual, smaller) = self.producers.as_ref().ok_or_else(closed)?;
+        let other = smaller.of(to.topic, to.takes)?;
+        let producer = other.as_ref().unwrap_or(usual);
         let (answer, receipt) = oneshot::channel();
         let ticket = Box::new(Ticket { answer, partitions: to.partitions });
         let mut record = BaseRecord::with_opaque_to(to.topic, ticket).partition(to.partition);
         (record.key, record.payload) = (content.key, content.value);
         record.headers = content.headers;
-        if let Err(refused) = self.send(record) {
-            Box::pin(self.send_again(refused)).await?;
+        if let Err(refused) = send(producer, record) {
+            Box::pin(self.send_again(producer, refused)).await?;
         }
         place.keep();
         Ok(receipt)
     }
 
     /// Waits while the queue is full of bytes: each record that leaves it makes room.
-    async fn send_again(&self, refused: Refused<'_>) -> Result<()> {
+    async fn send_again(&self, producer: &Producer, refused: Refused<'_>) -> Result<()> {
         let mut held = Some(refused);
         let sent = self.window.until(|| {
             let (error, record) = *held.take()?;
             if code(&error) != Some(Code::QueueFull) {
                 return Some(Err(failed(format!("publish to {}", record.topic), error)));
             }
-            held = self.send(record).err();
+            held = send(producer, record).err();
             held.is_none().then_some(Ok(()))
         });
         sent.await?
@@ -94,7 +101,7 @@ impl Publisher {
 
     /// Writes to a table's topic; returns the offset when it is durable.
     pub(super) async fn put(&self, topic: &str, key: &str, value: Option<Bytes>) -> Result<i64> {
-        let to = To { topic, partition: 0, partitions: 1 };
+        let to = To { topic, partition: 0, partitions: 1, takes: u32::MAX };
         let content = Content { key: Some(key.as_bytes()), value: value.as_deref(), headers: None };
         let receipt = self.submit(to, content).await?.await.map_err(|_| closed())??;
         Ok(Place::of(receipt.sequence, 1).map_or(0, |place| place.offset))
@@ -105,35 +112,43 @@ impl Publisher {
         // What is not reported by then is reported when the producer goes.
         let _ = tokio::time::timeout(DRAIN_LIMIT, self.window.close()).await;
     }
+}
 
-    fn send<'a>(&self, record: Record<'a>) -> Result<(), Refused<'a>> {
-        match &self.producer {
-            Some(producer) => producer.send(record).map_err(Box::new),
-            None => Err(Box::new((KafkaError::Canceled, record))),
-        }
-    }
+fn send<'a>(producer: &Producer, record: Record<'a>) -> Result<(), Refused<'a>> {
+    producer.send(record).map_err(Box::new)
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        // The producer waits for its own threads, which a runtime's thread must not.
-        if let Some(producer) = self.producer.take() {
+        // A producer waits for its own threads, which a runtime's thread must not.
+        if let Some(producers) = self.producers.take() {
             let dropped = std::thread::Builder::new().name("kafka-drop".to_owned());
-            // Without a thread it is dropped here, late.
-            let _ = dropped.spawn(move || drop(producer));
+            // Without a thread they are dropped here, late.
+            let _ = dropped.spawn(move || drop(producers));
         }
     }
 }
 
 /// Who waits for the report of a record.
-struct Ticket {
+pub(super) struct Ticket {
     answer: oneshot::Sender<Result<Receipt>>,
     partitions: u32,
 }
 
+impl Ticket {
+    /// Reports the record, and gives its place in the window back.
+    pub(super) fn answer(self, window: &Window, receipt: Result<Receipt>) {
+        // Whoever dropped the receipt does not want to know.
+        let _ = self.answer.send(receipt);
+        window.report();
+    }
+}
+
 /// Takes the reports, in the producer's thread.
-struct Reports {
-    window: Arc<Window>,
+pub(super) struct Reports {
+    pub(super) window: Arc<Window>,
+    /// Where the records of a batch go that was refused for its size; none where each was a batch.
+    pub(super) singly: Option<Arc<Singly>>,
 }
 
 impl ClientContext for Reports {
@@ -150,18 +165,23 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Ticket>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
-        let Ticket { answer, partitions } = *ticket;
         let receipt = match result {
             Ok(record) => {
                 let place = Place { partition: record.partition(), offset: record.offset() };
-                Ok(Receipt { sequence: place.sequence(partitions), duplicate: false })
+                Ok(Receipt { sequence: place.sequence(ticket.partitions), duplicate: false })
             }
             Err((error, record)) => {
+                if let (Some(singly), true) = (&self.singly, is_too_large(error)) {
+                    return singly.send_again(record, ticket);
+                }
                 Err(failed(format!("publish to {}", record.topic()), error.clone()))
             }
         };
-        // Whoever dropped the receipt does not want to know.
-        let _ = answer.send(receipt);
-        self.window.report();
+        ticket.answer(&self.window, receipt);
     }
+}
+
+/// True for the broker's verdict on a batch, which says nothing of each record in it.
+pub(super) fn is_too_large(error: &KafkaError) -> bool {
+    matches!(code(error), Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge))
 }

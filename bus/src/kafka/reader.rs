@@ -153,7 +153,7 @@ impl Sink for Feeder {
         self.bytes >= BATCH_BYTES
     }
 
-    fn end(&mut self, _partition: i32) {}
+    fn end(&mut self, _partition: i32, _next: i64) {}
 
     fn step(&mut self) -> ControlFlow<()> {
         if self.batch.is_empty() {

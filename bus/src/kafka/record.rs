@@ -64,12 +64,17 @@ pub(super) fn headers(message: &Message, subject: Option<&str>) -> Result<OwnedH
         let millis = millis_of(time).to_string();
         out = out.insert(Header { key: NOT_BEFORE, value: Some(&millis) });
     }
-    for (name, value) in message.headers.iter() {
+    for (name, value) in message.headers.entries() {
         if is_reserved(name) {
             let what = format!("header {name} has a meaning of its own on kafka://: rename it");
             return Err(Error::invalid(what));
         }
-        out = out.insert(Header { key: name, value: Some(value.as_ref()) });
+        if name.contains('\0') {
+            let what =
+                format!("header {name:?} has a zero in its name, which kafka:// cannot carry");
+            return Err(Error::invalid(what));
+        }
+        out = out.insert(Header { key: name, value: value.map(Bytes::as_ref) });
     }
     Ok(out)
 }
@@ -217,18 +222,23 @@ struct Taken<'a> {
 impl<'a> Taken<'a> {
     fn from(record: &'a BorrowedMessage<'_>) -> Self {
         let Some(headers) = record.headers() else { return Self::default() };
-        // The client library panics at a header whose name is not UTF-8, which anybody may write.
-        let read = || headers.iter().fold(Self::default(), Self::take);
-        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-            let offset = record.offset();
-            tracing::warn!(topic = record.topic(), offset, "headers that are not text left out");
-            Self::default()
-        })
+        let mut taken = Self::default();
+        for at in 0..headers.count() {
+            // The client library panics at a name that is not UTF-8, which Kafka does not allow and
+            // anybody may write.
+            match catch_unwind(AssertUnwindSafe(|| headers.try_get(at))) {
+                Ok(header) => header.into_iter().for_each(|header| taken.take(header)),
+                Err(_) => {
+                    let (topic, offset) = (record.topic(), record.offset());
+                    tracing::warn!(topic, offset, at, "a header whose name is not text left out");
+                }
+            }
+        }
+        taken
     }
 
-    fn take(mut self, header: Header<'a, &'a [u8]>) -> Self {
-        let value = header.value.unwrap_or_default();
-        let text = || std::str::from_utf8(value).ok();
+    fn take(&mut self, header: Header<'a, &'a [u8]>) {
+        let text = || std::str::from_utf8(header.value.unwrap_or_default()).ok();
         match header.key {
             SUBJECT => self.subject = text(),
             NOT_BEFORE => {
@@ -237,13 +247,8 @@ impl<'a> Taken<'a> {
             }
             // Left out, because a copy of the message could not be published with it.
             name if is_reserved(name) => {}
-            name => {
-                if let Err(error) = self.headers.append(name, Bytes::copy_from_slice(value)) {
-                    tracing::debug!(%error, "header left out");
-                }
-            }
+            name => self.headers.append_received(name, header.value.map(Bytes::copy_from_slice)),
         }
-        self
     }
 }
 

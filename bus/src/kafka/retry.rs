@@ -48,7 +48,7 @@ pub(super) async fn copy(shared: &Shared, copy: &Copy) -> Result<Slot> {
     let headers = headers(&again, Some(subject))?.insert(Header { key: RETRY, value: Some(&was) });
     let partitions = shared.of.declared.config.partitions;
     let topic = shared.of.topic((true, slot.partition));
-    let to = To { topic, partition: slot.partition, partitions };
+    let to = To { topic, partition: slot.partition, partitions, takes: u32::MAX };
     let (key, value) = (again.key.as_deref(), again.payload.as_deref());
     let content = Content { key, value, headers: Some(headers) };
     let receipt = shared.publisher.submit(to, content).await?;

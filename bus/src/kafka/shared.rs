@@ -18,6 +18,7 @@ use super::inbox::{Batch, Inbox};
 use super::lease::after;
 use super::link::Link;
 use super::publisher::Publisher;
+use super::trouble::Trouble;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{ConsumerName, StreamName};
 
@@ -71,6 +72,10 @@ pub(super) struct State {
     pub(super) saved: BTreeMap<i32, i64>,
     /// The group is to be joined anew, from what is committed.
     pub(super) rejoin: bool,
+    /// The partitions of the stream of which the group has lost its positions.
+    pub(super) lost: Vec<i32>,
+    /// What stands in the way of records.
+    pub(super) trouble: Option<Trouble>,
     /// Why the member has ended.
     pub(super) over: Option<(ErrorKind, String)>,
     /// The client that is in the group.

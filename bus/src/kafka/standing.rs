@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::desk::{Part, Standing};
 use super::entry::{ConsumerEntry, StreamEntry};
+use super::group::positions_lost;
 use super::link::Link;
 use super::member::Member;
 use super::sequence::Place;
@@ -18,12 +19,14 @@ use super::{groups, retry, streams};
 use crate::config::ConsumerInfo;
 use crate::error::Result;
 
-/// See [`crate::driver::Driver::consumer_info`].
+/// See [`crate::driver::Driver::consumer_info`]. Fails where the group has lost its positions, unless
+/// `lost` are taken for where the consumer began.
 pub(super) async fn info(
     link: &Arc<Link>,
     stream: &StreamEntry,
     entry: &ConsumerEntry,
     member: Option<&Member>,
+    lost: bool,
 ) -> Result<ConsumerInfo> {
     let ours = member.map(Member::standing).unwrap_or_default();
     let marks = streams::marks(link, &stream.config).await?;
@@ -31,6 +34,15 @@ pub(super) async fn info(
         true => BTreeMap::new(),
         false => committed(link, stream, entry).await?,
     };
+    let missing = |partition: &i32| {
+        let part = (false, *partition);
+        !ours.parts.contains_key(&part) && !committed.contains_key(&part)
+    };
+    let missing: Vec<i32> = (0..).take(marks.len()).filter(missing).collect();
+    if entry.placed && !lost && !missing.is_empty() {
+        let (stream, consumer) = (&stream.config.name, &entry.config.name);
+        return Err(positions_lost(stream, consumer, &entry.group, &missing));
+    }
     let (mut pending, mut floor, mut ends) = (0, u64::MAX, 0);
     for (partition, (low, high)) in (0..).zip(marks) {
         let at = |offset| Place { partition, offset }.sequence(stream.config.partitions);

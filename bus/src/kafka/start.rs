@@ -124,7 +124,9 @@ fn at_time(client: &Client, config: &StreamConfig, millis: i64) -> Result<BTreeM
             .add_partition_offset(topic, partition, Offset::Offset(millis))
             .map_err(|e| failed(doing(), e))?;
     }
-    let found = client.offsets_for_times(asked, REQUEST_LIMIT).map_err(|e| failed(doing(), e))?;
+    // What is stored behind an open transaction was stored all the same.
+    let found = client.ends()?.offsets_for_times(asked, REQUEST_LIMIT);
+    let found = found.map_err(|e| failed(doing(), e))?;
     let mut offsets = BTreeMap::new();
     for element in found.elements() {
         element.error().map_err(|e| failed(doing(), e))?;

@@ -29,15 +29,17 @@ const FOREIGN_TOPICS: usize = 1000;
 /// Hands a message to the producer; see [`crate::driver::Driver::submit`].
 pub(super) async fn submit(
     publisher: &Publisher,
-    StreamEntry { config, keyed, .. }: &StreamEntry,
+    entry: &StreamEntry,
     message: &Message,
 ) -> Result<PendingReceipt> {
+    let StreamEntry { config, keyed, .. } = entry;
     check(config, message)?;
     let partitions = config.partitions;
     let to = To {
         topic: config.name.as_str(),
         partition: partition_of(message, partitions),
         partitions,
+        takes: entry.largest_batch(),
     };
     let (key, headers) = written(message, keyed)?;
     let content = Content { key, value: message.payload.as_deref(), headers };

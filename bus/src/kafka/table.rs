@@ -27,7 +27,7 @@ pub(super) trait Rows: Send + Sync + 'static {
 /// How far a table is.
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
-    /// The offset after the last record that was applied.
+    /// The offset after the last record that was applied, or after markers behind it.
     pub(super) next: i64,
     /// True when what was there at the opening has been applied.
     synced: bool,
@@ -138,8 +138,10 @@ impl<R: Rows> Sink for Filler<R> {
         false
     }
 
-    fn end(&mut self, _partition: i32) {
-        self.synced = true;
+    fn end(&mut self, _partition: i32, next: i64) {
+        // Where a transaction is open this is not the end of what was there at the opening.
+        self.next = self.next.max(next);
+        self.synced |= self.next >= self.high;
     }
 
     fn step(&mut self) -> ControlFlow<()> {

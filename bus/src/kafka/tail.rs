@@ -25,8 +25,8 @@ pub(super) trait Sink: Send + 'static {
     /// The next record of a partition. True when it is enough for one step.
     fn record(&mut self, record: &BorrowedMessage<'_>) -> bool;
 
-    /// All that a partition held has been given.
-    fn end(&mut self, partition: i32);
+    /// All that can be read of a partition has been given: what lies before `next`.
+    fn end(&mut self, partition: i32, next: i64);
 
     /// No further record is there at this moment, or enough of them for one step.
     fn step(&mut self) -> ControlFlow<()>;
@@ -76,7 +76,9 @@ impl Tail {
                         enough = sink.record(&record);
                         taken += 1;
                     }
-                    Err(KafkaError::PartitionEOF(partition)) => sink.end(partition),
+                    Err(KafkaError::PartitionEOF(partition)) => {
+                        sink.end(partition, self.reached(partition));
+                    }
                     Err(error) => trouble = Some(error),
                 }
                 if enough || taken == BATCH || trouble.is_some() {
@@ -93,6 +95,12 @@ impl Tail {
             }
         }
         Ok(())
+    }
+
+    /// Where the partition goes on; transactions' markers, which are not shown, are passed.
+    fn reached(&self, partition: i32) -> i64 {
+        let place = self.next.iter().find(|place| place.partition == partition);
+        position(&self.client, &self.topic, partition).max(place.map_or(0, |place| place.offset))
     }
 
     fn handle(&mut self, error: KafkaError, sink: &mut impl Sink) -> Result<ControlFlow<()>> {
@@ -150,6 +158,16 @@ pub(super) fn assign(client: &Client, topic: &str, places: &[Place]) -> Result<(
             .map_err(|e| failed(doing(), e))?;
     }
     client.assign(&assignment).map_err(|e| failed(doing(), e))
+}
+
+/// How far a partition has been read, with what is not shown; 0 where nothing was.
+pub(super) fn position(client: &Client, topic: &str, partition: i32) -> i64 {
+    let positions = client.position().ok();
+    let found = positions.as_ref().and_then(|list| list.find_partition(topic, partition));
+    match found.map(|found| found.offset()) {
+        Some(Offset::Offset(offset)) => offset,
+        _ => 0,
+    }
 }
 
 fn exists(client: &Client, topic: &str) -> Result<bool> {

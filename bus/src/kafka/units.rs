@@ -4,7 +4,8 @@
 //! that lost its partitions cannot commit: the broker fences it by its epoch, whichever producer it
 //! uses. Producers are therefore nobody's own: a few are kept and lent out. What a process that
 //! died had begun is aborted by the broker after [`TRANSACTION_LIMIT_MS`]; until then readers do
-//! not see past it, and the next owner of its inputs waits for it.
+//! not see past it, looking behind it is an error (see [`super::scan`]), and the next owner of its
+//! inputs waits for it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,11 +21,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::batches::{USUAL, one_by_one};
 use super::consumers::Consumers;
 use super::entry::StreamEntry;
 use super::failure::failed;
 use super::link::Link;
 use super::member::Member;
+use super::publisher::is_too_large;
 use super::record::{partition_of, written};
 use super::sequence::Place;
 use super::settings::Logged;
@@ -58,28 +61,37 @@ type Producer = FutureProducer<Logged>;
 /// The transactional producers of a connection.
 pub(super) struct Units {
     idle: Mutex<Vec<Producer>>,
+    /// Those whose batches have one record each.
+    idle_singly: Mutex<Vec<Producer>>,
     lent: Arc<Semaphore>,
 }
 
 impl Default for Units {
     fn default() -> Self {
-        Self { idle: Mutex::default(), lent: Arc::new(Semaphore::new(UNITS)) }
+        let lent = Arc::new(Semaphore::new(UNITS));
+        Self { idle: Mutex::default(), idle_singly: Mutex::default(), lent }
     }
 }
 
 impl Units {
     /// Lets the producers go; blocks.
     pub(super) fn close(&self) {
-        let idle = std::mem::take(&mut *self.idle());
-        drop(idle);
+        for singly in [false, true] {
+            let idle = std::mem::take(&mut *self.idle(singly));
+            drop(idle);
+        }
     }
 
-    fn take(&self, link: &Link) -> Result<Producer> {
-        let idle = self.idle().pop();
+    /// A producer; `singly` for one whose batches have one record each.
+    fn take(&self, link: &Link, singly: bool) -> Result<Producer> {
+        let idle = self.idle(singly).pop();
         if let Some(producer) = idle {
             return Ok(producer);
         }
         let mut config = link.settings.producer();
+        if singly {
+            config = one_by_one(config);
+        }
         config.set("transactional.id", format!("lockgate-{}", instance()));
         config.set("transaction.timeout.ms", TRANSACTION_LIMIT_MS);
         config.set("message.timeout.ms", DELIVERY_LIMIT_MS);
@@ -90,14 +102,16 @@ impl Units {
         Ok(producer)
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Producer>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self, singly: bool) -> MutexGuard<'_, Vec<Producer>> {
+        let idle = if singly { &self.idle_singly } else { &self.idle };
+        idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Units {
     fn drop(&mut self) {
-        let idle = std::mem::take(&mut *self.idle());
+        let mut idle = std::mem::take(&mut *self.idle(false));
+        idle.append(&mut self.idle(true));
         if !idle.is_empty() {
             // A producer waits for its own threads, which a runtime's thread must not.
             let dropped = std::thread::Builder::new().name("kafka-drop".to_owned());
@@ -117,12 +131,14 @@ pub(super) async fn commit(
     let outputs = outputs.map(|((_, message), stream)| Output::new(stream, message));
     let outputs = outputs.collect::<Result<Vec<_>>>()?;
     let inputs = inputs(consumers, &unit.inputs)?;
+    let singly = streams.iter().any(|stream| stream.largest_batch() < USUAL);
     let permit = units.lent.clone().acquire_owned().await.map_err(|_| closed())?;
     let (units, link, runtime) = (units.clone(), consumers.link.clone(), Handle::current());
     let of = link.clone();
     let done = link.apart(move || {
         let _permit = permit;
-        Attempt { units: &units, link: &of, runtime, inputs: &inputs, outputs: &outputs }.run()
+        Attempt { units: &units, link: &of, runtime, inputs: &inputs, outputs: &outputs, singly }
+            .run()
     });
     Ok(Committed { receipts: done.await?, guarantee: Guarantee::Exactly })
 }
@@ -180,6 +196,8 @@ struct Attempt<'a> {
     runtime: Handle,
     inputs: &'a [Input],
     outputs: &'a [Output],
+    /// Each record in a batch of its own: a topic takes less than the usual batches.
+    singly: bool,
 }
 
 /// How a transaction failed.
@@ -193,7 +211,7 @@ enum Failed {
 }
 
 impl Attempt<'_> {
-    fn run(&self) -> Result<Vec<Receipt>> {
+    fn run(mut self) -> Result<Vec<Receipt>> {
         let mut attempt = 1;
         loop {
             match self.once() {
@@ -203,6 +221,13 @@ impl Attempt<'_> {
                     attempt += 1;
                     std::thread::sleep(PAUSE);
                 }
+                // The broker's verdict on a batch: sent one by one, each record has its own.
+                Err(Failed::Aborted(error))
+                    if error.kind() == ErrorKind::TooLarge && !self.singly =>
+                {
+                    tracing::debug!(%error, "a batch of the unit was refused, trying one by one");
+                    self.singly = true;
+                }
                 Err(Failed::Again(error) | Failed::Aborted(error)) => return Err(error),
                 Err(Failed::Unknown(error)) => return Err(error),
             }
@@ -210,7 +235,7 @@ impl Attempt<'_> {
     }
 
     fn once(&self) -> Result<Vec<Receipt>, Failed> {
-        let producer = self.units.take(self.link).map_err(Failed::Again)?;
+        let producer = self.units.take(self.link, self.singly).map_err(Failed::Again)?;
         // No commit of these members may pass between here and the end of the transaction.
         let members: Vec<_> = self.inputs.iter().map(|input| input.member.shared()).collect();
         let _turns: Vec<_> = members
@@ -240,7 +265,9 @@ impl Attempt<'_> {
                     shared.give_up(&parts);
                 }
             }
-            _ if producer.client().fatal_error().is_none() => self.units.idle().push(producer),
+            _ if producer.client().fatal_error().is_none() => {
+                self.units.idle(self.singly).push(producer);
+            }
             _ => {}
         }
         done
@@ -321,6 +348,11 @@ impl Attempt<'_> {
         let timed_out =
             || KafkaError::MessageProduction(rdkafka::types::RDKafkaErrorCode::MessageTimedOut);
         let stored = self.runtime.block_on(stored).map_err(|_| timed_out())?;
+        // One batch that was refused takes the others with it: its verdict is the one that counts.
+        let verdict = stored.iter().flatten().filter_map(|stored| stored.as_ref().err());
+        if let Some((error, _)) = verdict.into_iter().find(|(error, _)| is_too_large(error)) {
+            return Err(error.clone());
+        }
         let receipt = |(output, stored): (&Output, _)| {
             let stored: Result<Result<rdkafka::producer::future_producer::Delivery, _>, _> = stored;
             let stored = stored.map_err(|_| KafkaError::Canceled)?.map_err(|(error, _)| error)?;

@@ -16,6 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 const SETTLE_LIMIT: Duration = Duration::from_secs(40);
 /// How soon an ack that nobody waits for is committed.
 const SAVE_EVERY: Duration = Duration::from_millis(200);
+/// How often positions are committed that have not changed: brokers that count their retention
+/// from the last commit (KIP-848) forget them otherwise, at the earliest after a minute.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
 /// How soon a commit that failed is tried again.
 const SAVE_AGAIN: Duration = Duration::from_millis(50);
 /// How often it is looked for what rests in the way.
@@ -55,11 +58,15 @@ pub(super) async fn retry_later(shared: Arc<Shared>, copy: Copy) -> Result<()> {
 /// Commits when someone waits for it, and now and then for those who do not, in a thread of its
 /// own. What is settled last is committed by who leaves the group.
 pub(super) fn save_all(shared: &Shared) {
-    let mut pause = SAVE_EVERY;
+    let (mut pause, mut kept) = (SAVE_EVERY, Instant::now());
     while !shared.stop.is_cancelled() {
         shared.save_bell.wait(pause);
         let Some(client) = shared.state().client.clone() else { continue };
         let turn = shared.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.elapsed() >= KEEP_EVERY {
+            kept = Instant::now();
+            shared.state().desk.unsave();
+        }
         let saved = shared.save(&client);
         drop(turn);
         pause = if saved { SAVE_EVERY } else { SAVE_AGAIN };
@@ -110,7 +117,9 @@ pub(super) async fn tidy(shared: Arc<Shared>) {
 /// the next time.
 async fn trim(shared: &Shared, removed: &mut BTreeMap<i32, i64>) {
     let saved = std::mem::take(&mut shared.state().saved);
-    let passed: Vec<(i32, i64)> = saved.into_iter().collect();
+    let is_news =
+        |(partition, offset): &(i32, i64)| *offset > removed.get(partition).copied().unwrap_or(0);
+    let passed: Vec<(i32, i64)> = saved.into_iter().filter(is_news).collect();
     if passed.is_empty() {
         return;
     }

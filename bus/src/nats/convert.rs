@@ -80,8 +80,11 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn header_name(name: &str) -> Result<HeaderName> {
-    HeaderName::from_str(name)
-        .map_err(|_| Error::invalid(format!("header name {name:?} cannot be carried by nats://")))
+    // The client library takes an empty name, and the server takes the line for something else.
+    let carried = Some(name).filter(|name| !name.is_empty()).map(HeaderName::from_str);
+    carried
+        .and_then(std::result::Result::ok)
+        .ok_or_else(|| Error::invalid(format!("header name {name:?} cannot be carried by nats://")))
 }
 
 pub(super) fn header_value(name: &str, value: &[u8]) -> Result<HeaderValue> {

@@ -12,6 +12,12 @@ use crate::error::{Error, Result};
 /// A value that a backend cannot carry (NATS: one that is not UTF-8, or has white space at an end)
 /// makes the publish fail with [`crate::ErrorKind::Invalid`]; it is never changed.
 ///
+/// What arrives from Kafka may have headers that [`Headers::append`] takes from nobody: any text as
+/// a name, any bytes as a value, or no value at all. They are kept, and a copy that is published to
+/// Kafka has them again; NATS refuses such a name or value. A value that is null reads as an empty
+/// one everywhere but in [`Headers::entries`], and is an empty one once it was on a backend that
+/// has no null.
+///
 /// ```
 /// # fn main() -> Result<(), bus::Error> {
 /// let mut headers = bus::Headers::new();
@@ -24,7 +30,10 @@ use crate::error::{Error, Result};
 /// # }
 /// ```
 #[derive(Debug, Clone, Default, Eq)]
-pub struct Headers(Vec<(String, Bytes)>);
+pub struct Headers(Vec<(String, Option<Bytes>)>);
+
+/// What a null reads as.
+static EMPTY: Bytes = Bytes::new();
 
 impl Headers {
     /// No headers.
@@ -45,8 +54,23 @@ impl Headers {
         if value.iter().any(|b| *b == b'\r' || *b == b'\n') {
             return Err(Error::invalid(format!("the value of header {name} has a line break")));
         }
-        self.0.push((name, value));
+        self.0.push((name, Some(value)));
         Ok(())
+    }
+
+    /// Adds a header without a value, which only Kafka tells from one with an empty value. The same
+    /// rules for the name as in [`Headers::append`].
+    pub fn append_null(&mut self, name: impl Into<String>) -> Result<()> {
+        self.append(name, Bytes::new())?;
+        if let Some((_, value)) = self.0.last_mut() {
+            *value = None;
+        }
+        Ok(())
+    }
+
+    /// Adds what another program has stored, whatever it is.
+    pub(crate) fn append_received(&mut self, name: impl Into<String>, value: Option<Bytes>) {
+        self.0.push((name.into(), value));
     }
 
     /// Replaces every value of the name by one. The same rules as [`Headers::append`].
@@ -59,12 +83,12 @@ impl Headers {
     /// The first value of the name that is UTF-8.
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut named = self.0.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
-        named.find_map(|(_, value)| std::str::from_utf8(value).ok())
+        named.find_map(|(_, value)| std::str::from_utf8(value.as_ref().unwrap_or(&EMPTY)).ok())
     }
 
     /// Every value of the name, in order.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Bytes> {
-        self.0.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// Takes out every value of the name and returns the first.
@@ -76,7 +100,12 @@ impl Headers {
 
     /// Every name and value, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
+        self.entries().map(|(name, value)| (name, value.unwrap_or(&EMPTY)))
+    }
+
+    /// The same, with `None` for a value that is null.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, Option<&Bytes>)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_ref()))
     }
 
     /// How many values there are.
@@ -91,10 +120,15 @@ impl Headers {
 }
 
 /// Equal when every name has the same values in the same order, whatever the order between names.
+/// A null equals itself only.
 impl PartialEq for Headers {
     fn eq(&self, other: &Self) -> bool {
+        let of = |headers: &Self, name: &str| {
+            let named = headers.entries().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+            named.map(|(_, value)| value.cloned()).collect::<Vec<_>>()
+        };
         self.len() == other.len()
-            && self.0.iter().all(|(name, _)| self.values(name).eq(other.values(name)))
+            && self.0.iter().all(|(name, _)| of(self, name) == of(other, name))
     }
 }
 
@@ -111,6 +145,19 @@ mod tests {
         assert_eq!(headers.get("Ce-Id"), Some("1"));
         headers.set("ce-id", "3").unwrap();
         assert_eq!((headers.len(), headers.get("ce-id")), (1, Some("3")));
+    }
+
+    #[test]
+    fn null_is_no_empty_value_but_reads_like_one() {
+        let (mut null, mut empty) = (Headers::new(), Headers::new());
+        null.append_null("a").unwrap();
+        empty.append("a", "").unwrap();
+        assert!(null != empty && null == null.clone());
+        assert_eq!((null.get("a"), null.values("a").count()), (Some(""), 1));
+        assert_eq!(null.iter().collect::<Vec<_>>(), empty.iter().collect::<Vec<_>>());
+        assert_eq!(null.entries().collect::<Vec<_>>(), [("a", None)]);
+        assert!(null.append_null("a b").is_err() && null.len() == 1);
+        assert_eq!(null.remove("A"), Some(Bytes::new()));
     }
 
     #[test]

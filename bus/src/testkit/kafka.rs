@@ -130,6 +130,11 @@ impl KafkaBroker {
         self.process.log()
     }
 
+    /// Where it keeps what it stores: a folder for each partition, named `<topic>-<number>`.
+    pub fn store(&self) -> PathBuf {
+        self.process.folder().join("store")
+    }
+
     fn java(&self) -> Command {
         let mut java = Command::new("java");
         java.args(["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto", "-cp"]);
@@ -166,7 +171,7 @@ impl KafkaBroker {
         let [broker, controller] = self.ports;
         let listeners =
             format!("PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}");
-        let store = self.process.folder().join("store");
+        let store = self.store();
         let store = store.display();
         // A crashed broker is let in again when its session is over: 2 s, where 9 s is usual.
         format!(

@@ -5,12 +5,17 @@
 
 mod child;
 mod fallbacks;
+mod headers;
 mod login;
 mod members;
+mod open;
+mod positions;
 mod publish;
 mod reading;
 mod retries;
+mod sizes;
 mod units;
+mod unreadable;
 mod values;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -23,7 +23,7 @@ pub(super) fn raw(url: &str) -> ClientConfig {
     config
 }
 
-async fn read(reader: &mut Reader, count: usize) -> Vec<StoredMessage> {
+pub(super) async fn read(reader: &mut Reader, count: usize) -> Vec<StoredMessage> {
     let mut messages = Vec::new();
     let all = async {
         while messages.len() < count {
@@ -216,26 +216,6 @@ async fn a_topic_that_was_bound_while_it_was_being_made_is_read_as_what_it_becam
     assert_eq!(taken.message().key, None);
     let refused = reader.next(1, PATIENCE).await.unwrap_err();
     assert_eq!(refused.kind(), bus::ErrorKind::NotFound, "opened as what it no longer is");
-}
-
-#[tokio::test]
-async fn a_header_that_is_not_text_stops_nobody() {
-    let (broker, bus) = shared().await;
-    let stream = stream(&bus, |_| {}).await;
-    let producer: FutureProducer = raw(&broker.url()).create().unwrap();
-    let subject = format!("{}.a", stream.name());
-    // A value that is not text in place of the subject: the stream's name stands in.
-    let headers = OwnedHeaders::new()
-        .insert(Header { key: "Lg-Subject", value: Some(&b"\xff\xfe"[..]) })
-        .insert(Header { key: "no value", value: None::<&[u8]> });
-    let name = stream.name().to_string();
-    let record = FutureRecord::<(), _>::to(&name).payload("x").headers(headers);
-    producer.send(record, PATIENCE).await.unwrap();
-    stream.publish(Message::new(&subject, "y").unwrap()).await.unwrap();
-    let mut reader = stream.reader(&[], Start::Beginning).await.unwrap();
-    let read = read(&mut reader, 2).await;
-    assert_eq!((read[0].subject.as_str(), read[0].headers.len()), (&*name, 0));
-    assert_eq!(read[1].subject.as_str(), subject);
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ fn read_body_from(row: &mut Input<'_>) -> Option<Body> {
     let mut headers = Headers::new();
     for _ in 0..row.u32()? {
         let (name, value) = (row.sized_text()?, row.sized()?);
-        headers.append(name, Bytes::copy_from_slice(value)).ok()?;
+        headers.append_received(name, Some(Bytes::copy_from_slice(value)));
     }
     let payload = row.rest();
     let payload = (parts & HAS_PAYLOAD != 0).then(|| Bytes::copy_from_slice(payload));

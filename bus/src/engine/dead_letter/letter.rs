@@ -114,10 +114,10 @@ impl DeadLetter {
     /// it up.
     pub fn original(&self) -> Result<Message> {
         let mut headers = crate::Headers::new();
-        for (name, value) in self.copy.headers.iter() {
+        for (name, value) in self.copy.headers.entries() {
             let ours = name.get(..PREFIX.len()).is_some_and(|p| p.eq_ignore_ascii_case(PREFIX));
             if !ours {
-                headers.append(name, value.clone())?;
+                headers.append_received(name, value.cloned());
             }
         }
         headers.set(REDRIVE_TO, self.origin.consumer.to_string())?;
