@@ -22,7 +22,7 @@ def wrong(what):
 
 
 def metrics(text):
-    return set(re.findall(r"\blockgate_[a-z_]+", text))
+    return set(re.findall(r"\b(?:lockgate|bus)_[a-z_]+", text))
 
 
 def check(place, expression, known):
@@ -79,7 +79,7 @@ def dashboard(known, listed):
 
 def main():
     runbook = (DEPLOY / "README.md").read_text()
-    listed = {name for row in re.findall(r"^\| `lockgate_.*$", runbook, re.MULTILINE) for name in metrics(row)}
+    listed = {name for row in re.findall(r"^\| `(?:lockgate|bus)_.*$", runbook, re.MULTILINE) for name in metrics(row)}
     if len(listed) < 16:
         wrong(f"the table of metrics in deploy/README.md has {len(listed)} rows")
     known = {name + suffix for name in listed for suffix in SERIES}

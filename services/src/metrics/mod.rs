@@ -5,6 +5,8 @@
 //! every registration role shows the same; there they are measured while somebody scrapes.
 
 mod labels;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

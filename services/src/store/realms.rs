@@ -22,9 +22,13 @@ impl Store {
 
     /// Makes a realm if it is missing and returns its log. The log comes before the record, so
     /// that whoever sees the record finds the log; doing it twice changes nothing, and a log that
-    /// is there stays as it was declared.
+    /// is there stays as it was declared. It need not have room for a bridge: only bridges do.
     pub async fn ensure_realm(&self, realm: &Realm) -> Result<Stream, bus::Error> {
-        let log = self.bus().create_stream_if_missing(&self.options.log(realm)?).await?.handle;
+        let mut config = self.options.log(realm)?;
+        if self.last_sequence(realm).await?.is_some() {
+            config.subjects = vec![names::log_filter(realm)?];
+        }
+        let log = self.bus().create_stream_if_missing(&config).await?.handle;
         match self.realms.create(realm.as_str(), "{}").await {
             Ok(_) => tracing::info!(%realm, "realm made"),
             Err(error) if error.is_conflict() => {}

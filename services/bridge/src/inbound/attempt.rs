@@ -111,8 +111,10 @@ pub(crate) async fn run(
         drop(consumer);
         Ok::<_, Failure>(())
     });
+    // Also when this future is dropped: nothing else ends the thread.
+    let over = attempt.over.clone().drop_guard();
     let ended = polled.await;
-    attempt.over.cancel();
+    drop(over);
     ended.map_err(|error| Failure::Again(format!("the reading thread ended: {error}")))??;
     let why = attempt.why.lock().unwrap_or_else(PoisonError::into_inner).take();
     why.map_or(Ok(()), Err)

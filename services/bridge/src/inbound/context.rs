@@ -106,8 +106,7 @@ impl ClientContext for Context {
         for (partition, told) in topic.partitions.iter().filter(|(_, told)| told.hi_offset >= 0) {
             // Behind the last record there may be marks of transactions, which nobody reads: then the
             // end is where the last one was handed over.
-            let at_end = told.eof_offset >= 0 && told.eof_offset == told.next_offset;
-            let read_all = at_end && told.fetchq_cnt == 0;
+            let read_all = told.next_offset >= told.hi_offset && told.fetchq_cnt == 0;
             let end = if read_all { told.app_offset } else { told.hi_offset };
             self.attempt.gauge.lag(*partition, end);
         }

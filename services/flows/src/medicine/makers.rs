@@ -183,7 +183,9 @@ impl Run {
             Some(phase) if patients == 0 || phase.patients() == patients => phase.add(sample),
             phase => {
                 tell_phase(context, phase.take());
-                *phase = (patients > 0).then(|| Phase::from(sample));
+                // Orders of patients who were gone before the first look, or who are elsewhere.
+                let is_one = patients > 0 || sample.made > 0;
+                *phase = is_one.then(|| Phase::from(sample));
             }
         }
     }
