@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bus::{Bus, Error, ErrorKind, Message, Receipt, StreamConfig, SubjectFilter};
+use bus::{Bus, Error, ErrorKind, Message, Receipt, StreamConfig};
 
 use super::{Lag, Metrics, Mode, OfHttp};
 use crate::model::{Realm, SubscriptionName};
@@ -12,16 +12,15 @@ use crate::model::{Realm, SubscriptionName};
 async fn touched() -> Metrics {
     let metrics = Metrics::default();
     let bus = Bus::connect("embedded:").await.unwrap().with_middleware(metrics.of_bus());
-    let filter = SubjectFilter::new("a").unwrap();
-    let config = StreamConfig::new("a".parse().unwrap(), vec![filter]);
-    let stream = bus.create_stream(config).await.unwrap();
+    let config = StreamConfig::parse("a", &["a"]).unwrap();
+    let stream = bus.ensure_stream(&config).await.unwrap();
     for _ in 0..2 {
         stream.publish(Message::new("a", "1").unwrap().id("1")).await.unwrap();
     }
     bus.delete_stream("a").await.unwrap();
     stream.publish(Message::new("a", "1").unwrap()).await.unwrap_err();
 
-    let realm: Realm = "care".parse().unwrap();
+    let realm = Realm::new("care").unwrap();
     for duplicate in [false, true] {
         metrics.published(&realm, &Ok(Receipt { sequence: 1, duplicate }));
     }
@@ -32,7 +31,7 @@ async fn touched() -> Metrics {
     metrics.prefill_rows(1);
     metrics.prefill_ended("complete");
     metrics.prefill_took(Duration::from_secs(1));
-    let name: SubscriptionName = "careportal".parse().unwrap();
+    let name = SubscriptionName::new("careportal").unwrap();
     let lag = Lag { pending: 1, unsettled: 1, oldest: Duration::from_secs(1) };
     metrics.show_lag(&[(name, lag)], 0);
     let of = OfHttp { route: String::from("/metrics"), method: "GET", status: 200 };
