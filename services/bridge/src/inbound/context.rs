@@ -53,6 +53,8 @@ pub(super) struct Held {
 struct Lane {
     /// Bounded by the room that each item holds.
     records: UnboundedSender<Item>,
+    /// The offset behind the last record that went this way.
+    next: i64,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -105,9 +107,12 @@ impl ClientContext for Context {
         let Some(topic) = statistics.topics.get(&self.attempt.route.kafka_topic) else { return };
         for (partition, told) in topic.partitions.iter().filter(|(_, told)| told.hi_offset >= 0) {
             // Behind the last record there may be marks of transactions, which nobody reads: then the
-            // end is where the last one was handed over.
-            let read_all = told.next_offset >= told.hi_offset && told.fetchq_cnt == 0;
-            let end = if read_all { told.app_offset } else { told.hi_offset };
+            // end is behind the last one that was handed over.
+            let read_all = told.next_offset >= told.hi_offset
+                && told.fetchq_cnt == 0
+                && self.held().iter().all(|held| held.partition != *partition);
+            let handed_over = self.lanes().get(partition).map(|lane| lane.next);
+            let end = handed_over.filter(|_| read_all).unwrap_or(told.hi_offset);
             self.attempt.gauge.lag(*partition, end);
         }
     }
@@ -172,7 +177,7 @@ impl Context {
                 stop: stop.clone(),
             };
             let task = self.runtime.spawn(task.run());
-            lanes.insert(partition, Lane { records, stop, task });
+            lanes.insert(partition, Lane { records, next, stop, task });
         }
         client.incremental_assign(&from).map_err(Failure::kafka(format!("begin to read {topic}")))
     }
@@ -225,7 +230,8 @@ impl Context {
 
     /// Hands a record to its partition's task; nothing for one that left.
     pub(super) fn hand_over(&self, partition: i32, item: Item) {
-        if let Some(lane) = self.lanes().get(&partition) {
+        if let Some(lane) = self.lanes().get_mut(&partition) {
+            lane.next = item.offset + 1;
             // A task that ended has said why.
             let _ = lane.records.send(item);
         }
