@@ -109,7 +109,9 @@ fn described(flow: &'static Described) -> Command {
         let arg = arg.help_heading("Of this flow");
         if setting.default.is_empty() { arg } else { arg.default_value(setting.default) }
     };
-    Options::augment_args(Command::new(flow.name).about(flow.about))
+    Options::augment_args(Command::new(flow.name))
+        .about(flow.about)
+        .long_about(None)
         .mut_arg("role", |role| role.value_parser(PossibleValuesParser::new(roles)))
         .args(flow.settings().iter().map(setting))
         .after_help(roles_of(flow))

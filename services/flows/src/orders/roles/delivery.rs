@@ -44,8 +44,8 @@ pub async fn delivery(setup: Setup) -> Result<(), Failure> {
         let parcels = parcels.clone();
         move |event| take_over(parcels.clone(), event)
     };
-    let (bus, topic) = (context.bus.clone(), (Topic::OrdersReadyToShip, SYSTEM));
-    crew.add(follow(bus, topic, settings.ack_wait, crew.stop(), take_over));
+    let topic = (Topic::OrdersReadyToShip, SYSTEM);
+    crew.add(follow(context.clone(), topic, settings.ack_wait, crew.stop(), take_over));
     let sweep = Sweep::new(parcels.clone(), settings.sweep_after);
     crew.add(sweep.run::<Parcel>(crew.stop()));
     tracing::info!("delivery takes reports at http://{}/deliveries", server.addr()?);

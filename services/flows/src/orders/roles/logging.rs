@@ -13,10 +13,10 @@ use crate::orders::topology::Bucket;
 pub async fn logging(setup: Setup) -> Result<(), Failure> {
     let Setup { context, settings, .. } = &setup;
     let log = Bucket::Log.open(&context.state).await?;
-    let (bus, shutdown) = (context.bus.clone(), context.shutdown.clone());
+    let shutdown = context.shutdown.clone();
     let topic = (Topic::LoggingEvents, "logging");
     let keep = move |event| keep(log.clone(), event);
-    follow(bus, topic, settings.ack_wait, shutdown, keep).await
+    follow(context.clone(), topic, settings.ack_wait, shutdown, keep).await
 }
 
 /// The bucket is the log; the line is a view of it, and is not printed again when an entry comes

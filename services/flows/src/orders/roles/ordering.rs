@@ -33,12 +33,18 @@ pub async fn ordering(setup: Setup) -> Result<(), Failure> {
     let mut crew = Crew::new(&context.shutdown);
     for _ in 0..settings.instances {
         for topic in Topic::ALL.into_iter().filter(|topic| topic.claims().is_some()) {
-            let (bus, ordering) = (context.bus.clone(), ordering.clone());
+            let ordering = ordering.clone();
             let claim = move |event| {
                 let ordering = ordering.clone();
                 async move { ordering.claim(event).await }
             };
-            crew.add(follow(bus, (topic, SYSTEM), settings.ack_wait, crew.stop(), claim));
+            crew.add(follow(
+                context.clone(),
+                (topic, SYSTEM),
+                settings.ack_wait,
+                crew.stop(),
+                claim,
+            ));
         }
     }
     let sweep = Sweep::new(ordering.orders.clone(), settings.sweep_after);

@@ -33,10 +33,10 @@ pub async fn payment(setup: Setup) -> Result<(), Failure> {
     let payments = Desk::new(Bucket::Payments.open(&context.state).await?, topics);
     let mut crew = Crew::new(&context.shutdown);
     for _ in 0..settings.instances {
-        let (bus, payments) = (context.bus.clone(), payments.clone());
+        let payments = payments.clone();
         let announce = move |event| announce(payments.clone(), event);
         let topic = (Topic::OrdersCreated, SYSTEM);
-        crew.add(follow(bus, topic, settings.ack_wait, crew.stop(), announce));
+        crew.add(follow(context.clone(), topic, settings.ack_wait, crew.stop(), announce));
     }
     let sweep = Sweep::new(payments.clone(), settings.sweep_after);
     crew.add(sweep.run::<Payment>(crew.stop()));

@@ -83,7 +83,7 @@ where
 {
     let mut crew = Crew::new(&setup.context.shutdown);
     for stage in Stage::ALL {
-        let (bus, handler) = (setup.context.bus.clone(), handler.clone());
+        let (context, handler) = (setup.context.clone(), handler.clone());
         let handle = move |event: Event| {
             let handler = handler.clone();
             async move {
@@ -94,7 +94,7 @@ where
             }
         };
         let topic = (Topic::of_stage(stage), group);
-        crew.add(follow(bus, topic, setup.settings.ack_wait, crew.stop(), handle));
+        crew.add(follow(context, topic, setup.settings.ack_wait, crew.stop(), handle));
     }
     crew.join().await
 }
