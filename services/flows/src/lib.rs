@@ -24,8 +24,12 @@ pub use settings::{Kind, Setting, Settings};
 pub const FLOWS: &[&Flow] = &[&medicine::FLOW, &orders::FLOW, &profile::FLOW, &medisupply::FLOW];
 
 /// What can be set of a flow, where anything can.
-const SETTINGS: &[(&str, &[&Setting])] =
-    &[("medicine", medicine::SETTINGS), ("profile", profile::SETTINGS)];
+const SETTINGS: &[(&str, &[&Setting])] = &[
+    ("medicine", medicine::SETTINGS),
+    ("orders", orders::SETTINGS),
+    ("profile", profile::SETTINGS),
+    ("medisupply", medisupply::SETTINGS),
+];
 
 impl Flow {
     /// The flow of this name.

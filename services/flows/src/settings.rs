@@ -21,6 +21,28 @@ pub struct Setting {
     pub about: &'static str,
 }
 
+/// Declares settings: what their environment names begin with, then of each its name, the rest of the
+/// environment name, kind, default, and what it does.
+macro_rules! settings {
+    ($prefix:literal; $($setting:ident, $name:literal, $env:literal, $kind:ident, $default:literal,
+        $about:literal;)+) => {
+        $(
+            #[doc = $about]
+            pub(crate) static $setting: $crate::settings::Setting = $crate::settings::Setting {
+                name: $name,
+                env: concat!($prefix, $env),
+                kind: $crate::settings::Kind::$kind,
+                default: $default,
+                about: $about,
+            };
+        )+
+
+        /// What can be set.
+        pub(crate) const SETTINGS: &[&$crate::settings::Setting] = &[$(&$setting),+];
+    };
+}
+pub(crate) use settings;
+
 /// What a [`Setting`] takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -85,6 +107,12 @@ impl Settings {
         self.read(setting, count)
     }
 
+    /// A number that is small enough for its purpose; 0 where there is none.
+    pub fn number<T: TryFrom<u64>>(&self, setting: &Setting) -> Result<T, Failure> {
+        let count = self.count(setting)?;
+        T::try_from(count).map_err(|_| wrong(setting, &count.to_string(), "it is too large"))
+    }
+
     /// Numbers; none where there are none.
     pub fn counts(&self, setting: &Setting) -> Result<Vec<u64>, Failure> {
         self.read(setting, counts)
@@ -93,6 +121,16 @@ impl Settings {
     /// A time; zero where there is none.
     pub fn time(&self, setting: &Setting) -> Result<Duration, Failure> {
         self.read(setting, time)
+    }
+
+    /// A time that is longer than nothing.
+    pub fn some_time(&self, setting: &Setting) -> Result<Duration, Failure> {
+        match self.time(setting)? {
+            Duration::ZERO => {
+                Err(wrong(setting, self.text(setting).unwrap_or_default(), "it has to be longer"))
+            }
+            time => Ok(time),
+        }
     }
 
     fn read<T: Default>(

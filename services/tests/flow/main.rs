@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod journeys;
+
 use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -199,4 +201,22 @@ async fn what_is_not_there_is_named() {
     assert!(text(&refused.stderr).contains("--bus embedded:"), "{}", text(&refused.stderr));
     let refused = command(&["medicin"]).output().await.unwrap();
     assert_eq!(refused.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_flow_says_what_it_does_and_what_can_be_set() {
+    let flows = text(&ends(&["--help"]).await.stdout);
+    for flow in ["medicine", "orders", "profile", "medisupply"] {
+        let line = flows.lines().find(|line| line.trim_start().starts_with(flow)).expect(flow);
+        assert!(line.trim().len() > flow.len() + 20, "{line}");
+        let help = text(&ends(&[flow, "--help"]).await.stdout);
+        let about = line.trim().trim_start_matches(flow).trim();
+        assert!(help.starts_with(about), "{help}");
+        assert!(help.contains("Roles:"), "{help}");
+    }
+    let help = text(&ends(&["orders", "--help"]).await.stdout);
+    assert!(help.contains("--smtp <TEXT>") && help.contains("LOCKGATE_ORDERS_SMTP"), "{help}");
+    let refused = command(&["orders", "--ack-wait", "soon"]).output().await.unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("20s"), "{}", text(&refused.stderr));
 }

@@ -14,6 +14,7 @@
 
 pub mod experiment;
 mod external;
+mod figures;
 mod gateway;
 mod http;
 mod monitor;
@@ -33,11 +34,13 @@ use tokio_util::sync::CancellationToken;
 pub use external::{Fault, Mode};
 pub use monitor::{BacklogStatus, Change, Health, HealthStatus, ServiceStatus};
 pub use order::{NewOrder, Order, Status};
+pub(crate) use settings::SETTINGS;
 pub use settings::Settings;
 
 use crate::flow::{Context, Failure, Flow, Role};
+use figures::Figures;
 
-/// The flow, on the ports of the settings (`MEDISUPPLY_*`).
+/// The flow, on the ports of its settings.
 pub const FLOW: Flow = Flow {
     name: "medisupply",
     about: "orders that survive a validation service which is slow, failing or down",
@@ -69,8 +72,7 @@ pub const FLOW: Flow = Flow {
         },
     ],
     prepare: |context| {
-        async move { store::prepare(&Site::from_env(context)?).await.map_err(Failure::from) }
-            .boxed()
+        async move { store::prepare(&Site::of(context)?).await.map_err(Failure::from) }.boxed()
     },
 };
 
@@ -85,9 +87,13 @@ struct Site {
 }
 
 impl Site {
-    fn from_env(context: Context) -> Result<Self, Failure> {
+    fn of(context: Context) -> Result<Self, Failure> {
+        let mut settings = Settings::of(&context.settings)?;
+        if ["orders", "validation"].iter().any(|role| context.runs(role)) {
+            settings.figures = Figures::of(&context.counters);
+        }
         let Context { bus, state, listen, shutdown, .. } = context;
-        Ok(Self { bus, state, listen, shutdown, settings: Settings::from_env()? })
+        Ok(Self { bus, state, listen, shutdown, settings })
     }
 }
 
@@ -95,5 +101,5 @@ fn run<F>(context: Context, role: fn(Site) -> F) -> BoxFuture<'static, Result<()
 where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
-    async move { role(Site::from_env(context)?).await }.boxed()
+    async move { role(Site::of(context)?).await }.boxed()
 }

@@ -1,13 +1,37 @@
 //! What can be set: ports, addresses, names and times.
 
-use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lockgate_resilience::{BreakerConfig, RetryConfig};
 
-use super::validation::Figures;
+use super::figures::Figures;
 use crate::flow::Failure;
+use crate::settings::{Settings as Given, settings};
+
+settings! { "MEDISUPPLY_";
+    PREFIX, "prefix", "PREFIX", Text, "medisupply", "What the names of its streams and its bucket begin with";
+    HOST, "host", "HOST", Text, "127.0.0.1", "The host that the services find each other at";
+    GATEWAY_PORT, "gateway-port", "GATEWAY_PORT", Count, "8080", "The gateway's port";
+    ORDER_PORT, "order-port", "ORDER_PORT", Count, "5001", "The order service's port";
+    VALIDATION_PORT, "validation-port", "VALIDATION_PORT", Count, "5002", "The validation worker's port";
+    EXTERNAL_PORT, "external-port", "EXTERNAL_PORT", Count, "5003",
+        "The external service's port, on which nobody listens while it is down";
+    CONTROL_PORT, "control-port", "CONTROL_PORT", Count, "5013",
+        "Where the external service takes its mode, also while it is down";
+    MONITOR_PORT, "monitor-port", "MONITOR_PORT", Count, "5004", "The monitor's port";
+    SLOW_FOR, "slow-for", "SLOW_FOR", Time, "3s", "How late the external service answers in mode slow";
+    FLAP_EVERY, "flap-every", "FLAP_EVERY", Time, "5s",
+        "How often the external service turns in mode flapping";
+    ATTEMPT, "attempt", "ATTEMPT", Time, "2s",
+        "How long one attempt to ask the external service may take";
+    BREAKER_WAIT, "breaker-wait", "BREAKER_WAIT", Time, "10s",
+        "How long the breaker stays open before it tries again";
+    CALM, "calm", "CALM", Time, "15s",
+        "How long nothing must have failed before parked orders are taken up";
+    PROBE_EVERY, "probe-every", "PROBE_EVERY", Time, "30s", "How often the monitor asks each service";
+    OBJECTIVE, "objective", "OBJECTIVE", Time, "1s",
+        "A probe that takes longer is a sign of a service that is degraded";
+}
 
 /// Ports, addresses, names and times of the flow. [`Settings::default`] is the document's.
 #[derive(Debug, Clone)]
@@ -56,7 +80,7 @@ pub struct Settings {
     pub probe_within: Duration,
     /// A probe that takes longer is a sign of a service that is degraded.
     pub objective: Duration,
-    pub(super) figures: Arc<Figures>,
+    pub(super) figures: Figures,
 }
 
 impl Default for Settings {
@@ -84,38 +108,36 @@ impl Default for Settings {
             probe_every: Duration::from_secs(30),
             probe_within: Duration::from_secs(5),
             objective: Duration::from_secs(1),
-            figures: Arc::default(),
+            figures: Figures::default(),
         }
     }
 }
 
 impl Settings {
-    /// The document's, with what the environment says otherwise: `MEDISUPPLY_PREFIX`,
-    /// `MEDISUPPLY_HOST`, `MEDISUPPLY_<SERVICE>_PORT` (gateway, order, validation, external,
-    /// control, monitor), and in milliseconds `MEDISUPPLY_SLOW_MS`, `MEDISUPPLY_FLAP_MS`,
-    /// `MEDISUPPLY_ATTEMPT_MS`, `MEDISUPPLY_BREAKER_WAIT_MS`, `MEDISUPPLY_CALM_MS`,
-    /// `MEDISUPPLY_PROBE_MS`, `MEDISUPPLY_OBJECTIVE_MS`. A value that cannot be read is an error
-    /// that names it.
-    pub fn from_env() -> Result<Self, Failure> {
-        let mut settings = Self::default();
-        set(&mut settings.prefix, "PREFIX")?;
-        set(&mut settings.host, "HOST")?;
-        set(&mut settings.gateway_port, "GATEWAY_PORT")?;
-        set(&mut settings.order_port, "ORDER_PORT")?;
-        set(&mut settings.validation_port, "VALIDATION_PORT")?;
-        set(&mut settings.external_port, "EXTERNAL_PORT")?;
-        set(&mut settings.control_port, "CONTROL_PORT")?;
-        set(&mut settings.monitor_port, "MONITOR_PORT")?;
-        set_ms(&mut settings.slow_for, "SLOW_MS")?;
-        set_ms(&mut settings.flap_every, "FLAP_MS")?;
-        set_ms(&mut settings.attempt, "ATTEMPT_MS")?;
-        set_ms(&mut settings.calm, "CALM_MS")?;
-        set_ms(&mut settings.probe_every, "PROBE_MS")?;
-        set_ms(&mut settings.objective, "OBJECTIVE_MS")?;
-        if let Some(breaker) = &mut settings.breaker {
-            set_ms(&mut breaker.wait, "BREAKER_WAIT_MS")?;
-        }
-        Ok(settings)
+    /// The document's, with what was given otherwise. A value that cannot be used is an error that
+    /// names its setting.
+    pub fn of(given: &Given) -> Result<Self, Failure> {
+        let text = |setting| given.text(setting).unwrap_or_default().to_owned();
+        let default = Self::default();
+        let wait = given.some_time(&BREAKER_WAIT)?;
+        Ok(Self {
+            prefix: text(&PREFIX),
+            host: text(&HOST),
+            gateway_port: given.number(&GATEWAY_PORT)?,
+            order_port: given.number(&ORDER_PORT)?,
+            validation_port: given.number(&VALIDATION_PORT)?,
+            external_port: given.number(&EXTERNAL_PORT)?,
+            control_port: given.number(&CONTROL_PORT)?,
+            monitor_port: given.number(&MONITOR_PORT)?,
+            slow_for: given.some_time(&SLOW_FOR)?,
+            flap_every: given.some_time(&FLAP_EVERY)?,
+            attempt: given.some_time(&ATTEMPT)?,
+            breaker: default.breaker.map(|breaker| BreakerConfig { wait, ..breaker }),
+            calm: given.some_time(&CALM)?,
+            probe_every: given.some_time(&PROBE_EVERY)?,
+            objective: given.some_time(&OBJECTIVE)?,
+            ..Self::default()
+        })
     }
 
     /// Times for an experiment that takes seconds: as the document's, about ten times as fast.
@@ -154,30 +176,26 @@ impl Settings {
     }
 }
 
-fn set<T: FromStr>(value: &mut T, name: &str) -> Result<(), Failure>
-where
-    T::Err: std::fmt::Display,
-{
-    let name = format!("MEDISUPPLY_{name}");
-    match std::env::var(&name) {
-        Ok(text) if text.is_empty() => Ok(()),
-        Ok(text) => {
-            *value = text.parse().map_err(|why| format!("{name} is {text:?}: {why}"))?;
-            Ok(())
-        }
-        Err(std::env::VarError::NotPresent) => Ok(()),
-        Err(why) => Err(format!("{name}: {why}").into()),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Setting;
 
-fn set_ms(value: &mut Duration, name: &str) -> Result<(), Failure> {
-    let mut ms = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
-    set(&mut ms, name)?;
-    match ms {
-        0 => Err(format!("MEDISUPPLY_{name} is 0: give it a millisecond at least").into()),
-        _ => {
-            *value = Duration::from_millis(ms);
-            Ok(())
-        }
+    #[test]
+    fn what_can_be_set_has_the_documents_defaults() {
+        let (read, default) = (Settings::of(&Given::default()).unwrap(), Settings::default());
+        assert_eq!(format!("{read:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_used_names_its_setting() {
+        let refused = |setting: &'static Setting, value: &str| {
+            let mut given = Given::default();
+            let set = given.set(setting, value);
+            set.and_then(|()| Settings::of(&given).map(drop)).unwrap_err().to_string()
+        };
+        assert!(refused(&GATEWAY_PORT, "70000").starts_with("--gateway-port"));
+        assert_eq!(refused(&CALM, "0s"), "--calm \"0s\": it has to be longer");
+        assert!(refused(&SLOW_FOR, "long").starts_with("--slow-for"));
     }
 }

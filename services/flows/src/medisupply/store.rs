@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Site;
+use super::figures::Figures;
 use super::order::{NewOrder, Order, Status, key};
 
 /// The consumer of either queue.
@@ -95,6 +96,7 @@ pub(super) struct Store {
     parked: Stream,
     orders: KeyValue,
     prefix: String,
+    figures: Figures,
 }
 
 /// How long a role that starts waits for a bus that is away.
@@ -132,6 +134,7 @@ impl Store {
             parked: site.bus.stream(Queue::Parked.stream(&prefix)).await?,
             orders: site.state.kv(bucket(&prefix)?).await?,
             prefix,
+            figures: site.settings.figures.clone(),
         })
     }
 
@@ -141,7 +144,10 @@ impl Store {
         let key = key(&order.order_id);
         let record = Order::new(order.clone());
         let taken = match self.orders.create(&key, json(&record)?).await {
-            Ok(_) => Taken::New,
+            Ok(_) => {
+                self.figures.taken.add(1);
+                Taken::New
+            }
             Err(error) if error.is_conflict() => match self.get(&order.order_id).await? {
                 Some(known) if known.order == *order => Taken::Known(known),
                 Some(other) => Taken::Other(other),

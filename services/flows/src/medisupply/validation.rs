@@ -1,8 +1,6 @@
 //! The validation worker: asks the external service about each order, and decides it once.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -20,6 +18,7 @@ use tower::timeout::TimeoutLayer;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
+use super::figures::Figures;
 use super::http::{MAX_BODY, client, listen, ms_of, now_ms, read_json, serve};
 use super::order::{NewOrder, Status};
 use super::resume::Recovery;
@@ -30,17 +29,6 @@ use crate::flow::Failure;
 /// Parked orders are taken up a few at a time: what has just recovered is not run over.
 const PARKED_AT_ONCE: usize = 4;
 const DRAIN: Duration = Duration::from_secs(5);
-
-/// What the worker has done since it began.
-#[derive(Debug, Default)]
-pub(super) struct Figures {
-    /// Requests that were sent to the external service, or could not reach it.
-    pub(super) calls: AtomicU64,
-    pub(super) validated: AtomicU64,
-    pub(super) rejected: AtomicU64,
-    pub(super) failed: AtomicU64,
-    pub(super) parked: AtomicU64,
-}
 
 /// What the external service says of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +61,7 @@ struct Worker {
     ask: Ask,
     breaker: Option<Breaker>,
     recovery: Recovery,
-    figures: Arc<Figures>,
+    figures: Figures,
     shutdown: CancellationToken,
 }
 
@@ -159,22 +147,10 @@ impl Worker {
             }
             Err(why) => {
                 tracing::debug!(order = order.order_id, %why, "parked");
-                self.figures.parked.fetch_add(1, Ordering::Relaxed);
+                self.figures.parked.add(1);
                 Ok(self.store.park(&order).await?)
             }
         }
-    }
-}
-
-impl Figures {
-    fn decided(&self, status: Status) {
-        let counter = match status {
-            Status::Validated => &self.validated,
-            Status::Rejected => &self.rejected,
-            Status::Failed => &self.failed,
-            Status::Processing => return,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -191,7 +167,7 @@ fn ask(settings: &Settings, breaker: Option<&Breaker>) -> Result<Ask, Failure> {
         .layer(Retry::layer(retry.clone(), budget, |_: &BoxError| true))
         .layer(TimeoutLayer::new(*attempt))
         .service(service_fn(move |order: NewOrder| {
-            figures.calls.fetch_add(1, Ordering::Relaxed);
+            figures.calls.add(1);
             // The service may ask for it: a repeated question is the same one.
             let question = client.post(&url).header("idempotency-key", &order.order_id);
             let question = question.json(&order);
@@ -221,8 +197,7 @@ async fn answer(answer: reqwest::Response) -> Result<Verdict, BoxError> {
 
 /// That it cannot ask is no fault of its own: it is well, and says how the breaker is.
 async fn health(State(worker): State<Worker>) -> Json<Value> {
-    let Figures { calls, validated, rejected, failed, parked } = &*worker.figures;
-    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let Figures { calls, validated, rejected, failed, parked, .. } = &worker.figures;
     let breaker = worker.breaker.as_ref().map(|breaker| {
         let now = breaker.snapshot();
         json!({
@@ -233,8 +208,8 @@ async fn health(State(worker): State<Worker>) -> Json<Value> {
     });
     Json(json!({
         "service": "validation_service", "status": "healthy", "timestamp": now_ms(),
-        "breaker": breaker, "calls": read(calls), "validated": read(validated),
-        "rejected": read(rejected), "failed": read(failed), "parked": read(parked),
+        "breaker": breaker, "calls": calls.get(), "validated": validated.get(),
+        "rejected": rejected.get(), "failed": failed.get(), "parked": parked.get(),
     }))
 }
 

@@ -70,6 +70,7 @@ pub use event::{Event, Facts};
 pub use notice::{Channel, Notice};
 pub use order::{BadField, Customer, Item, NewOrder, Order, OrderId, Step};
 pub use payment::{Attempt, Pay, Payment, Refused};
+pub(crate) use settings::SETTINGS;
 pub use settings::Settings;
 pub use sinks::{Sink, Sinks, Told, Unsent};
 pub use stage::Stage;

@@ -1,115 +1,94 @@
-//! What the roles need beside the bus, from the environment.
+//! What can be set of the flow, and what its roles read of it.
 
-use std::env;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::flow::Failure;
+use crate::settings::{Settings as Given, settings};
 
-/// Settings of the flow. Each has a default, so that it runs without any.
+settings! { "LOCKGATE_ORDERS_";
+    ORDERING_PORT, "ordering-port", "ORDERING_PORT", Count, "8091", "Where ordering listens";
+    PAYMENT_PORT, "payment-port", "PAYMENT_PORT", Count, "8092", "Where payment listens";
+    DELIVERY_PORT, "delivery-port", "DELIVERY_PORT", Count, "8093", "Where delivery listens";
+    PAYMENT_URL, "payment-url", "PAYMENT_URL", Text, "",
+        "How customers reach payment, the part before /payments; without it where payment listens";
+    INSTANCES, "instances", "INSTANCES", Count, "2",
+        "How many of ordering and of payment this process runs in their groups, 1 to 64";
+    PARTITIONS, "partitions", "PARTITIONS", Count, "2", "Partitions of each topic, on Kafka";
+    REPLICAS, "replicas", "REPLICAS", Count, "1", "Copies of each topic and bucket";
+    ACK_WAIT, "ack-wait", "ACK_WAIT", Time, "30s",
+        "How long a message may be at work before another instance gets it";
+    SWEEP_AFTER, "sweep-after", "SWEEP_AFTER", Time, "60s",
+        "How long a request that broke off stays unfinished: longer than one may take, which is 30s";
+    SMTP, "smtp", "SMTP", Text, "",
+        "The mail server: smtp://host:port, smtps://host or smtp://host:587?tls=required; without it \
+         e-mails are lines in the log";
+    SMTP_CREDENTIALS, "smtp-credentials", "SMTP_CREDENTIALS", Text, "",
+        "A file of two lines, user and password of the mail server";
+    FROM, "from", "FROM", Text, "Orders <orders@lockgate.example>", "Who sends the e-mails";
+    TEXTS, "texts", "TEXTS", Text, "",
+        "A file that texts are appended to, JSON on a line each; without it they are lines in the log";
+}
+
+/// The settings as the roles read them.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `LOCKGATE_ORDERS_ORDERING_PORT`: where ordering listens (8091).
+    /// `--ordering-port`
     pub ordering_port: u16,
-    /// `LOCKGATE_ORDERS_PAYMENT_PORT`: where payment listens (8092).
+    /// `--payment-port`
     pub payment_port: u16,
-    /// `LOCKGATE_ORDERS_DELIVERY_PORT`: where delivery listens (8093).
+    /// `--delivery-port`
     pub delivery_port: u16,
-    /// `LOCKGATE_ORDERS_PAYMENT_URL`: how customers reach payment, the part before `/payments`;
-    /// the address that it listens on without it.
+    /// `--payment-url`
     pub payment_url: Option<String>,
-    /// `LOCKGATE_ORDERS_INSTANCES`: how many of ordering and of payment a process runs in their
-    /// groups (2, the replicas of the document).
+    /// `--instances`
     pub instances: usize,
-    /// `LOCKGATE_ORDERS_PARTITIONS`: of each topic, where the backend splits them (2: one for each
-    /// instance).
+    /// `--partitions`
     pub partitions: u32,
-    /// `LOCKGATE_ORDERS_REPLICAS`: copies of each topic and bucket (1; the document's three
-    /// brokers hold 3).
+    /// `--replicas`
     pub replicas: u8,
-    /// `LOCKGATE_ORDERS_ACK_WAIT`: how long a message may be at work before another instance gets
-    /// it (30s).
+    /// `--ack-wait`
     pub ack_wait: Duration,
-    /// `LOCKGATE_ORDERS_SWEEP_AFTER`: how long a request that broke off stays unfinished (60s).
-    /// Longer than a request may take, which is 30 s.
+    /// `--sweep-after`
     pub sweep_after: Duration,
-    /// `LOCKGATE_ORDERS_SMTP`: the mail server, `smtp://host:port`, `smtps://host`, or
-    /// `smtp://host:587?tls=required`. Without it e-mails are lines in the log.
+    /// `--smtp`
     pub smtp: Option<String>,
-    /// `LOCKGATE_ORDERS_SMTP_CREDENTIALS`: a file of two lines, user and password.
+    /// `--smtp-credentials`
     pub smtp_credentials: Option<PathBuf>,
-    /// `LOCKGATE_ORDERS_FROM`: who sends the e-mails.
+    /// `--from`
     pub from: String,
-    /// `LOCKGATE_ORDERS_TEXTS`: a file that texts are appended to, JSON on a line each. Without it
-    /// they are lines in the log.
+    /// `--texts`
     pub texts: Option<PathBuf>,
 }
 
 impl Default for Settings {
+    #[allow(clippy::expect_used, reason = "the defaults are literals, and a test reads them")]
     fn default() -> Self {
-        Self {
-            ordering_port: 8091,
-            payment_port: 8092,
-            delivery_port: 8093,
-            payment_url: None,
-            instances: 2,
-            partitions: 2,
-            replicas: 1,
-            ack_wait: Duration::from_secs(30),
-            sweep_after: Duration::from_secs(60),
-            smtp: None,
-            smtp_credentials: None,
-            from: String::from("Orders <orders@lockgate.example>"),
-            texts: None,
-        }
+        Self::of(&Given::default()).expect("defaults")
     }
 }
 
 impl Settings {
-    /// Reads the environment. A value that cannot be used is an error that names its variable.
-    pub fn from_env() -> Result<Self, Failure> {
-        Self::from_lookup(|name| env::var(name).ok().filter(|value| !value.is_empty()))
-    }
-
-    fn from_lookup(look_up: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
-        let get = |name: &str| look_up(&format!("LOCKGATE_ORDERS_{name}"));
-        let default = Self::default();
+    /// Reads what was given. A value that cannot be used is an error that names its setting.
+    pub fn of(given: &Given) -> Result<Self, Failure> {
+        let text = |setting| given.text(setting).map(str::to_owned);
+        let url = text(&PAYMENT_URL).map(|url| url.trim_end_matches('/').to_owned());
         Ok(Self {
-            ordering_port: parse("ORDERING_PORT", get, default.ordering_port)?,
-            payment_port: parse("PAYMENT_PORT", get, default.payment_port)?,
-            delivery_port: parse("DELIVERY_PORT", get, default.delivery_port)?,
-            payment_url: get("PAYMENT_URL").map(|url| url.trim_end_matches('/').to_owned()),
-            instances: parse("INSTANCES", get, default.instances)?.clamp(1, 64),
-            partitions: parse("PARTITIONS", get, default.partitions)?,
-            replicas: parse("REPLICAS", get, default.replicas)?,
-            ack_wait: duration("ACK_WAIT", get, default.ack_wait)?,
-            sweep_after: duration("SWEEP_AFTER", get, default.sweep_after)?,
-            smtp: get("SMTP"),
-            smtp_credentials: get("SMTP_CREDENTIALS").map(PathBuf::from),
-            from: get("FROM").unwrap_or(default.from),
-            texts: get("TEXTS").map(PathBuf::from),
+            ordering_port: given.number(&ORDERING_PORT)?,
+            payment_port: given.number(&PAYMENT_PORT)?,
+            delivery_port: given.number(&DELIVERY_PORT)?,
+            payment_url: url,
+            instances: given.number::<usize>(&INSTANCES)?.clamp(1, 64),
+            partitions: given.number(&PARTITIONS)?,
+            replicas: given.number(&REPLICAS)?,
+            ack_wait: given.some_time(&ACK_WAIT)?,
+            sweep_after: given.some_time(&SWEEP_AFTER)?,
+            smtp: text(&SMTP),
+            smtp_credentials: text(&SMTP_CREDENTIALS).map(PathBuf::from),
+            from: text(&FROM).unwrap_or_default(),
+            texts: text(&TEXTS).map(PathBuf::from),
         })
     }
-}
-
-fn parse<T: FromStr>(
-    name: &str,
-    get: impl Fn(&str) -> Option<String>,
-    default: T,
-) -> Result<T, Failure> {
-    let Some(text) = get(name) else { return Ok(default) };
-    text.parse().map_err(|_| format!("LOCKGATE_ORDERS_{name} is {text:?}: write a number").into())
-}
-
-fn duration(
-    name: &str,
-    get: impl Fn(&str) -> Option<String>,
-    default: Duration,
-) -> Result<Duration, Failure> {
-    let Some(text) = get(name) else { return Ok(default) };
-    humantime::parse_duration(&text)
-        .map_err(|_| format!("LOCKGATE_ORDERS_{name} is {text:?}: write, for example, 30s").into())
 }
 
 #[cfg(test)]
@@ -117,17 +96,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_that_cannot_be_used_names_its_variable() {
-        let only = |name: &'static str, value: &'static str| {
-            Settings::from_lookup(move |asked| (asked == name).then(|| value.to_owned()))
-        };
-        let set = only("LOCKGATE_ORDERS_ACK_WAIT", "5s").unwrap();
-        assert_eq!((set.ack_wait, set.ordering_port), (Duration::from_secs(5), 8091));
-        for (name, value) in
-            [("LOCKGATE_ORDERS_PAYMENT_PORT", "80920"), ("LOCKGATE_ORDERS_SWEEP_AFTER", "5")]
-        {
-            let error = only(name, value).unwrap_err().to_string();
-            assert!(error.starts_with(name), "{error}");
-        }
+    fn a_value_that_cannot_be_used_names_its_setting() {
+        let default = Settings::default();
+        assert_eq!((default.ordering_port, default.sweep_after.as_secs()), (8091, 60));
+        assert!(default.smtp.is_none() && default.from.contains('@'));
+        let mut given = Given::default();
+        given.set(&ACK_WAIT, "5s").unwrap();
+        given.set(&PAYMENT_URL, "https://pay.example/").unwrap();
+        let set = Settings::of(&given).unwrap();
+        assert_eq!(set.ack_wait, Duration::from_secs(5));
+        assert_eq!(set.payment_url.as_deref(), Some("https://pay.example"));
+        given.set(&PAYMENT_PORT, "80920").unwrap();
+        let error = Settings::of(&given).unwrap_err().to_string();
+        assert_eq!(error, "--payment-port \"80920\": it is too large");
+        assert!(given.set(&SWEEP_AFTER, "soon").is_err());
     }
 }

@@ -35,14 +35,14 @@ pub(super) struct Smtp {
 impl Smtp {
     /// Connects with the first e-mail, not here.
     pub(super) fn new(url: &str, settings: &Settings) -> Result<Self, Failure> {
-        let parsed = Url::parse(url).map_err(|error| format!("LOCKGATE_ORDERS_SMTP: {error}"))?;
+        let parsed = Url::parse(url).map_err(|error| format!("--smtp: {error}"))?;
         if !parsed.username().is_empty() || parsed.password().is_some() {
             let way = "write user and password on two lines of a file, and name it in \
-                       LOCKGATE_ORDERS_SMTP_CREDENTIALS";
-            return Err(format!("LOCKGATE_ORDERS_SMTP holds credentials: {way}").into());
+                       --smtp-credentials";
+            return Err(format!("--smtp holds credentials: {way}").into());
         }
         let mut builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url)
-            .map_err(|error| format!("LOCKGATE_ORDERS_SMTP: {error}"))?
+            .map_err(|error| format!("--smtp: {error}"))?
             .timeout(Some(PATIENCE));
         if let Some(path) = &settings.smtp_credentials {
             let place = path.display();
@@ -55,7 +55,7 @@ impl Smtp {
             builder = builder.credentials(Credentials::new(user.to_owned(), password.to_owned()));
         }
         let from = settings.from.parse::<Mailbox>();
-        let from = from.map_err(|error| format!("LOCKGATE_ORDERS_FROM: {error}"))?;
+        let from = from.map_err(|error| format!("--from: {error}"))?;
         let connections = Semaphore::new(MAX_CONNECTIONS);
         Ok(Self { transport: builder.build(), from, connections })
     }
@@ -121,8 +121,8 @@ mod tests {
         let settings = Settings::default();
         let secret = refused("smtp://anna:secret@mail.org", &settings);
         assert!(secret.contains("_CREDENTIALS") && !secret.contains("secret@"), "{secret}");
-        assert!(refused("mail.org", &settings).starts_with("LOCKGATE_ORDERS_SMTP"));
+        assert!(refused("mail.org", &settings).starts_with("--smtp"));
         let nobody = Settings { from: "nobody".into(), ..Settings::default() };
-        assert!(refused("smtp://mail.org", &nobody).starts_with("LOCKGATE_ORDERS_FROM"));
+        assert!(refused("smtp://mail.org", &nobody).starts_with("--from"));
     }
 }

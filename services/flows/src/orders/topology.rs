@@ -44,7 +44,7 @@ impl Bucket {
 
 /// Creates what is missing and alters nothing that is there. May be done by many at once.
 pub(super) async fn prepare(context: Context) -> Result<(), Failure> {
-    let settings = Settings::from_env()?;
+    let settings = Settings::of(&context.settings)?;
     prepare_with(&context, &settings).await
 }
 

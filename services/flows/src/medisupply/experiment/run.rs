@@ -207,7 +207,7 @@ impl Experiment<'_> {
     }
 
     fn calls(&self) -> u64 {
-        self.site.settings.figures.calls.load(std::sync::atomic::Ordering::Relaxed)
+        self.site.settings.figures.calls.get()
     }
 
     fn phase(&self, phase: Phase) {
@@ -245,7 +245,7 @@ impl Experiment<'_> {
             last = seen.map_or(last, |seen| last.max(seen.at));
         }
         let figures = &self.site.settings.figures;
-        summary.parked = figures.parked.load(std::sync::atomic::Ordering::Relaxed);
+        summary.parked = figures.parked.get();
         summary.calls_in_fault = faulty.calls;
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52 calls")]
         let calls = faulty.calls as f64 / f64::from(summary.orders_in_fault.max(1));

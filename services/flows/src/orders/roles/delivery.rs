@@ -36,7 +36,7 @@ struct Parcel {
 pub async fn delivery(setup: Setup) -> Result<(), Failure> {
     let Setup { context, settings, .. } = &setup;
     let (ip, port) = (context.listen, settings.delivery_port);
-    let server = Server::bind(ip, port, "LOCKGATE_ORDERS_DELIVERY_PORT").await?;
+    let server = Server::bind(ip, port, "--delivery-port").await?;
     let topics = Topics::open(&context.bus).await?;
     let parcels = Desk::new(Bucket::Deliveries.open(&context.state).await?, topics);
     let mut crew = Crew::new(&context.shutdown);

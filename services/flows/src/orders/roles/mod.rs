@@ -29,29 +29,29 @@ pub use teller::{email, mobile};
 pub struct Setup {
     /// The bus, the state and the shutdown.
     pub context: Context,
-    /// From the environment, or a test's own.
+    /// As they were given, or a test's own.
     pub settings: Arc<Settings>,
     /// Where e-mails and texts go.
     pub sinks: Sinks,
 }
 
 impl Setup {
-    /// As the environment says.
-    pub fn from_env(context: Context) -> Result<Self, Failure> {
-        let settings = Settings::from_env()?;
+    /// As the flow's settings say.
+    pub fn of(context: Context) -> Result<Self, Failure> {
+        let settings = Settings::of(&context.settings)?;
         let sinks = Sinks::new(&settings)?;
         Ok(Self { context, settings: Arc::new(settings), sinks })
     }
 }
 
-/// One role for the table: by the environment, until shutdown.
+/// One role for the table: by the flow's settings, until shutdown.
 macro_rules! role {
     ($role:ident, $about:literal) => {
         Role {
             name: stringify!($role),
             about: $about,
             run: |context| -> BoxFuture<'static, Result<(), Failure>> {
-                async move { $role(Setup::from_env(context)?).await }.boxed()
+                async move { $role(Setup::of(context)?).await }.boxed()
             },
         }
     };

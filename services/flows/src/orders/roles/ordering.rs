@@ -28,7 +28,7 @@ const SYSTEM: &str = "ordering";
 pub async fn ordering(setup: Setup) -> Result<(), Failure> {
     let Setup { context, settings, .. } = &setup;
     let (ip, port) = (context.listen, settings.ordering_port);
-    let server = Server::bind(ip, port, "LOCKGATE_ORDERS_ORDERING_PORT").await?;
+    let server = Server::bind(ip, port, "--ordering-port").await?;
     let ordering = Arc::new(Ordering::open(&setup).await?);
     let mut crew = Crew::new(&context.shutdown);
     for _ in 0..settings.instances {

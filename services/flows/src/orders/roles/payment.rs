@@ -28,7 +28,7 @@ const SYSTEM: &str = "payment";
 pub async fn payment(setup: Setup) -> Result<(), Failure> {
     let Setup { context, settings, .. } = &setup;
     let (ip, port) = (context.listen, settings.payment_port);
-    let server = Server::bind(ip, port, "LOCKGATE_ORDERS_PAYMENT_PORT").await?;
+    let server = Server::bind(ip, port, "--payment-port").await?;
     let topics = Topics::open(&context.bus).await?;
     let payments = Desk::new(Bucket::Payments.open(&context.state).await?, topics);
     let mut crew = Crew::new(&context.shutdown);
