@@ -6,10 +6,10 @@
 
 mod counters;
 mod flow;
+mod http;
 mod run;
 mod settings;
 
-pub mod http;
 pub mod medicine;
 pub mod medisupply;
 pub mod orders;

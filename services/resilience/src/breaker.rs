@@ -35,6 +35,8 @@ struct Shared {
 #[derive(Debug)]
 struct Inner {
     machine: Machine,
+    /// When it was made, by both clocks.
+    made: (SystemTime, Instant),
     /// When a call failed last, or the state was not closed.
     troubled: Option<Instant>,
     /// When a call was let through or ended last.
@@ -47,7 +49,8 @@ struct Inner {
 pub struct Transition {
     /// The state that was entered.
     pub to: State,
-    /// When, by this machine's clock.
+    /// When, by this machine's clock as it stood when the breaker was made: from one change to the
+    /// next is how long it truly was, whatever is done to the clock.
     pub at: SystemTime,
 }
 
@@ -95,7 +98,8 @@ impl Breaker {
     pub fn new(config: BreakerConfig) -> Self {
         let now = Instant::now();
         let machine = Machine::new(config, now);
-        let inner = Inner { machine, troubled: None, used: now, history: VecDeque::new() };
+        let made = (SystemTime::now(), now);
+        let inner = Inner { machine, made, troubled: None, used: now, history: VecDeque::new() };
         Self { shared: Arc::new(Shared { inner: Mutex::new(inner), changed: Notify::new() }) }
     }
 
@@ -184,7 +188,9 @@ impl Inner {
             if self.history.len() == HISTORY {
                 self.history.pop_front();
             }
-            self.history.push_back(Transition { to: self.machine.state(), at: SystemTime::now() });
+            let (clock, begin) = self.made;
+            let at = clock + now.duration_since(begin);
+            self.history.push_back(Transition { to: self.machine.state(), at });
         }
         if state != State::Closed || self.machine.state() != State::Closed {
             self.troubled = Some(now);
@@ -262,8 +268,11 @@ mod tests {
         assert_eq!(breaker.snapshot().state, State::HalfOpen);
         assert_eq!(breaker.try_acquire().unwrap_err(), Refused { retry_after: None });
         permit.succeeded();
-        let states: Vec<_> = breaker.history().iter().map(|change| change.to).collect();
+        let history = breaker.history();
+        let states: Vec<_> = history.iter().map(|change| change.to).collect();
         assert_eq!(states, [State::Open, State::HalfOpen, State::Closed]);
+        let open = history[1].at.duration_since(history[0].at).unwrap();
+        assert!(open >= Duration::from_secs(1), "stamped by the clock that it waits by: {open:?}");
     }
 
     #[tokio::test(start_paused = true)]

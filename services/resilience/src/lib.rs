@@ -24,13 +24,13 @@
 //! use tower::{ServiceBuilder, ServiceExt, service_fn, timeout::TimeoutLayer};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() {
+//! # async fn main() -> Result<(), BoxError> {
 //! let breaker = Breaker::new(BreakerConfig { minimum_calls: 2, window: 2, ..Default::default() });
 //! let call = ServiceBuilder::new()
 //!     .layer(Deadline::new(Duration::from_secs(5)))
 //!     .layer(Bulkhead::new(16, Duration::from_secs(1)))
 //!     .layer(BreakerLayer::new(breaker.clone()))
-//!     .layer(Retry::layer(RetryConfig::default(), Some(RetryBudget::new(0.1, 2)), |_| true))
+//!     .layer(Retry::layer(RetryConfig::default(), Some(RetryBudget::new(0.1, 2)), |_| true)?)
 //!     .layer(TimeoutLayer::new(Duration::from_secs(1)))
 //!     .service(service_fn(|_: u32| async { Err::<u32, BoxError>("no route".into()) }));
 //!
@@ -39,6 +39,7 @@
 //! }
 //! let refused = call.oneshot(7).await.unwrap_err();
 //! assert!(is_refused(&refused), "the breaker is open: nothing was sent");
+//! # Ok(())
 //! # }
 //! ```
 

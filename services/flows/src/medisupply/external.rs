@@ -1,6 +1,6 @@
 //! The external service: the validation of somebody else, which fails on request.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,24 +18,25 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Site;
-use super::http::{listen, now_ms, problem, serve};
+use super::http::now_ms;
 use super::order::NewOrder;
 use crate::flow::Failure;
+use crate::http::{Problem, Server};
 
 /// It validates at most this many of a product; none at all it cannot judge.
 const MOST: u32 = 1000;
 /// Answers that are under way when it goes down have this long; one of them says that it does.
 const GOING_DOWN: Duration = Duration::from_millis(150);
-const DRAIN: Duration = Duration::from_secs(5);
 /// The port may be somebody else's for a moment when it comes back.
 const LISTEN_AGAIN: Duration = Duration::from_millis(50);
 const LISTEN_ATTEMPTS: u32 = 100;
 
 /// How it behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// It answers at once.
+    #[default]
     Normal,
     /// It answers late.
     Slow,
@@ -92,11 +93,10 @@ pub(super) async fn run(site: Site) -> Result<(), Failure> {
         slow_for: settings.slow_for,
         flap_every: settings.flap_every,
     };
-    let control = listen(SocketAddr::new(host, settings.control_port), "CONTROL").await?;
-    let control = serve(control, external.control(), shutdown.clone(), DRAIN);
-    let addr = SocketAddr::new(host, settings.external_port);
-    let ((), served) = tokio::join!(control, external.serve(addr, shutdown));
-    served
+    let control = Server::bind(host, settings.control_port, "--control-port").await?;
+    let control = control.serve(external.control(), shutdown.clone());
+    tokio::try_join!(control, external.serve(host, settings.external_port, shutdown))?;
+    Ok(())
 }
 
 impl External {
@@ -107,35 +107,29 @@ impl External {
     }
 
     /// Listens and does not, by turns.
-    async fn serve(self, addr: SocketAddr, shutdown: CancellationToken) -> Result<(), Failure> {
+    async fn serve(
+        self,
+        host: IpAddr,
+        port: u16,
+        shutdown: CancellationToken,
+    ) -> Result<(), Failure> {
         let routes = Router::new()
             .route("/validate", post(validate))
             .route("/health", get(health))
             .with_state(self.clone())
             .merge(self.control());
         while !shutdown.is_cancelled() {
-            let listener = self.listen(addr).await?;
+            let server = bind(host, port).await?.close_after(GOING_DOWN);
             let down = shutdown.child_token();
             let turn = async {
                 self.until(&shutdown, |mode| mode == Mode::Down).await;
                 down.cancel();
             };
-            let drain = || if shutdown.is_cancelled() { DRAIN } else { GOING_DOWN };
-            tokio::join!(turn, serve(listener, routes.clone(), down.clone(), drain()));
+            let ((), served) = tokio::join!(turn, server.serve(routes.clone(), down.clone()));
+            served?;
             self.until(&shutdown, |mode| mode != Mode::Down).await;
         }
         Ok(())
-    }
-
-    async fn listen(&self, addr: SocketAddr) -> Result<tokio::net::TcpListener, Failure> {
-        for _ in 1..LISTEN_ATTEMPTS {
-            match listen(addr, "EXTERNAL").await {
-                Ok(listener) => return Ok(listener),
-                Err(why) => tracing::debug!(%why, "trying again"),
-            }
-            tokio::time::sleep(LISTEN_AGAIN).await;
-        }
-        listen(addr, "EXTERNAL").await
     }
 
     /// Waits for a mode, and ends the one whose time is over.
@@ -196,18 +190,30 @@ impl External {
     }
 }
 
-async fn set_failure_mode(State(external): State<External>, body: Bytes) -> Response {
-    match serde_json::from_slice::<Fault>(&body) {
-        Ok(fault) if fault.rate.is_none_or(|rate| (0.0..=1.0).contains(&rate)) => {
-            external.set(fault);
-            Json(json!({ "message": "Failure mode set", "mode": fault.mode })).into_response()
+async fn bind(host: IpAddr, port: u16) -> Result<Server, Failure> {
+    let mut left = LISTEN_ATTEMPTS;
+    loop {
+        left -= 1;
+        match Server::bind(host, port, "--external-port").await {
+            Err(why) if left > 0 => tracing::debug!(%why, "trying again"),
+            bound => return bound,
         }
-        Ok(_) => problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid-input", "rate is 0 to 1"),
-        Err(why) => {
-            let detail = format!("{why}: send {{\"mode\":\"normal|slow|down|error|flapping\"}}");
-            problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid-input", detail)
-        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
     }
+}
+
+async fn set_failure_mode(
+    State(external): State<External>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let fault: Fault = serde_json::from_slice(&body).map_err(|why| {
+        Problem::invalid(format!("{why}: send {{\"mode\":\"normal|slow|down|error|flapping\"}}"))
+    })?;
+    if !fault.rate.is_none_or(|rate| (0.0..=1.0).contains(&rate)) {
+        return Err(Problem::invalid("rate is 0 to 1"));
+    }
+    external.set(fault);
+    Ok(Json(json!({ "message": "Failure mode set", "mode": fault.mode })))
 }
 
 async fn failure_mode(State(external): State<External>) -> Json<Fault> {
@@ -225,18 +231,19 @@ async fn health(State(external): State<External>) -> Response {
 }
 
 async fn validate(State(external): State<External>, body: Bytes) -> Response {
-    if let Some(failed) = external.behave().await {
-        return failed;
+    match external.behave().await {
+        Some(failed) => failed,
+        None => judged(&body).map(Json).into_response(),
     }
-    let order = match NewOrder::parse(&body) {
-        Ok(order) if order.quantity > 0 => order,
-        Ok(_) => {
-            let why = "an order of nothing cannot be validated: order 1 or more";
-            return problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid-order", why);
-        }
-        Err(why) => return problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid-order", why),
-    };
-    Json(verdict(&order)).into_response()
+}
+
+fn judged(body: &[u8]) -> Result<Value, Problem> {
+    let invalid = |why| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-order", why);
+    let order = NewOrder::parse(body).map_err(invalid)?;
+    if order.quantity == 0 {
+        return Err(invalid("an order of nothing cannot be validated: order 1 or more".into()));
+    }
+    Ok(verdict(&order))
 }
 
 fn verdict(order: &NewOrder) -> Value {

@@ -1,7 +1,6 @@
 //! The gateway: the one door for clients. It keeps nothing; what it takes longer than two seconds
 //! for it refuses.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -20,8 +19,9 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::Site;
-use super::http::{client, listen, problem, read_json, serve};
+use super::http::{client, read_json};
 use crate::flow::Failure;
+use crate::http::{Problem, Server};
 
 /// A client has its answer within two seconds, come what may.
 const DEADLINE: Duration = Duration::from_millis(1800);
@@ -29,22 +29,20 @@ const ATTEMPT: Duration = Duration::from_millis(1500);
 const AT_ONCE: usize = 512;
 /// Ten thousand orders are about a fifth of it.
 const MAX_ANSWER: usize = 8 << 20;
-const DRAIN: Duration = Duration::from_secs(5);
 
 type Forward = BoxCloneSyncService<(Method, String, Bytes), (StatusCode, Value), BoxError>;
 
 /// Serves until the shutdown.
 pub(super) async fn run(site: Site) -> Result<(), Failure> {
     let Site { listen: host, shutdown, settings, .. } = site;
-    let listener = listen(SocketAddr::new(host, settings.gateway_port), "GATEWAY").await?;
-    let door = Door { forward: forward(client()?), orders: settings.url(settings.order_port, "") };
+    let server = Server::bind(host, settings.gateway_port, "--gateway-port").await?;
+    let door = Door { forward: forward(client()?)?, orders: settings.url(settings.order_port, "") };
     let router = Router::new()
         .route("/create_order", post(create_order))
         .route("/get_orders", get(get_orders))
         .route("/health", get(health))
         .with_state(door);
-    serve(listener, router, shutdown, DRAIN).await;
-    Ok(())
+    server.serve(router, shutdown).await
 }
 
 #[derive(Clone)]
@@ -54,12 +52,12 @@ struct Door {
 }
 
 /// A request to the order service may be repeated: an order id is one order.
-fn forward(client: reqwest::Client) -> Forward {
+fn forward(client: reqwest::Client) -> Result<Forward, Failure> {
     let pauses = RetryConfig { pause: Duration::from_millis(50), ..RetryConfig::default() };
     let service = ServiceBuilder::new()
         .layer(Deadline::new(DEADLINE))
         .layer(Bulkhead::new(AT_ONCE, Duration::from_millis(500)))
-        .layer(Retry::layer(pauses, Some(RetryBudget::new(0.1, 20)), |_: &BoxError| true))
+        .layer(Retry::layer(pauses, Some(RetryBudget::new(0.1, 20)), |_: &BoxError| true)?)
         .layer(TimeoutLayer::new(ATTEMPT))
         .service(service_fn(move |(method, url, body): (Method, String, Bytes)| {
             let asked = client.request(method, url).header("content-type", "application/json");
@@ -69,7 +67,7 @@ fn forward(client: reqwest::Client) -> Forward {
                 Ok::<_, BoxError>((status, read_json(answer, MAX_ANSWER).await?))
             }
         }));
-    BoxCloneSyncService::new(service)
+    Ok(BoxCloneSyncService::new(service))
 }
 
 async fn create_order(State(door): State<Door>, body: Bytes) -> Response {
@@ -89,12 +87,12 @@ impl Door {
         let url = format!("{}{path}", self.orders);
         match self.forward.oneshot((method, url, body)).await {
             Ok((status, answer)) => (status, Json(answer)).into_response(),
-            Err(why) => refused(&why),
+            Err(why) => refused(&why).into_response(),
         }
     }
 }
 
-fn refused(why: &BoxError) -> Response {
+fn refused(why: &BoxError) -> Problem {
     tracing::debug!(%why, "the order service gave no answer");
     let late = why.is::<DeadlinePassed>() || why.is::<tower::timeout::error::Elapsed>();
     let (status, slug, detail) = if why.is::<BulkheadFull>() {
@@ -106,5 +104,5 @@ fn refused(why: &BoxError) -> Response {
         let detail = "the order service cannot be reached: send the order again, with its id";
         (StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
     };
-    problem(status, slug, detail)
+    Problem::new(status, slug, detail)
 }

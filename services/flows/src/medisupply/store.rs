@@ -78,7 +78,13 @@ pub(super) enum Taken {
     /// It was taken before, and stands as it did.
     Known(Order),
     /// Its id belongs to another order.
-    Other(Order),
+    Other,
+}
+
+impl Taken {
+    fn again(stands: Order, order: &NewOrder) -> Self {
+        if stands.order == *order { Self::Known(stands) } else { Self::Other }
+    }
 }
 
 /// How many orders wait.
@@ -143,14 +149,13 @@ impl Store {
     pub(super) async fn take(&self, order: &NewOrder) -> bus::Result<Taken> {
         let key = key(&order.order_id);
         let record = Order::new(order.clone());
-        let taken = match self.orders.create(&key, json(&record)?).await {
-            Ok(_) => {
+        let (taken, revision) = match self.orders.create(&key, json(&record)?).await {
+            Ok(revision) => {
                 self.figures.taken.add(1);
-                Taken::New
+                (Taken::New, revision)
             }
-            Err(error) if error.is_conflict() => match self.get(&order.order_id).await? {
-                Some(known) if known.order == *order => Taken::Known(known),
-                Some(other) => Taken::Other(other),
+            Err(error) if error.is_conflict() => match self.orders.get_json(&key).await? {
+                Some((stands, revision)) => (Taken::again(stands, order), revision),
                 // Cleared between the two: whoever sends it again makes it anew.
                 None => return Err(error),
             },
@@ -159,20 +164,22 @@ impl Store {
         let open = match &taken {
             Taken::New => true,
             Taken::Known(known) => known.status == Status::Processing && !known.parked,
-            Taken::Other(_) => false,
+            Taken::Other => false,
         };
         if open {
-            self.queue(order).await?;
+            self.queue(order, revision).await?;
         }
         Ok(taken)
     }
 
-    /// Puts a job into the queue. A second one of an order finds it decided, or is recognised.
-    pub(super) async fn queue(&self, order: &NewOrder) -> bus::Result<()> {
+    /// Puts a job into the queue for the order that was kept at `revision`. A second one of it finds
+    /// it decided, or is recognised; one that has the id of an order that was cleared is not.
+    pub(super) async fn queue(&self, order: &NewOrder, revision: u64) -> bus::Result<()> {
         let subject = format!("{}.order", self.jobs.name());
         let message = Message::json(subject, order)?.key(&order.order_id);
         let known = self.bus.support(Capability::Deduplication) != Support::Unsupported;
-        let message = if known { message.id(&order.order_id) } else { message };
+        let id = || format!("{}@{revision}", key(&order.order_id));
+        let message = if known { message.id(id()) } else { message };
         self.jobs.publish(message).await?;
         Ok(())
     }
@@ -210,8 +217,8 @@ impl Store {
         Ok(Outcome::ack_and(&self.parked, message.key(&order.order_id)))
     }
 
-    /// Up to `most` orders, and whether there are more.
-    pub(super) async fn list(&self, most: usize) -> bus::Result<(Vec<Order>, bool)> {
+    /// Up to `most` orders, each with its revision, and whether there are more.
+    pub(super) async fn list(&self, most: usize) -> bus::Result<(Vec<(Order, u64)>, bool)> {
         let (mut orders, mut after) = (Vec::new(), None);
         loop {
             let page = self.orders.page(after.as_ref(), PAGE).await?;
@@ -220,7 +227,7 @@ impl Store {
                 if orders.len() == most {
                     return Ok((orders, true));
                 }
-                orders.push(entry.json()?);
+                orders.push((entry.json()?, entry.revision));
             }
             match page.last() {
                 Some(last) if !whole => after = Some(last.key.clone()),

@@ -1,13 +1,11 @@
 //! The validation worker: asks the external service about each order, and decides it once.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use bus::{Backoff, ConsumerBuilder, HandlerError, Jitter, Outcome, Received};
-use futures_util::FutureExt;
 use lockgate_resilience::{
     BoxError, Breaker, BreakerLayer, Bulkhead, Deadline, Retry, RetryBudget, is_refused,
 };
@@ -19,12 +17,13 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::figures::Figures;
-use super::http::{MAX_BODY, client, listen, ms_of, now_ms, read_json, serve};
+use super::http::{client, ms_of, now_ms, read_json};
 use super::order::{NewOrder, Status};
 use super::resume::Recovery;
 use super::store::{CONSUMER, Queue, Store};
 use super::{Settings, Site};
 use crate::flow::Failure;
+use crate::http::{MAX_BODY, Server};
 
 /// Parked orders are taken up a few at a time: what has just recovered is not run over.
 const PARKED_AT_ONCE: usize = 4;
@@ -41,8 +40,8 @@ type Ask = BoxCloneSyncService<NewOrder, Verdict, BoxError>;
 
 /// Works and serves until the shutdown; what is at work then is settled first.
 pub(super) async fn run(site: Site) -> Result<(), Failure> {
-    let addr = SocketAddr::new(site.listen, site.settings.validation_port);
-    let listener = listen(addr, "VALIDATION").await?;
+    let port = site.settings.validation_port;
+    let server = Server::bind(site.listen, port, "--validation-port").await?;
     let worker = Worker::new(&site).await?;
     let router = Router::new()
         .route("/health", get(health))
@@ -50,7 +49,7 @@ pub(super) async fn run(site: Site) -> Result<(), Failure> {
         .with_state(worker.clone());
     let jobs = worker.consume(&site, Queue::Jobs, site.settings.at_once);
     let parked = worker.consume(&site, Queue::Parked, PARKED_AT_ONCE);
-    let serving = serve(listener, router, site.shutdown.clone(), DRAIN).map(Ok);
+    let serving = server.serve(router, site.shutdown.clone());
     tokio::try_join!(jobs, parked, serving)?;
     Ok(())
 }
@@ -164,7 +163,7 @@ fn ask(settings: &Settings, breaker: Option<&Breaker>) -> Result<Ask, Failure> {
         .layer(Deadline::new(*deadline))
         .layer(Bulkhead::new(*at_once, *deadline))
         .option_layer(breaker.cloned().map(BreakerLayer::new))
-        .layer(Retry::layer(retry.clone(), budget, |_: &BoxError| true))
+        .layer(Retry::layer(retry.clone(), budget, |_: &BoxError| true)?)
         .layer(TimeoutLayer::new(*attempt))
         .service(service_fn(move |order: NewOrder| {
             figures.calls.add(1);

@@ -1,7 +1,6 @@
 //! The profile service: takes a profile and publishes it.
 
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
@@ -10,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::timestamp::Moment;
 use super::update::Profile;
-use super::{PORT, UPDATES, UPDATES_SUBJECT, port};
+use super::{PORT, UPDATES, UPDATES_SUBJECT, serve};
 use crate::counters::Counter;
 use crate::flow::{Context, Failure};
-use crate::http::{Problem, serve};
+use crate::http::{JsonBody, Problem};
 
 #[derive(Clone)]
 struct Api {
@@ -23,28 +22,26 @@ struct Api {
 
 /// The role: serves until the shutdown.
 pub(super) async fn run(context: Context) -> Result<(), Failure> {
-    let port = port(&context, &PORT)?;
     let (updates, published) =
         (context.bus.stream(UPDATES).await?, context.counter("profiles published"));
     let router = Router::new()
         .route("/patientprofile", post(publish))
         .with_state(Api { updates, published });
-    serve(&context, port, router).await
+    serve(&context, &PORT, router).await
 }
 
 /// Publishes the profile, at the moment it names or now, and answers when the stream holds it. A
 /// request that is repeated changes nothing more, where it names its moment.
 async fn publish(
     State(api): State<Api>,
-    profile: Result<Json<Profile>, JsonRejection>,
+    JsonBody(mut profile): JsonBody<Profile>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let Json(mut profile) =
-        profile.map_err(|wrong| Problem::new(wrong.status(), wrong.body_text()))?;
-    let unprocessable = |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why);
-    profile.check().map_err(|bad| unprocessable(bad.to_string()))?;
+    profile.check().map_err(|bad| Problem::invalid(bad.to_string()))?;
     let moment = match profile.updated_at.as_str() {
         "" => Moment::now(),
-        given => Moment::read(given).map_err(|why| unprocessable(format!("UpdatedAt: {why}")))?,
+        given => {
+            Moment::read(given).map_err(|why| Problem::invalid(format!("UpdatedAt: {why}")))?
+        }
     };
     if profile.updated_at.is_empty() {
         profile.updated_at = moment.to_string();

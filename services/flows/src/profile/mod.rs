@@ -18,14 +18,17 @@ mod update;
 
 use std::time::Duration;
 
+use axum::Router;
 use bus::{BucketConfig, BucketName, StreamConfig, StreamName};
 use futures_util::FutureExt;
+use serde_json::json;
 
 pub use row::Row;
 pub use timestamp::{Malformed, Moment};
 pub use update::{BadUpdate, Profile};
 
 use crate::flow::{Context, Failure, Flow, Role};
+use crate::http::Server;
 use crate::settings::{Kind, Setting};
 
 /// The stream of updates.
@@ -101,9 +104,14 @@ async fn rows(context: &Context) -> bus::Result<bus::Opened<bus::KeyValue>> {
     context.state.create_kv_if_missing(&BucketConfig::new(BucketName::new(ROWS)?)).await
 }
 
-/// A port that was set.
-fn port(context: &Context, setting: &Setting) -> Result<u16, Failure> {
+/// Serves until the shutdown, at the port that was set. Where it listens is told as
+/// `{"listening": "http://..."}`.
+async fn serve(context: &Context, setting: &Setting, router: Router) -> Result<(), Failure> {
     let port = context.settings.count(setting)?;
-    u16::try_from(port)
-        .map_err(|_| format!("--{} {port}: a port is at most 65535", setting.name).into())
+    let port = u16::try_from(port)
+        .map_err(|_| format!("--{} {port}: a port is at most 65535", setting.name))?;
+    let server = Server::bind(context.listen, port, setting.env).await?;
+    let url = format!("http://{}", server.addr()?);
+    context.tell(&format!("listening on {url}"), &json!({ "listening": url }));
+    server.serve(router, context.shutdown.clone()).await
 }

@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use bus::{Backoff, ErrorKind, HandlerError, KeyValue, Outcome, Start, StoredMessage};
 
 use super::row::Row;
 use super::update::Profile;
-use super::{PARKED, REPLICA, REPLICA_PORT, UPDATES, port, rows};
+use super::{PARKED, REPLICA, REPLICA_PORT, UPDATES, rows, serve};
 use crate::counters::Counter;
 use crate::flow::{Context, Failure};
-use crate::http::{Problem, serve};
+use crate::http::Problem;
 
 /// How long the bucket of rows may be away before an update is tried again, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -29,7 +28,6 @@ struct Replica {
 
 /// The role: applies and serves until the shutdown.
 pub(super) async fn run(context: Context) -> Result<(), Failure> {
-    let port = port(&context, &REPLICA_PORT)?;
     let opened = rows(&context).await?;
     if opened.created {
         from_the_beginning(&context).await?;
@@ -50,7 +48,7 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
     );
     let router = Router::new().route("/patientprofile/{id}", get(row)).with_state(opened.handle);
     let applying = async { applying.await.map_err(Failure::from) };
-    let serving = serve(&context, port, router);
+    let serving = serve(&context, &REPLICA_PORT, router);
     // Either of them that fails ends the role: the other is dropped, and what it had comes again.
     let ((), ()) = tokio::try_join!(applying, serving)?;
     Ok(())
@@ -93,10 +91,7 @@ async fn row(
     State(rows): State<KeyValue>,
     Path(patient): Path<String>,
 ) -> Result<Json<Row>, Problem> {
-    let missing = || {
-        let what = format!("the replica has no patient {patient:?} (yet)");
-        Problem::new(StatusCode::NOT_FOUND, what)
-    };
+    let missing = || Problem::not_found(format!("the replica has no patient {patient:?} (yet)"));
     match rows.get_json::<Row>(key(&patient)).await {
         Ok(Some((row, _))) => Ok(Json(row)),
         Ok(None) => Err(missing()),

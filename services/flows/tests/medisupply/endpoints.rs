@@ -122,6 +122,9 @@ async fn orders_are_taken_once_and_decided() {
     let clear = world.client.delete(world.settings.url(order_port, "/clear_orders"));
     assert_eq!(clear.send().await.unwrap().status(), 200);
     assert_eq!(world.orders().await.len(), 0);
+    assert_eq!(world.order(order("test-001", 10)).await.0, 200);
+    let anew = world.stands("test-001", |order| order["status"] != "Processing").await;
+    assert_eq!(anew["status"], "Validated", "an id that was cleared is free");
     world.end().await;
 }
 

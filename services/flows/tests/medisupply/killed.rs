@@ -16,6 +16,8 @@ fn assert_safe(summary: &lockgate_flows::medisupply::experiment::Summary) {
         assert!(holds(summary, bound), "{bound}: {summary:?}");
     }
     assert!(summary.accepted > summary.sent / 3, "{summary:?}");
+    assert_eq!(summary.killed, 2, "the order service and the worker");
+    assert!(summary.parked > 0, "the fault was met: {summary:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -64,12 +64,12 @@ const ROLES: [(&str, Run); 5] = [
 ];
 
 /// Runs all five until the site's shutdown. Whoever is named on `kills` is aborted in the middle of
-/// what it does and started again. One that ends by itself is a failure, after which the others
-/// are stopped too.
+/// what it does and started again; returns how many were. A name that none has is a failure, and so
+/// is a role that ends by itself; then the others are stopped too.
 pub(super) async fn run(
     site: Site,
     mut kills: mpsc::Receiver<&'static str>,
-) -> Result<(), Failure> {
+) -> Result<u32, Failure> {
     let mut tasks = JoinSet::new();
     let start = |tasks: &mut JoinSet<_>, name: &'static str, role: Run| {
         let work = role(site.clone());
@@ -79,13 +79,14 @@ pub(super) async fn run(
     for (name, role) in ROLES {
         running.insert(name, start(&mut tasks, name, role));
     }
-    let mut outcome = Ok(());
+    let (mut killed, mut outcome) = (0, Ok(()));
     loop {
         tokio::select! { biased;
             () = site.shutdown.cancelled() => break,
             Some(name) = kills.recv() => {
                 let Some((name, role)) = ROLES.into_iter().find(|(known, _)| *known == name) else {
-                    continue;
+                    outcome = Err(format!("there is no role {name} to kill").into());
+                    break;
                 };
                 if let Some(handle) = running.get(name) {
                     handle.abort();
@@ -95,6 +96,7 @@ pub(super) async fn run(
                     }
                 }
                 running.insert(name, start(&mut tasks, name, role));
+                killed += 1;
             }
             Some(ended) = tasks.join_next() => match ended {
                 Err(aborted) if aborted.is_cancelled() => {}
@@ -109,7 +111,7 @@ pub(super) async fn run(
     }
     site.shutdown.cancel();
     while tasks.join_next().await.is_some() {}
-    outcome
+    outcome.map(|()| killed)
 }
 
 /// Runs the five services in this process, on the loopback address, until `shutdown` is cancelled;
@@ -123,7 +125,7 @@ pub async fn serve(
     let site = site(bus, state, settings, shutdown);
     store::prepare(&site).await?;
     let (_kill, kills) = mpsc::channel(1);
-    run(site, kills).await
+    run(site, kills).await.map(|_| ())
 }
 
 pub(super) fn site(

@@ -7,8 +7,8 @@ use super::timeline::{Shot, Stretch, Timeline};
 
 /// The drawing, without the room for what is written at its sides.
 const WIDTH: f64 = 860.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = 16.0;
+const LEFT: f64 = 76.0;
+const RIGHT: f64 = 24.0;
 /// Orders are drawn in this many columns: the median and the slowest of each.
 const COLUMNS: usize = 120;
 
@@ -115,7 +115,7 @@ pub(super) fn strip(
 ) -> String {
     const HEIGHT: f64 = 34.0;
     /// A word needs about this much for each letter.
-    const LETTER: f64 = 7.5;
+    const LETTER: f64 = 10.0;
     let mut inner = String::new();
     for Stretch { what, from, to } in stretches {
         let (from, to) = (from.as_secs_f64(), to.as_secs_f64());

@@ -28,40 +28,41 @@ pub fn html(plan: &Plan, findings: &Findings) -> String {
         head = head(plan, summary),
         tiles = tiles(summary),
     );
-    let drawings = [
-        (
-            "Order POST",
-            "<i class='k median'></i>median <i class='k worst'></i>slowest of its moment \
-             <i class='k objective'></i>50 ms",
-            latency(&scale, &timeline.shots),
-        ),
-        (
-            "External service, as the monitor says",
-            "<i class='k good'></i>HEALTHY <i class='k fair'></i>DEGRADED \
-             <i class='k poor'></i>UNHEALTHY <i class='k bad'></i>DOWN",
-            strip(&scale, "health of the external service", &health, health_class),
-        ),
-        (
-            "Circuit breaker",
-            "<i class='k good'></i>closed <i class='k fair'></i>half-open \
-             <i class='k bad'></i>open",
-            strip(&scale, "state of the circuit breaker", &breaker, breaker_class),
-        ),
-        (
-            "Orders that wait",
-            "<i class='k jobs'></i>to be asked about <i class='k parked'></i>parked until recovery",
-            backlog(&scale, timeline),
-        ),
-    ];
-    for (title, legend, drawing) in drawings {
-        let _ = writeln!(
-            page,
-            "<section><h2>{title}<span class='legend'>{legend}</span></h2>{drawing}</section>"
-        );
-    }
+    page.push_str(&section(
+        "Order POST",
+        &[("median", "median"), ("worst", "slowest of its moment"), ("objective", "50 ms")],
+        &latency(&scale, &timeline.shots),
+    ));
+    page.push_str(&section(
+        "External service, as the monitor says",
+        &["HEALTHY", "DEGRADED", "UNHEALTHY", "DOWN"].map(|health| (health_class(health), health)),
+        &strip(&scale, "health of the external service", &health, health_class),
+    ));
+    page.push_str(&section(
+        "Circuit breaker",
+        &["closed", "half-open", "open"].map(|state| (breaker_class(state), state)),
+        &strip(&scale, "state of the circuit breaker", &breaker, breaker_class),
+    ));
+    page.push_str(&section(
+        "Orders that wait",
+        &[("jobs", "to be asked about"), ("parked", "parked until recovery")],
+        &backlog(&scale, timeline),
+    ));
     page.push_str(&table(summary));
     page.push_str("</main></body></html>\n");
     page
+}
+
+/// A drawing with a title, and what each class of mark in it means.
+fn section(title: &str, legend: &[(&str, &str)], drawing: &str) -> String {
+    let mut marks = String::new();
+    for (class, meaning) in legend {
+        let _ = write!(marks, "<span><i class='k {class}'></i>{meaning}</span>");
+    }
+    format!(
+        "<section><h2>{title}<span class='legend'>{marks}</span></h2>\
+         <div class='wide'>{drawing}</div></section>\n"
+    )
 }
 
 fn head(plan: &Plan, summary: &Summary) -> String {

@@ -13,11 +13,12 @@ use super::summary::Summary;
 use super::timeline::{Observer, Shot, Stretch, Timeline, external};
 use super::{Findings, Phase, Plan, Progress, local};
 use crate::flow::Failure;
-use crate::medisupply::http::{MAX_BODY, client, now_ms, read_json};
+use crate::http::MAX_BODY;
+use crate::medisupply::http::{client, now_ms, read_json};
 use crate::medisupply::store::{self, Store};
 use crate::medisupply::{Fault, Health, Mode, Settings, Site, Status};
 
-/// How long orders have to be decided after recovery.
+/// How long orders have to be decided after recovery, or after they were sent where that is later.
 const DRAIN_WITHIN: Duration = Duration::from_secs(60);
 /// How long the picture goes on after the last order, so that recovery is in it.
 const AFTERGLOW: Duration = Duration::from_secs(1);
@@ -57,8 +58,9 @@ pub async fn run(
     };
     let (measured, served) = tokio::join!(measured, local::run(site.clone(), kills));
     let tidied = timeout(TIDY_WITHIN, store::remove(&site)).await;
-    served?;
-    let findings = measured?;
+    let killed = served?;
+    let mut findings = measured?;
+    findings.summary.killed = killed;
     match tidied {
         Ok(Ok(())) => Ok(findings),
         Ok(Err(why)) => {
@@ -106,7 +108,7 @@ impl Experiment<'_> {
         let changes = self.breaker().await?;
         let breaker = strip(&changes, begin_ms, end);
         let timeline = Timeline { shots, samples: observer.take(), breaker, fault, end };
-        let mut summary = self.summary(&store, &ledger, &timeline, &faulty).await?;
+        let mut summary = self.summary(&store, &ledger, &timeline, &faulty, begin).await?;
         count_openings(&mut summary, &changes);
         summary.measure_posts(&timeline.shots);
         let wait = self.plan.settings.breaker.as_ref().map(|config| config.wait);
@@ -147,7 +149,8 @@ impl Experiment<'_> {
                 }
             }
         };
-        let until = faulty.recovered + DRAIN_WITHIN;
+        let last = begin + due(self.plan, self.plan.orders);
+        let until = faulty.recovered.max(last) + DRAIN_WITHIN;
         // What is not decided by then is lost, and counted so.
         let _ = tokio::time::timeout_at(until, decided).await;
         sleep(AFTERGLOW).await;
@@ -220,10 +223,12 @@ impl Experiment<'_> {
         ledger: &Ledger,
         timeline: &Timeline,
         faulty: &Faulty,
+        begin: Instant,
     ) -> Result<Summary, Failure> {
         let plan = self.plan;
-        let mut summary = empty(plan.fault.mode, plan.orders);
-        let mut last = faulty.recovered;
+        let mut summary =
+            Summary { mode: plan.fault.mode, sent: plan.orders, ..Summary::default() };
+        let mut longest = Duration::ZERO;
         for shot in timeline.shots.iter().filter(|shot| shot.accepted) {
             let sent = order(shot.number);
             let stands = store.get(&sent.order_id).await?;
@@ -242,7 +247,8 @@ impl Experiment<'_> {
             summary.wrong += u32::from(status != Status::Processing && status != due_status(&sent));
             let open = seen.is_none_or(|seen| seen.at >= faulty.began);
             summary.orders_in_fault += u32::from(shot.at < faulty.to && open);
-            last = seen.map_or(last, |seen| last.max(seen.at));
+            let from = faulty.recovered.max(begin + shot.at);
+            longest = seen.map_or(longest, |seen| longest.max(seen.at.duration_since(from)));
         }
         let figures = &self.site.settings.figures;
         summary.parked = figures.parked.get();
@@ -252,7 +258,7 @@ impl Experiment<'_> {
         summary.calls_per_order = (calls * 1000.0).round() / 1000.0;
         summary.detected_ms = faulty.detected.map(|(ms, _)| ms);
         summary.detected_probes = faulty.detected.map(|(_, probes)| probes);
-        summary.drained_ms = ms(last - faulty.recovered);
+        summary.drained_ms = ms(longest);
         Ok(summary)
     }
 
@@ -301,33 +307,6 @@ fn due_status(order: &crate::medisupply::NewOrder) -> Status {
         0 => Status::Failed,
         1..=1000 => Status::Validated,
         _ => Status::Rejected,
-    }
-}
-
-fn empty(mode: Mode, sent: u32) -> Summary {
-    Summary {
-        mode,
-        sent,
-        accepted: 0,
-        post_p50_ms: 0.0,
-        post_p99_ms: 0.0,
-        post_max_ms: 0.0,
-        validated: 0,
-        rejected: 0,
-        failed: 0,
-        lost: 0,
-        duplicated: 0,
-        wrong: 0,
-        parked: 0,
-        orders_in_fault: 0,
-        calls_in_fault: 0,
-        calls_per_order: 0.0,
-        detected_ms: None,
-        detected_probes: None,
-        drained_ms: 0,
-        breaker_opened: 0,
-        breaker_shortest_open_ms: None,
-        bounds: Vec::new(),
     }
 }
 

@@ -17,7 +17,7 @@ const P99: Duration = Duration::from_millis(50);
 const MOST_POST: Duration = Duration::from_secs(2);
 
 /// What a run came to. Times are in milliseconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Summary {
     /// What the external service did.
     pub mode: Mode,
@@ -55,12 +55,15 @@ pub struct Summary {
     pub detected_ms: Option<u64>,
     /// How many probes that took.
     pub detected_probes: Option<u64>,
-    /// From recovery to when the last order was decided.
+    /// From recovery, or from when an order was due where that is later, to when it was decided: the
+    /// longest of all orders.
     pub drained_ms: u64,
     /// How often the breaker opened.
     pub breaker_opened: u32,
     /// The shortest time it stayed open.
     pub breaker_shortest_open_ms: Option<u64>,
+    /// How many roles were killed, and started again.
+    pub killed: u32,
     /// What was promised.
     pub bounds: Vec<Bound>,
 }
@@ -128,7 +131,7 @@ impl Summary {
             bound("breaker keeps its wait", shortest + 1 >= wait, detail, false);
         }
         let within = u128::from(self.drained_ms) <= MOST_DRAIN.as_millis();
-        let drained = format!("{} ms after recovery", self.drained_ms);
+        let drained = format!("{} ms after recovery, or after it was sent", self.drained_ms);
         bound("all decided within 60 s", within && lost == 0, drained, false);
         let (p99, max) = (self.post_p99_ms, self.post_max_ms);
         bound("POST p99 within 50 ms", p99 <= ms(P99), format!("{p99} ms"), true);

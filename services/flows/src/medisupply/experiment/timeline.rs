@@ -7,7 +7,8 @@ use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::flow::Failure;
-use crate::medisupply::http::{MAX_BODY, client, read_json};
+use crate::http::MAX_BODY;
+use crate::medisupply::http::{client, read_json};
 use crate::medisupply::monitor::{HealthStatus, ServiceStatus};
 use crate::medisupply::{Health, Settings};
 

@@ -4,13 +4,12 @@ mod health;
 mod metrics;
 mod status;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::future::join_all;
@@ -19,23 +18,23 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use self::health::{Probe, Standing};
 use self::metrics::Metrics;
-use super::http::{MAX_BODY, client, listen, now_ms, problem, read_json, serve};
+use super::http::{client, now_ms, read_json};
 use super::store::Store;
 use super::{Settings, Site};
 use crate::flow::Failure;
+use crate::http::{MAX_BODY, Problem, Server};
 
 pub use self::health::Health;
 pub use self::status::{BacklogStatus, Change, HealthStatus, ServiceStatus};
 
-const DRAIN: Duration = Duration::from_secs(5);
 /// Whose breaker is asked for, and towards whom it is.
 const WORKER: &str = "validation_service";
 const DEPENDENCY: &str = "external_service";
 
 /// Probes and serves until the shutdown.
 pub(super) async fn run(site: Site) -> Result<(), Failure> {
-    let addr = SocketAddr::new(site.listen, site.settings.monitor_port);
-    let listener = listen(addr, "MONITOR").await?;
+    let port = site.settings.monitor_port;
+    let server = Server::bind(site.listen, port, "--monitor-port").await?;
     let monitor = Arc::new(Monitor {
         client: client()?,
         store: Store::open(&site).await?,
@@ -63,8 +62,8 @@ pub(super) async fn run(site: Site) -> Result<(), Failure> {
             () = monitor.count() => {}
         }
     };
-    tokio::join!(watching, serve(listener, router, site.shutdown.clone(), DRAIN));
-    Ok(())
+    let ((), served) = tokio::join!(watching, server.serve(router, site.shutdown.clone()));
+    served
 }
 
 struct Monitor {
@@ -184,10 +183,11 @@ async fn health_status(State(monitor): State<Arc<Monitor>>) -> Json<HealthStatus
     Json(status)
 }
 
-async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
+async fn metrics(State(monitor): State<Arc<Monitor>>) -> Result<impl IntoResponse, Problem> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match monitor.metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(why) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", why.to_string()),
-    }
+    let internal = |why: std::fmt::Error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", why.to_string())
+    };
+    let text = monitor.metrics.text().map_err(internal)?;
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text))
 }

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Setup;
 use crate::flow::Failure;
+use crate::http::{Problem, Server};
 use crate::orders::crew::Crew;
 use crate::orders::desk::{Desk, Sweep};
 use crate::orders::event::{Event, Facts, now};
 use crate::orders::follow::follow;
-use crate::orders::http::{Problem, Server};
 use crate::orders::order::{OrderId, Step};
 use crate::orders::stage::Stage;
 use crate::orders::topic::Topic;

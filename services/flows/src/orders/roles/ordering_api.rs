@@ -11,7 +11,8 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 
 use super::ordering::Ordering;
-use crate::orders::http::{JsonBody, PathOrder, Problem, idempotency_key};
+use crate::http::{JsonBody, Problem};
+use crate::orders::http::{PathOrder, idempotency_key};
 use crate::orders::order::{NewOrder, Order, OrderId};
 use crate::orders::stage::Stage;
 

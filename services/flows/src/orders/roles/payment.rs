@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use super::Setup;
 use crate::flow::Failure;
+use crate::http::{JsonBody, Problem, Server};
 use crate::orders::crew::Crew;
 use crate::orders::desk::{Desk, Sweep};
 use crate::orders::event::{Event, now};
 use crate::orders::follow::follow;
-use crate::orders::http::{JsonBody, PathOrder, Problem, Server};
+use crate::orders::http::PathOrder;
 use crate::orders::order::OrderId;
 use crate::orders::payment::{Attempt, Pay, Payment, Refused};
 use crate::orders::topic::Topic;

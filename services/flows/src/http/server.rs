@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -20,46 +20,51 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::body::MAX_BODY;
 use super::problem::Problem;
 use crate::flow::Failure;
 
 const MAX_CONNECTIONS: usize = 1024;
-const MAX_REQUESTS: usize = 256;
+/// Fewer than the connections, so that one more request is told to come again, not left to wait.
+const MAX_REQUESTS: usize = 512;
 /// How long a request may take, the reading of its body included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// What is still at work this long after shutdown began is closed.
+/// What is still at work this long after the shutdown began is closed, where nothing else is said.
 const CLOSE_AFTER: Duration = Duration::from_secs(8);
 /// After an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listening server that does not accept yet.
-pub(in crate::orders) struct Server {
+pub(crate) struct Server {
     listener: TcpListener,
+    close_after: Duration,
 }
 
 impl Server {
-    /// Listens. `setting` is the variable that chooses another port.
-    pub(in crate::orders) async fn bind(
-        ip: IpAddr,
-        port: u16,
-        setting: &str,
-    ) -> Result<Self, Failure> {
+    /// Listens, at port 0 at a free one. `setting` is the variable that chooses another.
+    pub(crate) async fn bind(ip: IpAddr, port: u16, setting: &str) -> Result<Self, Failure> {
         let addr = SocketAddr::new(ip, port);
         let listener = TcpListener::bind(addr).await.map_err(|error| {
             format!("cannot listen on {addr} ({error}): end what uses it, or set {setting}")
         })?;
-        Ok(Self { listener })
+        Ok(Self { listener, close_after: CLOSE_AFTER })
+    }
+
+    /// The same, which closes what is still open this long after its shutdown; 8 s otherwise.
+    pub(crate) fn close_after(self, close_after: Duration) -> Self {
+        Self { close_after, ..self }
     }
 
     /// The address, with the port it got.
-    pub(in crate::orders) fn addr(&self) -> std::io::Result<SocketAddr> {
+    pub(crate) fn addr(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown`; then stops accepting, lets requests at work finish, and closes
-    /// what is still open after 8 s. Returns when every connection is closed.
-    pub(in crate::orders) async fn serve(
+    /// Serves until `shutdown`; then refuses connections at once, lets requests at work finish, and
+    /// closes what is still open after that. Returns when every connection is closed, always with
+    /// `Ok`; when it is dropped, none is left either.
+    pub(crate) async fn serve(
         self,
         api: Router,
         shutdown: CancellationToken,
@@ -77,7 +82,7 @@ impl Server {
         }
         drop(self.listener);
         let finished = async { while connections.join_next().await.is_some() {} };
-        if timeout(CLOSE_AFTER, finished).await.is_err() {
+        if timeout(self.close_after, finished).await.is_err() {
             tracing::warn!(open = connections.len(), "connections are closed at work");
             connections.shutdown().await;
         }
@@ -136,6 +141,7 @@ fn surround(api: Router) -> Router {
     let at_work = Arc::new(Semaphore::new(MAX_REQUESTS));
     api.fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(deadline))
         .layer(from_fn_with_state(at_work, bound))
         .route("/livez", get(async || StatusCode::NO_CONTENT))

@@ -11,7 +11,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// What went wrong with a request.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::orders) struct Problem {
+pub(crate) struct Problem {
     status: StatusCode,
     slug: &'static str,
     detail: String,
@@ -20,32 +20,28 @@ pub(in crate::orders) struct Problem {
 
 impl Problem {
     /// A kind of problem, and a sentence: lower case, no full stop, with a way out.
-    pub(in crate::orders) fn new(
-        status: StatusCode,
-        slug: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn new(status: StatusCode, slug: &'static str, detail: impl Into<String>) -> Self {
         Self { status, slug, detail: detail.into(), more: Map::new() }
     }
 
     /// Input that breaks a rule.
-    pub(in crate::orders) fn invalid(detail: impl Into<String>) -> Self {
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-input", detail)
     }
 
     /// Something that is not there.
-    pub(in crate::orders) fn not_found(detail: impl Into<String>) -> Self {
+    pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
 
     /// Nothing is wrong with the request, and it can be repeated.
-    pub(in crate::orders) fn unavailable(detail: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
     }
 
     /// Adds a member of its own.
     #[must_use]
-    pub(in crate::orders) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
         self
     }
@@ -54,7 +50,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Self { status, slug, detail, more } = self;
-        let retryable = status == StatusCode::SERVICE_UNAVAILABLE;
+        let retryable = matches!(status.as_u16(), 502..=504);
         let mut json = Map::new();
         json.insert("type".into(), format!("{TYPE_BASE}{slug}").into());
         json.insert("title".into(), slug.replace('-', " ").into());
