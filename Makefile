@@ -28,8 +28,9 @@ test-long: tools ## What is long and random: a thousand seeds of the simulation,
 	LOCKGATE_SEEDS=1000 LOCKGATE_PROCESS_SEEDS=40 cargo test -p lockgate --test handover
 
 .PHONY: test-kube
-test-kube: ## The operator on a real Kubernetes API server, built from its Go modules once
+test-kube: tools ## The operator, the chart and KEDA's files on a real Kubernetes API server
 	@deploy/scripts/kube.sh
+	@$(LOCKGATE_PYTHON) deploy/scripts/kube/accepted.py
 	cargo test -p lockgate-operator --test kube -- --ignored --nocapture
 
 .PHONY: lint
