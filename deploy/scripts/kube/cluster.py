@@ -17,7 +17,6 @@ import time
 
 LIMIT = 120  # seconds that a wait has at the most, on a slow machine too
 SERVICES = "10.96.0.0/16"
-API_SERVICE = "10.96.0.1"  # the first address: the service `kubernetes`
 ADMIN, CONTROLLERS, SCHEDULER, NODE, PROXY, DNS = "admin controllers scheduler node proxy dns".split()
 WHO = {
     ADMIN: 'admin,1,"system:masters"',
@@ -74,6 +73,8 @@ class Cluster:
 
     def __enter__(self):
         try:
+            if self.node:
+                self.node.network()
             self.start_control_plane()
             if self.node:
                 self.node.start(self)
