@@ -33,6 +33,11 @@ test-kube: tools ## The operator, the chart and KEDA's files on a real Kubernete
 	@$(LOCKGATE_PYTHON) deploy/scripts/kube/accepted.py
 	cargo test -p lockgate-operator --test kube -- --ignored --nocapture
 
+.PHONY: e2e-kube
+e2e-kube: chart ## The real image, installed by the chart on a Kubernetes of this machine; as root
+	@deploy/scripts/kube.sh node
+	@deploy/scripts/kube/e2e.py
+
 .PHONY: lint
 lint: ## Formatting, and lints as errors; the bus also without features and with each alone
 	cargo fmt --all --check

@@ -105,22 +105,20 @@ class Test:
                    f"--set-file operator.extraConfig={makers}")
         self.rollout("deployment/lockgate-operator", "deployment/lockgate-together")
         say("upgraded: the operator is ready")
+        self.address = self.get("service", "lockgate-together")["spec"]["clusterIP"]
+        kept = self.get("secret", "lockgate-tokens")["data"]
+        self.tokens = {which: base64.b64decode(token).decode() for which, token in kept.items()}
 
     def request(self, path, body=None, token=None, kind="application/json"):
         data = None if body is None else json.dumps(body).encode()
         headers = {"authorization": f"Bearer {token}", "content-type": kind}
-        address = self.get("get", "service", "lockgate-together")["spec"]["clusterIP"]
-        request = urllib.request.Request(f"http://{address}{path}", data, headers)
+        request = urllib.request.Request(f"http://{self.address}{path}", data, headers)
         return urllib.request.urlopen(request, timeout=60)
-
-    def token(self, which):
-        kept = self.get("get", "secret", "lockgate-tokens")["data"][which]
-        return base64.b64decode(kept).decode()
 
     def publish(self, number, subject, city):
         event = {"specversion": "1.0", "id": str(number), "source": "/e2e", "type": "directory.user",
                  "subject": subject, "data": {"city": city}}
-        self.request("/v1/events", event, self.token("publish-tokens"), "application/cloudevents+json").close()
+        self.request("/v1/events", event, self.tokens["publish-tokens"], "application/cloudevents+json").close()
 
     def prefill(self):
         expected = {}
@@ -129,10 +127,10 @@ class Test:
             expected[subject] = f"city-{number}"
             self.publish(number, subject, expected[subject])
         asked = {"name": "people", "topics": ["directory.*"], "prefill": True, "secret": SECRET}
-        self.request("/v1/subscriptions", asked, self.token("admin-tokens")).close()
+        self.request("/v1/subscriptions", asked, self.tokens["admin-tokens"]).close()
         begun = time.monotonic()
         selector = "lockgate/queue=prefill"
-        done = lambda: [job for job in self.get("get", "jobs", "-l", selector)["items"] if job["status"].get("succeeded")]
+        done = lambda: [job for job in self.get("jobs", "-l", selector)["items"] if job["status"].get("succeeded")]
         (job,) = self.cluster.wait("a Job has filled the subscription", done)
         name = job["metadata"]["name"]
         if not name.startswith("prefill-people-"):
@@ -183,14 +181,14 @@ class Test:
 
         def served():
             nonlocal most
-            makers = self.get("get", "jobs", "-l", "lockgate/queue=makers")["items"]
+            makers = self.get("jobs", "-l", "lockgate/queue=makers")["items"]
             ends = collections.Counter(
                 condition["type"] for job in makers for condition in job["status"].get("conditions", [])
                 if condition["status"] == "True" and condition["type"] in ("Complete", "Failed"))
             most = max(most, len(makers) - ends.total())
             if ends["Failed"]:
                 raise SystemExit(f"error: makers have failed: {makers}")
-            status = self.get("get", "job", "patient")["status"]
+            status = self.get("job", "patient")["status"]
             return status.get("succeeded") and makers and ends["Complete"] == len(makers) and makers
 
         makers = self.cluster.wait("every order was served", served, limit=240)

@@ -46,7 +46,7 @@ def cgroup_roots():
     """Where a cgroup of this name is to be made: of each controller, or the one of version 2."""
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS]
-    return [path for path in CGROUPS.iterdir() if (path / "tasks").exists() and not path.is_symlink()]
+    return [path for path in CGROUPS.iterdir() if (path / "cgroup.procs").exists() and not path.is_symlink()]
 
 
 def remove_cgroups(group):
