@@ -134,7 +134,8 @@ func init() { dnsserver.Directives = []string{"errors", "kubernetes"} }
 func main() { coremain.Run() }
 GO
     go mod init dns 2>/dev/null
-    { go get "github.com/coredns/coredns@$coredns" && go mod tidy; } 2>"$scratch/log" ||
+    # By package, so that the modules of the other plugins are not asked for.
+    go get github.com/coredns/coredns/{core/dnsserver,coremain,plugin/errors,plugin/kubernetes}@"$coredns" 2>"$scratch/log" ||
         fail "CoreDNS $coredns could not be had: $(tail -n 1 "$scratch/log")" "check that go reaches a module proxy, and repeat"
     go build -trimpath -ldflags "-s -w" -o "$scratch/coredns" .
     mv -f "$scratch/coredns" "$kube/"

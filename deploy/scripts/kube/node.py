@@ -10,11 +10,12 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
 
-from cluster import DNS, NODE, PROXY, SCHEDULER, Failed, free_port
+from cluster import DNS, NODE, PROXY, SCHEDULER, SERVICES, Failed, free_port
 
 BRIDGE = "kube0"
 ADDRESS = "10.244.0.1"
@@ -98,6 +99,8 @@ class Node:
         run("ip", "link", "add", "name", BRIDGE, "type", "bridge")
         run("ip", "address", "add", f"{ADDRESS}/16", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
+        # From here too: kube-proxy rewrites what is on its way, and without a route nothing is.
+        run("ip", "route", "add", SERVICES, "dev", BRIDGE)
         pathlib.Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         # So that a pod reaches another one through a service's address.
         bridged = pathlib.Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -116,7 +119,7 @@ class Node:
             (root / os.environ[INSIDE]).mkdir()
 
     def start_containerd(self):
-        state, socket = self.folder / "containerd", self.folder / "containerd.sock"
+        state, listens = self.folder / "containerd", self.folder / "containerd.sock"
         plugins = self.folder / "cni"
         plugins.mkdir()
         (plugins / "bridge.conflist").write_text(json.dumps({
@@ -129,7 +132,7 @@ version = 2
 root = "{state}/root"
 state = "{state}/state"
 [grpc]
-address = "{socket}"
+address = "{listens}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
 restrict_oom_score_adj = true
@@ -142,7 +145,7 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "{self.bin}/node/runc"
 ''')
         self.start_with("containerd", "--config", self.folder / "containerd.toml", path=self.bin / "node/containerd")
-        ctr = lambda *args: run(self.bin / "node/ctr", "--address", socket, "--namespace", "k8s.io", *args)
+        ctr = lambda *args: run(self.bin / "node/ctr", "--address", listens, "--namespace", "k8s.io", *args)
         self.cluster.wait("containerd answers", lambda: ctr("version"))
         pause = self.folder / "pause.tar"
         run(sys.executable, OCI, "--plain", "--out", pause, "--tag", PAUSE, self.bin / "node/pause")
@@ -185,9 +188,10 @@ BinaryName = "{self.bin}/node/runc"
         self.start_with("kube-proxy", f"--config={self.folder}/proxy.json")
         # CoreDNS is no pod here: its service has an endpoint that is made by hand.
         (self.folder / "Corefile").write_text(
-            f".:53 {{\n bind {ADDRESS}\n errors\n kubernetes cluster.local {{\n"
+            f".:53 {{\n errors\n kubernetes cluster.local {{\n"
             f"  kubeconfig {self.cluster.kubeconfig(DNS)}\n }}\n}}\n")
         self.start_with("coredns", "-conf", self.folder / "Corefile")
+        self.cluster.wait("names are answered", lambda: not socket.create_connection((ADDRESS, 53)).close())
         ports = [{"name": name, "port": 53, "protocol": name.upper()} for name in ("udp", "tcp")]
         meta = {"name": "kube-dns", "namespace": "kube-system"}
         service = {"apiVersion": "v1", "kind": "Service", "metadata": meta,
