@@ -44,7 +44,7 @@ deadline = "5m"
 [[queue.pod.containers]]
 name = "maker"
 image = "lockgate:{VERSION}"
-args = ["flow", "medicine", "--role", "maker", "--wait", "5s"]
+args = ["flow", "medicine", "--role", "maker", "--wait", "5s", "--json"]
 env = [{{ name = "LOCKGATE_BUS", value = "nats://lockgate-nats:4222" }}]
 '''
 
@@ -188,13 +188,20 @@ class Test:
             most = max(most, len(makers) - ends.total())
             if ends["Failed"]:
                 raise SystemExit(f"error: makers have failed: {makers}")
-            status = self.get("job", "patient")["status"]
-            return status.get("succeeded") and makers and ends["Complete"] == len(makers) and makers
+            made = self.made()
+            if len(made) < ORDERS or ends["Complete"] < len(makers):
+                raise Failed(f"{len(made)} orders were made by {len(makers)} makers")
+            return made, len(makers)
 
-        makers = self.cluster.wait("every order was served", served, limit=240)
-        if most > CEILING or len(makers) < 2:
-            raise Failed(f"{len(makers)} makers, {most} at once; the ceiling is {CEILING}")
-        say(f"{ORDERS} orders were served by {len(makers)} makers, at most {most} at once")
+        made, makers = self.cluster.wait("every order is made", served, limit=300)
+        if most > CEILING or len(made) != len(set(made)) or makers < ORDERS:
+            raise Failed(f"{makers} makers, {most} at once; the ceiling is {CEILING}; they made {made}")
+        say(f"{ORDERS} orders were made, each by a Job of its own, {most} at once")
+
+    def made(self):
+        """The orders that makers have made, by their own words: each says at its end what it did."""
+        words = "".join(path.read_text() for path in self.cluster.node.log_files(f"{SPACE}_makers-"))
+        return [json.loads(line)["order"] for line in re.findall(r'^\S+ stdout F (\{.*"ended":"made".*\})$', words, re.M)]
 
     def explain(self):
         """What there is to see after a failure."""

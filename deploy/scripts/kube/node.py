@@ -39,7 +39,8 @@ def isolated(folder):
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.kill())
     code = process.wait()
-    remove_cgroups(group)
+    if not remove_cgroups(group):
+        return code or 1
     return code if code >= 0 else 128 - code
 
 
@@ -51,6 +52,7 @@ def cgroup_roots():
 
 
 def remove_cgroups(group):
+    """Whether all are gone."""
     end = time.monotonic() + 10
     left = [root / group for root in cgroup_roots() if (root / group).exists()]
     while left and time.monotonic() < end:
@@ -63,7 +65,8 @@ def remove_cgroups(group):
         left = [top for top in left if top.exists()]
         time.sleep(0.1)
     if left:
-        print(f"warning: left behind: {' '.join(map(str, left))}", file=sys.stderr)
+        print(f"error: left behind: {' '.join(map(str, left))}", file=sys.stderr)
+    return not left
 
 
 def run(*command):
@@ -204,8 +207,12 @@ BinaryName = "{self.bin}/node/runc"
     def start_with(self, name, *args, path=None):
         self.cluster.start(name, *map(str, args), path=path)
 
+    def log_files(self, pods):
+        """What the containers of the pods whose folders begin so have written."""
+        return sorted((self.folder / "pods").glob(f"{pods}*/*/*.log"))
+
     def logs(self, namespace, lines=30):
         """The last lines of every container of a namespace, for who looks at a failure."""
-        for path in sorted((self.folder / "pods").glob(f"{namespace}_*/*/*.log")):
+        for path in self.log_files(f"{namespace}_"):
             tail = path.read_text(errors="replace").splitlines()[-lines:]
             yield f"--- {path.relative_to(self.folder / 'pods')}", *tail
