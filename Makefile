@@ -28,9 +28,15 @@ test-long: tools ## What is long and random: a thousand seeds of the simulation,
 	LOCKGATE_SEEDS=1000 LOCKGATE_PROCESS_SEEDS=40 cargo test -p lockgate --test handover
 
 .PHONY: test-kube
-test-kube: ## The operator on a real Kubernetes API server, built from its Go modules once
+test-kube: tools ## The operator, the chart and KEDA's files on a real Kubernetes API server
 	@deploy/scripts/kube.sh
+	@$(LOCKGATE_PYTHON) deploy/scripts/kube/accepted.py
 	cargo test -p lockgate-operator --test kube -- --ignored --nocapture
+
+.PHONY: e2e-kube
+e2e-kube: chart ## The real image, installed by the chart on a Kubernetes of this machine; as root
+	@deploy/scripts/kube.sh node
+	@deploy/scripts/kube/e2e.py
 
 .PHONY: lint
 lint: ## Formatting, and lints as errors; the bus also without features and with each alone

@@ -46,8 +46,10 @@ impl ControlPlane {
             assert!(path.exists(), "{} is missing: run make test-kube", path.display());
         }
         let folder = tempfile::tempdir().unwrap();
-        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-        fs::write(folder.path().join("sa.key"), key).unwrap();
+        // The API server takes no private key of this form for a public one.
+        let key = rcgen::KeyPair::generate().unwrap();
+        fs::write(folder.path().join("sa.key"), key.serialize_pem()).unwrap();
+        fs::write(folder.path().join("sa.pub"), key.public_key_pem()).unwrap();
         let tokens = format!(
             "{ADMIN},admin,1,system:masters\n{CONTROLLERS},system:kube-controller-manager,2\n"
         );
@@ -72,7 +74,7 @@ impl ControlPlane {
             format!("--token-auth-file={}", own("tokens.csv")),
             String::from("--authorization-mode=Node,RBAC"),
             String::from("--service-account-issuer=https://kubernetes.default.svc"),
-            format!("--service-account-key-file={}", own("sa.key")),
+            format!("--service-account-key-file={}", own("sa.pub")),
             format!("--service-account-signing-key-file={}", own("sa.key")),
             String::from("--service-cluster-ip-range=10.0.0.0/24"),
         ];

@@ -52,6 +52,7 @@ impl Kubelet {
         }
     }
 
+    /// Says how the pods of the Jobs end whose names begin so; the last word holds.
     pub(crate) fn play(&self, job: &str, play: Play) {
         self.plays.lock().unwrap().push((job.to_owned(), play));
     }
@@ -85,7 +86,7 @@ impl Kubelet {
 
     fn play_of(&self, job: &str) -> Play {
         let plays = self.plays.lock().unwrap();
-        let found = plays.iter().find(|(prefix, _)| job.starts_with(prefix));
+        let found = plays.iter().rev().find(|(prefix, _)| job.starts_with(prefix));
         found.map_or(Play::Well, |(_, play)| play.clone())
     }
 

@@ -6,6 +6,7 @@
 
 mod control_plane;
 mod kubelet;
+mod mended;
 mod place;
 
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ async fn the_operator_on_a_real_api_server() {
     permissions_are_those_of_the_role(&plane).await;
     prefills_are_done_and_nothing_is_left(&plane).await;
     every_end_is_reported(&plane).await;
+    mended::what_people_delete_is_made_again(&plane).await;
+    mended::the_same_task_twice_is_one_job(&plane).await;
     killed_operators_lose_and_double_nothing(&plane).await;
     another_queue_gets_its_jobs(&plane).await;
     from_task_to_running(&plane).await;
@@ -60,29 +63,36 @@ async fn permissions_are_those_of_the_role(plane: &ControlPlane) {
 async fn prefills_are_done_and_nothing_is_left(plane: &ControlPlane) {
     let mut place = Place::new(plane, "flow").await;
     let prefill = place.config.prefill.as_mut().unwrap();
-    (prefill.at_once, prefill.job.keep) = (3, HumanDuration(Duration::from_secs(15)));
-    for number in 0..12 {
+    (prefill.at_once, prefill.job.keep) = (5, HumanDuration(Duration::from_secs(15)));
+    for number in 0..50 {
         place.ask(&format!("s{number}")).await;
     }
-    place.operate_until_settled().await;
+    // The last event is written after the last task is settled.
+    place
+        .operate(async |place| place.is_settled().await && told(place, "Reported").await == 50)
+        .await;
     let reports = place.reports().await;
-    assert_eq!(reports.len(), 12);
+    assert_eq!(reports.len(), 50);
     assert!(reports.values().all(|news| news == "prefill done, 3 rows"), "{reports:?}");
     {
         let seen = place.kubelet.seen.lock().unwrap();
-        assert!(seen.most_at_work <= 3, "{seen:?}");
-        assert_eq!((seen.pods, seen.started.len()), (12, 12), "{seen:?}");
+        assert!(seen.most_at_work <= 5, "{seen:?}");
+        assert_eq!((seen.pods, seen.started.len()), (50, 50), "{seen:?}");
     }
-    let events = Api::<Event>::namespaced(place.admin.clone(), &place.namespace);
-    let told = events.list(&ListParams::default()).await.unwrap().items;
-    let told = |reason: &str| told.iter().filter(|e| e.reason.as_deref() == Some(reason)).count();
-    assert_eq!((told("Released"), told("Reported")), (12, 12));
+    assert_eq!(told(&place, "Released").await, 50);
     place
         .until("nothing is left", async |place| {
             let (jobs, pods, config_maps) = place.left().await;
             jobs + pods + config_maps == 0
         })
         .await;
+}
+
+/// How many events of this reason there are.
+async fn told(place: &Place, reason: &str) -> usize {
+    let events = Api::<Event>::namespaced(place.admin.clone(), &place.namespace);
+    let events = events.list(&ListParams::default()).await.map_or(Vec::new(), |list| list.items);
+    events.iter().filter(|event| event.reason.as_deref() == Some(reason)).count()
 }
 
 async fn every_end_is_reported(plane: &ControlPlane) {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control_plane::{ControlPlane, LIMIT, apply};
 use crate::kubelet::Kubelet;
 
+const UID: &str = "00ff00ff00ff00ff";
 const ROLE: &str = include_str!("../../../deploy/operator/role.yaml");
 
 pub(crate) struct Place {
@@ -71,15 +72,24 @@ impl Place {
 
     /// A subscription that waits for its prefill, and the task for it.
     pub(crate) async fn ask(&self, name: &str) {
-        let uid = String::from("00ff00ff00ff00ff");
-        let record = json!({"name": name, "uid": uid, "generation": 1, "topics": ["people.*"],
+        let record = json!({"name": name, "uid": UID, "generation": 1, "topics": ["people.*"],
             "prefill": {"status": "pending"}, "fence": {}, "ack_wait_ms": 30000, "created_ms": 1,
             "secret_hash": ""});
         let records = self.bus.kv(bus_names::SUBSCRIPTIONS_BUCKET).await.unwrap();
         records.put(name, record.to_string()).await.unwrap();
-        let of = Incarnation { name: SubscriptionName::new(name).unwrap(), uid, generation: 1 };
+        self.request(name, None).await;
+    }
+
+    /// A task for its prefill; under an id of its own it is none that the stream knows.
+    pub(crate) async fn request(&self, name: &str, id: Option<&str>) {
+        let name = SubscriptionName::new(name).unwrap();
+        let of = Incarnation { name, uid: String::from(UID), generation: 1 };
+        let mut task = Task { of }.message(Executor::Kubernetes).unwrap();
+        if let Some(id) = id {
+            task = task.id(id);
+        }
         let tasks = self.bus.stream(bus_names::TASKS_STREAM).await.unwrap();
-        tasks.publish(Task { of }.message(Executor::Kubernetes).unwrap()).await.unwrap();
+        tasks.publish(task).await.unwrap();
     }
 
     fn operator(&self) -> Operator {
@@ -115,13 +125,17 @@ impl Place {
     }
 
     pub(crate) async fn operate_until_settled(&self) {
-        self.operate(async |place| {
-            match place.bus.consumer_info(bus_names::TASKS_STREAM, "operator").await {
-                Ok(info) => info.pending == 0 && info.unsettled == 0,
-                Err(_) => false,
-            }
-        })
-        .await;
+        self.operate(async |place| place.is_settled().await).await;
+    }
+
+    pub(crate) async fn is_settled(&self) -> bool {
+        self.waiting().await == Some((0, 0))
+    }
+
+    /// How many tasks nobody has taken yet, and how many are taken and not settled.
+    pub(crate) async fn waiting(&self) -> Option<(u64, u64)> {
+        let info = self.bus.consumer_info(bus_names::TASKS_STREAM, "operator").await.ok()?;
+        Some((info.pending, info.unsettled))
     }
 
     pub(crate) async fn until(&self, what: &str, holds: impl AsyncFn(&Self) -> bool) {
