@@ -16,7 +16,7 @@ help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools: ## Install what the tests need, once: nats-server 2.15, Kafka 4.3, a Python NATS client
+tools: ## Install what the tests need, once: nats-server 2.15, Kafka 4.3, Python clients, kcat
 	@deploy/scripts/tools.sh
 
 .PHONY: test

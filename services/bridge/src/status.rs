@@ -2,7 +2,7 @@
 //! the process.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bus::{BucketConfig, BucketName, Bus, KeyValue};
@@ -145,6 +145,11 @@ impl Gauge {
         self.lock().running();
     }
 
+    /// So many are parked and not redriven.
+    pub(crate) fn parked(&self, parked: u64) {
+        self.lock().status.parked = parked;
+    }
+
     /// Ends a wait for Kafka.
     pub(crate) fn kafka_is_there(&self) {
         let mut state = self.lock();
@@ -186,6 +191,22 @@ impl Gauge {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the routes of one process count. Cheap to clone.
+#[derive(Clone)]
+pub struct Figures(Arc<[Arc<Gauge>]>);
+
+impl Figures {
+    pub(crate) fn new(gauges: Vec<Arc<Gauge>>) -> Self {
+        Self(gauges.into())
+    }
+
+    /// How each route is here and now, by the order of the file; never waits. What is parked was
+    /// counted within the last minute; everything else counts from the start of this process.
+    pub fn now(&self) -> Vec<RouteStatus> {
+        self.0.iter().map(|gauge| gauge.told()).collect()
     }
 }
 
@@ -238,14 +259,15 @@ pub async fn statuses(logs: &dyn Logs, bridges: &Bridges) -> Result<Vec<RouteSta
         };
         let told = told.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok());
         let mut status = together(route, told);
-        status.parked = parked(logs, route).await?;
+        status.parked = parked(logs.bus(), route).await?;
         all.push(status);
     }
     Ok(all)
 }
 
-async fn parked(logs: &dyn Logs, route: &Route) -> Result<u64, Failure> {
-    let log = match logs.log(&route.realm).await {
+/// How many a route has parked; none where there is no log yet.
+pub(crate) async fn parked(bus: &Bus, route: &Route) -> Result<u64, bus::Error> {
+    let log = match bus.stream(names::log_stream(&route.realm)).await {
         Err(error) if error.is_not_found() => return Ok(0),
         log => log?,
     };

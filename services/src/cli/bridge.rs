@@ -180,6 +180,8 @@ pub(super) fn routes_of(roles: &[Role], file: Option<&Path>) -> Result<Option<Br
 pub(super) fn carry(roles: &mut Roles, store: &Store, of: Bridges) -> Result<(), Failure> {
     let instance = store.platform.entropy.uid()?;
     let bridge = bridges::Bridge::new(of, Arc::new(store.clone()), instance);
+    let figures = bridge.figures();
+    store.platform.metrics.show_routes(move || figures.now());
     roles.also(Role::Bridge, |stop| async move {
         let ended = bridges::run(bridge, stop).await;
         ended.map_err(|error| bus::Error::new(bus::ErrorKind::Backend, error.to_string()))

@@ -8,4 +8,5 @@ mod foreign;
 mod into;
 mod killed;
 mod out;
+mod programs;
 mod world;
