@@ -16,7 +16,7 @@ help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools: ## Install what the tests need, once: nats-server 2.15, Kafka 4.3, a Python NATS client
+tools: ## Install what the tests need, once: nats-server 2.15, Kafka 4.3, Python clients, kcat
 	@deploy/scripts/tools.sh
 
 .PHONY: test
@@ -24,8 +24,10 @@ test: tools lint ## Everything CI runs: format, lints, each feature alone, tests
 	cargo test --workspace --all-features
 
 .PHONY: test-long
-test-long: tools ## What is long and random: a thousand seeds of the simulation, forty of real processes
+test-long: tools ## What is long and random: a thousand seeds of the simulation, forty of real processes, faults of bridges
 	LOCKGATE_SEEDS=1000 LOCKGATE_PROCESS_SEEDS=40 cargo test -p lockgate --test handover
+	LOCKGATE_BRIDGE_MINUTES=$${LOCKGATE_BRIDGE_MINUTES:-10} LOCKGATE_BRIDGE_SEED=$${LOCKGATE_BRIDGE_SEED:-$$RANDOM} \
+		cargo test -p lockgate-bridge --test bridge killed -- --nocapture
 
 .PHONY: test-kube
 test-kube: tools ## The operator, the chart and KEDA's files on a real Kubernetes API server
@@ -58,6 +60,10 @@ bench-queue: tools ## How fast a queue is emptied: one busy key, and a thousand 
 .PHONY: bench-scale
 bench-scale: tools ## Many subscriptions and keys: registrations, lists, idle load, restarts
 	cargo bench -p lockgate --bench scale
+
+.PHONY: bench-bridge
+bench-bridge: tools ## A bridge both ways against a plain copy without guarantees, in the same run
+	cargo bench -p lockgate-bridge --bench copy
 
 .PHONY: doc
 doc: ## The API documentation, warnings as errors

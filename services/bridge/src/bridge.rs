@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Bridges, Direction, Route};
 use crate::failure::Failure;
 use crate::logs::Logs;
-use crate::status::{self, Gauge};
+use crate::status::{self, Figures, Gauge};
 use crate::{inbound, kafka, names, outbound};
 
+/// What is parked is counted once in so many tellings: that asks the log.
+const COUNTED: u32 = 15;
 /// Between two attempts of a route.
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
@@ -26,13 +28,21 @@ pub struct Bridge {
     /// By which this process is known among others.
     pub(crate) instance: String,
     cluster: OnceCell<String>,
+    /// By the order of the routes.
+    gauges: Vec<Arc<Gauge>>,
 }
 
 impl Bridge {
     /// The routes of a file on these logs. `instance` tells this process from others: 1 to 64
     /// characters of `A-Z a-z 0-9 _ -`. Nothing is connected to before [`run`].
     pub fn new(bridges: Bridges, logs: Arc<dyn Logs>, instance: impl Into<String>) -> Self {
-        Self { bridges, logs, instance: instance.into(), cluster: OnceCell::new() }
+        let gauges = bridges.routes.iter().map(|route| Arc::new(Gauge::new(route))).collect();
+        Self { bridges, logs, instance: instance.into(), cluster: OnceCell::new(), gauges }
+    }
+
+    /// What the routes of this process count, to be read beside [`run`].
+    pub fn figures(&self) -> Figures {
+        Figures::new(self.gauges.clone())
     }
 
     pub(crate) fn bus(&self) -> &Bus {
@@ -54,13 +64,11 @@ impl Bridge {
 pub async fn run(bridge: Bridge, stop: CancellationToken) -> Result<(), Failure> {
     let bridge = Arc::new(bridge);
     let mut tasks = JoinSet::new();
-    for route in bridge.bridges.routes.clone() {
-        let gauge = Arc::new(Gauge::new(&route));
-        let (of, told, until) = (bridge.clone(), gauge.clone(), stop.clone());
-        let name = route.name.clone();
-        tasks.spawn(async move { carry(&of, &route, &told, &until).await });
-        let (of, until) = (bridge.clone(), stop.clone());
-        tasks.spawn(async move { tell(&of, &name, &gauge, &until).await });
+    for (route, gauge) in bridge.bridges.routes.iter().zip(&bridge.gauges) {
+        let (of, to, told, until) = (bridge.clone(), route.clone(), gauge.clone(), stop.clone());
+        tasks.spawn(async move { carry(&of, &to, &told, &until).await });
+        let (of, to, told, until) = (bridge.clone(), route.clone(), gauge.clone(), stop.clone());
+        tasks.spawn(async move { tell(&of, &to, &told, &until).await });
     }
     let mut panicked = None;
     while let Some(ended) = tasks.join_next().await {
@@ -94,10 +102,10 @@ async fn carry(bridge: &Bridge, route: &Route, gauge: &Arc<Gauge>, stop: &Cancel
 }
 
 /// Tells how a route is, again and again.
-async fn tell(bridge: &Bridge, route: &str, gauge: &Gauge, stop: &CancellationToken) {
-    let key = status::key(route, &bridge.instance);
+async fn tell(bridge: &Bridge, route: &Route, gauge: &Gauge, stop: &CancellationToken) {
+    let key = status::key(&route.name, &bridge.instance);
     let mut bucket: Option<KeyValue> = None;
-    loop {
+    for round in 0_u32.. {
         tokio::select! { biased;
             () = stop.cancelled() => break,
             () = tokio::time::sleep(status::EVERY) => {}
@@ -105,12 +113,15 @@ async fn tell(bridge: &Bridge, route: &str, gauge: &Gauge, stop: &CancellationTo
         let told = async {
             let to = match &bucket {
                 Some(bucket) => bucket.clone(),
-                None => bucket.insert(status::bucket(bridge.bus()).await?).clone(),
+                None => bucket.insert(status::bucket(bridge.logs.as_ref()).await?).clone(),
             };
+            if round % COUNTED == 0 {
+                gauge.parked(status::parked(bridge.bus(), route).await?);
+            }
             to.put_json(&key, &gauge.told()).await
         };
         if let Err(error) = told.await {
-            tracing::debug!(route, %error, "the status was not told");
+            tracing::debug!(route = %route.name, %error, "the status was not told");
         }
     }
     if let Some(bucket) = bucket {

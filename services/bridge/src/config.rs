@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+/// Routes of a file: each that leads into a log takes a thread, and room for what it reads ahead.
+const MOST_ROUTES: usize = 100;
+
 /// Routes, and the Kafka cluster that they lead to.
 ///
 /// ```
@@ -24,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub struct Bridges {
     /// Where Kafka is.
     pub kafka: KafkaCluster,
-    /// The routes, by the order of the file; at least one.
+    /// The routes, by the order of the file: 1 to 100.
     pub routes: Vec<Route>,
 }
 
@@ -216,6 +219,13 @@ impl Bridges {
         if file.routes.is_empty() {
             return Err(ConfigError("there is no [[route]]: write at least one".into()));
         }
+        if file.routes.len() > MOST_ROUTES {
+            let count = file.routes.len();
+            let what = format!(
+                "there are {count} routes: a file has up to {MOST_ROUTES}, and the rest another"
+            );
+            return Err(ConfigError(what));
+        }
         let routes: Vec<Route> =
             file.routes.into_iter().map(Route::check).collect::<Result<_, _>>()?;
         let mut names = BTreeSet::new();
@@ -355,6 +365,10 @@ mod tests {
         assert!(unknown.contains("unknown field `keys`") && unknown.contains("line"), "{unknown}");
         let twice = "[[route]]\nname = \"r\"\nfrom = \"s.t\"\nto = \"kafka:a\"\n";
         assert!(refused(&twice.repeat(2)).starts_with("route \"r\": name stands twice"));
+        let many = (0..101).map(|n| {
+            twice.replace("\"r\"", &format!("\"r{n}\"")).replace("s.t", &format!("s.t{n}"))
+        });
+        assert!(refused(&many.collect::<String>()).starts_with("there are 101 routes"));
         let broker = Bridges::parse("[kafka]\nbrokers = \"kafka://a:1\"\n").unwrap_err();
         assert!(broker.to_string().starts_with("kafka: brokers holds"), "{broker}");
     }

@@ -23,6 +23,7 @@
 
 mod bridge;
 mod config;
+pub mod examine;
 mod failure;
 mod inbound;
 mod kafka;
@@ -40,4 +41,4 @@ pub use config::{
 pub use failure::Failure;
 pub use logs::{Declared, Logs};
 pub use parked::{Parked, ParkedRecord, discard, list, redrive};
-pub use status::{PartitionStatus, RouteStatus, statuses};
+pub use status::{Figures, PartitionStatus, RouteStatus, statuses};

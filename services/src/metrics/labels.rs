@@ -1,5 +1,5 @@
-//! What series are told apart by. Each has a bound: realms and subscriptions by `limits`, the
-//! others by the code.
+//! What series are told apart by. Each has a bound: realms and subscriptions by `limits`, routes of
+//! a bridge by its file, the others by the code.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 
@@ -49,4 +49,10 @@ pub(crate) struct OfHttp {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfRoute {
     pub(super) route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfState {
+    pub(super) route: String,
+    pub(super) state: &'static str,
 }

@@ -5,6 +5,7 @@
 //! every registration role shows the same; there they are measured while somebody scrapes.
 
 mod labels;
+mod routes;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lockgate_bridge::RouteStatus;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -23,6 +25,8 @@ use tokio::time::Instant;
 pub(crate) use labels::Mode;
 pub(crate) use labels::OfHttp;
 use labels::{OfDelivery, OfOutcome, OfRealm, OfReason, OfRoute, OfSubscription};
+
+use routes::Routes;
 
 use crate::model::{Realm, SubscriptionName};
 
@@ -58,6 +62,7 @@ struct Inner {
     unmeasured: Gauge,
     requests: Family<OfHttp, Counter>,
     request_durations: Family<OfRoute, Histogram, fn() -> Histogram>,
+    routes: Routes,
     scraped: Mutex<Option<Instant>>,
 }
 
@@ -170,6 +175,11 @@ impl Metrics {
         self.0.unmeasured.set(signed(unmeasured as u64));
     }
 
+    /// Shows the routes of this process' bridge, as they are whenever somebody scrapes.
+    pub(crate) fn show_routes(&self, read: impl Fn() -> Vec<RouteStatus> + Send + Sync + 'static) {
+        self.0.routes.read(Box::new(read));
+    }
+
     /// A request was answered.
     pub(crate) fn answered(&self, of: OfHttp, took: Duration) {
         let route = OfRoute { route: of.route.clone() };
@@ -203,10 +213,13 @@ impl Inner {
             unmeasured: Gauge::default(),
             requests: Family::default(),
             request_durations: Family::new_with_constructor(|| Histogram::new(ANSWERS)),
+            routes: Routes::default(),
             scraped: Mutex::default(),
         };
         inner.register_events(registry.sub_registry_with_prefix("lockgate"));
         inner.register_subscriptions(registry.sub_registry_with_prefix("lockgate"));
+        let lockgate = registry.sub_registry_with_prefix("lockgate");
+        lockgate.register_collector(Box::new(inner.routes.clone()));
         inner.registry = registry;
         inner
     }

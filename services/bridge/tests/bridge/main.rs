@@ -4,8 +4,10 @@
 // The lint knows test functions, but not the functions that these share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod examined;
 mod foreign;
 mod into;
 mod killed;
 mod out;
+mod programs;
 mod world;
