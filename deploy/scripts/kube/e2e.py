@@ -6,9 +6,11 @@ The image is the real one, made by image.sh, and NATS is a pod of the chart. The
 - the commands of the README's first look install the chart, in a namespace of the restricted level;
 - an upgrade adds the operator, as its values say;
 - a subscription with prefill is filled by a Job, and a consumer reads its state and what follows;
-- a backlog of orders gets medicine makers, no more at once than the ceiling.
+- a backlog of orders gets medicine makers, no more at once than the ceiling;
+- in its place three servers with TLS, and each role apart with its own user, by the README's second
+  block; again a Job fills a subscription, under the rights of the prefill user.
 
-Needs root (namespaces, mounts, cgroups), what kube.sh node gets, helm, kubectl and nats-server. Takes two
+Needs root (namespaces, mounts, cgroups), what kube.sh node gets, helm, kubectl and nats-server. Takes four
 minutes beside the build of the image. Nothing is left: what ran, was mounted and was written goes.
 """
 
@@ -32,6 +34,7 @@ TOOLS = pathlib.Path(os.environ.get("LOCKGATE_TOOLS") or pathlib.Path.home() / "
 VERSION = re.search(r'appVersion: "(.*)"', (ROOT / "deploy/chart/Chart.yaml").read_text())[1]
 NATS = re.search(r"image: (nats:\S+)", (ROOT / "deploy/chart/values.yaml").read_text())[1]
 SPACE = "lockgate"
+ROLES = "registration events messages dispatcher prefill".split()
 CEILING, ORDERS = 2, 6
 SECRET = "a-secret-of-at-least-32-characters"
 MAKERS = f'''
@@ -63,19 +66,24 @@ def make_images(folder):
     return [lockgate, nats]
 
 
-def first_look():
-    """The commands of the README, as they stand there."""
-    readme = (ROOT / "deploy/README.md").read_text()
-    return re.search(r"## Install\n.*?```sh\n(.*?)```", readme, re.DOTALL)[1]
+def commands(number):
+    """The commands of a block under "Install" in the README, as they stand there."""
+    install = (ROOT / "deploy/README.md").read_text().partition("## Install\n")[2]
+    return re.findall(r"```sh\n(.*?)```", install, re.DOTALL)[number]
 
 
 class Test:
     def __init__(self, cluster):
         self.cluster = cluster
         self.env = dict(cluster.env, PATH=f"{TOOLS / 'bin'}:{os.environ['PATH']}")
+        # Where somebody stands who has a checkout, and may write there.
+        self.work = cluster.folder / "work"
+        self.work.mkdir()
+        for name in ("deploy", "nats"):
+            (self.work / name).symlink_to(ROOT / name)
 
     def shell(self, commands):
-        ran = subprocess.run(["bash", "-euc", commands], cwd=ROOT, env=self.env, capture_output=True, text=True)
+        ran = subprocess.run(["bash", "-euc", commands], cwd=self.work, env=self.env, capture_output=True, text=True)
         if ran.returncode:
             raise Failed(f"{commands}: {ran.stderr}")
         return ran.stdout
@@ -87,38 +95,65 @@ class Test:
         for workload in workloads:
             self.cluster.kubectl("-n", SPACE, "rollout", "status", workload, "--timeout=180s")
 
-    def install(self):
-        # What an administrator of a cluster gives: room for a volume.
-        store = self.cluster.folder / "volume"
-        store.mkdir()
-        store.chmod(0o777)
-        self.cluster.apply(json.dumps({
-            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "store"},
-            "spec": {"capacity": {"storage": "20Gi"}, "accessModes": ["ReadWriteOnce"],
-                     "hostPath": {"path": str(store), "type": "Directory"}}}))
-        self.shell(first_look())
+    def volumes(self, *names):
+        """What the administrator of a cluster gives: room for volumes."""
+        for name in names:
+            store = self.cluster.folder / name
+            store.mkdir()
+            store.chmod(0o777)
+            self.cluster.apply(json.dumps({
+                "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+                "spec": {"capacity": {"storage": "20Gi"}, "accessModes": ["ReadWriteOnce"],
+                         "hostPath": {"path": str(store), "type": "Directory"}}}))
+
+    def upgrade(self, *values):
+        self.shell(f"helm upgrade lockgate deploy/chart -n {SPACE} --reuse-values {' '.join(values)}")
+
+    def first_look(self):
+        self.volumes("first")
+        self.shell(commands(0))
         self.rollout("statefulset/lockgate-nats", "deployment/lockgate-together")
-        say("installed by the README's commands, and ready")
+        say("a first look, installed by the README's commands, is ready")
         makers = self.cluster.folder / "makers.toml"
         makers.write_text(MAKERS)
-        self.shell(f"helm upgrade lockgate deploy/chart -n {SPACE} --reuse-values --set operator.enabled=true "
-                   f"--set-file operator.extraConfig={makers}")
+        self.upgrade("--set operator.enabled=true", f"--set-file operator.extraConfig={makers}")
         self.rollout("deployment/lockgate-operator", "deployment/lockgate-together")
         say("upgraded: the operator is ready")
-        self.address = self.get("service", "lockgate-together")["spec"]["clusterIP"]
+        self.reach(collections.defaultdict(lambda: "lockgate-together"))
+
+    def production(self):
+        self.shell(f"helm uninstall lockgate -n {SPACE} --wait")
+        self.cluster.kubectl("-n", SPACE, "delete", "jobs", "--all")
+        self.cluster.wait("all pods are gone", lambda: not self.get("pods")["items"])
+        self.cluster.kubectl("-n", SPACE, "delete", "persistentvolumeclaims", "--all")
+        self.volumes("second-0", "second-1", "second-2")
+        self.shell(commands(1))
+        roles = [f"deployment/lockgate-{role}" for role in ROLES]
+        self.rollout("statefulset/lockgate-nats", *roles)
+        say("three servers with TLS and each role with its user, by the README's commands, are ready")
+        self.upgrade("--set operator.enabled=true")
+        self.rollout("deployment/lockgate-operator", *roles)
+        say("upgraded: the operator is ready")
+        self.reach({role: f"lockgate-{role}" for role in ("registration", "events", "messages")})
+
+    def reach(self, services):
+        """Through which service each role is reached, and with which tokens."""
+        address = lambda role: self.get("service", services[role])["spec"]["clusterIP"]
+        self.addresses = {role: address(role) for role in ("registration", "events", "messages")}
         kept = self.get("secret", "lockgate-tokens")["data"]
         self.tokens = {which: base64.b64decode(token).decode() for which, token in kept.items()}
 
-    def request(self, path, body=None, token=None, kind="application/json"):
+    def request(self, role, path, body=None, token=None, kind="application/json"):
         data = None if body is None else json.dumps(body).encode()
         headers = {"authorization": f"Bearer {token}", "content-type": kind}
-        request = urllib.request.Request(f"http://{self.address}{path}", data, headers)
+        request = urllib.request.Request(f"http://{self.addresses[role]}{path}", data, headers)
         return urllib.request.urlopen(request, timeout=60)
 
     def publish(self, number, subject, city):
         event = {"specversion": "1.0", "id": str(number), "source": "/e2e", "type": "directory.user",
                  "subject": subject, "data": {"city": city}}
-        self.request("/v1/events", event, self.tokens["publish-tokens"], "application/cloudevents+json").close()
+        kind = "application/cloudevents+json"
+        self.request("events", "/v1/events", event, self.tokens["publish-tokens"], kind).close()
 
     def prefill(self):
         expected = {}
@@ -127,7 +162,7 @@ class Test:
             expected[subject] = f"city-{number}"
             self.publish(number, subject, expected[subject])
         asked = {"name": "people", "topics": ["directory.*"], "prefill": True, "secret": SECRET}
-        self.request("/v1/subscriptions", asked, self.tokens["admin-tokens"]).close()
+        self.request("registration", "/v1/subscriptions", asked, self.tokens["admin-tokens"]).close()
         begun = time.monotonic()
         selector = "lockgate/queue=prefill"
         done = lambda: [job for job in self.get("jobs", "-l", selector)["items"] if job["status"].get("succeeded")]
@@ -136,7 +171,7 @@ class Test:
         if not name.startswith("prefill-people-"):
             raise Failed(f"the Job is {name}")
         state, live = {}, {}
-        with self.request("/v1/subscriptions/people/events", token=SECRET) as stream:
+        with self.request("messages", "/v1/subscriptions/people/events", token=SECRET) as stream:
             rows = self.read(stream, state, "prefill-end")
             if state != expected or rows != len(expected):
                 raise Failed(f"the state is {state}, of {rows} rows; expected {expected}")
@@ -201,13 +236,14 @@ class Test:
     def made(self):
         """The orders that makers have made, by their own words: each says at its end what it did."""
         words = "".join(path.read_text() for path in self.cluster.node.log_files(f"{SPACE}_makers-"))
-        return [json.loads(line)["order"] for line in re.findall(r'^\S+ stdout F (\{.*"ended":"made".*\})$', words, re.M)]
+        said = re.findall(r'^\S+ stdout F (\{.*"ended":"made".*\})$', words, re.MULTILINE)
+        return [json.loads(line)["order"] for line in said]
 
     def explain(self):
         """What there is to see after a failure."""
         for what in ("pods -o wide", "jobs", "events --sort-by=.lastTimestamp"):
-            ran = subprocess.run(["kubectl", "-n", SPACE, "get", *what.split()], env=self.env, capture_output=True, text=True)
-            print(ran.stdout, ran.stderr, sep="", file=sys.stderr)
+            # It says itself what it cannot show.
+            subprocess.run(["kubectl", "-n", SPACE, "get", *what.split()], env=self.env, stdout=sys.stderr)
         for lines in self.cluster.node.logs(SPACE):
             print(*lines, sep="\n", file=sys.stderr)
         for name in ("kubelet", "coredns", "kube-proxy", "containerd"):
@@ -222,9 +258,11 @@ def inside(folder):
         say("the node is ready")
         test = Test(cluster)
         try:
-            test.install()
+            test.first_look()
             test.prefill()
             test.medicine()
+            test.production()
+            test.prefill()
         except BaseException:
             test.explain()
             raise
