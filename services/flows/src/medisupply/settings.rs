@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lockgate_resilience::{BreakerConfig, RetryConfig};
 
+use super::http::ms;
 use super::validation::Figures;
 use crate::flow::Failure;
 
@@ -171,12 +172,12 @@ where
 }
 
 fn set_ms(value: &mut Duration, name: &str) -> Result<(), Failure> {
-    let mut ms = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
-    set(&mut ms, name)?;
-    match ms {
+    let mut given = ms(*value);
+    set(&mut given, name)?;
+    match given {
         0 => Err(format!("MEDISUPPLY_{name} is 0: give it a millisecond at least").into()),
         _ => {
-            *value = Duration::from_millis(ms);
+            *value = Duration::from_millis(given);
             Ok(())
         }
     }
