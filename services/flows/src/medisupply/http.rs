@@ -1,6 +1,6 @@
 //! Asking over HTTP, and the time as it is told there.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -35,6 +35,10 @@ pub(super) fn now_ms() -> u64 {
 
 /// A time, in milliseconds since 1970.
 pub(super) fn ms_of(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    ms(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// A duration, in whole milliseconds.
+pub(super) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -81,7 +81,8 @@ impl Order {
     }
 }
 
-/// The key of an order in a bucket: reversible, so that no two ids share one.
+/// An order id in letters that a bucket's key, a message's id and a header can have: reversible, so
+/// that no two ids share one.
 pub(super) fn key(order_id: &str) -> String {
     use std::fmt::Write as _;
     let mut key = String::with_capacity(order_id.len());

@@ -17,8 +17,8 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::figures::Figures;
-use super::http::{client, ms_of, now_ms, read_json};
-use super::order::{NewOrder, Status};
+use super::http::{client, ms, ms_of, now_ms, read_json};
+use super::order::{NewOrder, Status, key};
 use super::resume::Recovery;
 use super::store::{CONSUMER, Queue, Store};
 use super::{Settings, Site};
@@ -167,8 +167,9 @@ fn ask(settings: &Settings, breaker: Option<&Breaker>) -> Result<Ask, Failure> {
         .layer(TimeoutLayer::new(*attempt))
         .service(service_fn(move |order: NewOrder| {
             figures.calls.add(1);
-            // The service may ask for it: a repeated question is the same one.
-            let question = client.post(&url).header("idempotency-key", &order.order_id);
+            // The service may ask for it: a repeated question is the same one. Not every id can be a
+            // header as it is.
+            let question = client.post(&url).header("idempotency-key", key(&order.order_id));
             let question = question.json(&order);
             async move { answer(question.send().await?).await }
         }));
@@ -201,7 +202,7 @@ async fn health(State(worker): State<Worker>) -> Json<Value> {
         let now = breaker.snapshot();
         json!({
             "state": now.state.as_str(),
-            "age_ms": u64::try_from(now.age.as_millis()).unwrap_or(u64::MAX),
+            "age_ms": ms(now.age),
             "failure_rate": now.failure_rate,
         })
     });

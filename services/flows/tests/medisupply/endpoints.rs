@@ -99,12 +99,15 @@ async fn orders_are_taken_once_and_decided() {
 
     let (status, answer) = world.order(order("test-001", 10)).await;
     assert_eq!((status, &answer["message"]), (200, &json!("Order placed successfully!")));
-    for (id, quantity) in [("too many", 5000), ("nothing.at.all", 0)] {
+    for (id, quantity) in [("too many", 5000), ("nothing.at.all", 0), ("línea\n2", 1)] {
         assert_eq!(world.order(order(id, quantity)).await.0, 200);
     }
-    for (id, status) in
-        [("test-001", "Validated"), ("too many", "Rejected"), ("nothing.at.all", "Failed")]
-    {
+    for (id, status) in [
+        ("test-001", "Validated"),
+        ("too many", "Rejected"),
+        ("nothing.at.all", "Failed"),
+        ("línea\n2", "Validated"),
+    ] {
         let stands = world.stands(id, |order| order["status"] != "Processing").await;
         assert_eq!((&stands["status"], &stands["changes"]), (&json!(status), &json!(1)));
     }
@@ -112,12 +115,16 @@ async fn orders_are_taken_once_and_decided() {
     let (status, again) = world.order(order("test-001", 10)).await;
     assert_eq!((status, &again["duplicate"]), (200, &json!(true)));
     assert_eq!(again["status"], "Validated");
-    assert_eq!(world.orders().await.len(), 3, "an order id is one order");
+    assert_eq!(world.orders().await.len(), 4, "an order id is one order");
     let (status, other) = world.order(order("test-001", 11)).await;
     assert_eq!((status, &other["title"]), (409, &json!("conflict")));
     let (status, bad) = world.order(json!({ "order_id": "x" })).await;
     assert_eq!(status, 422);
     assert!(bad["detail"].as_str().unwrap().contains("product"), "{bad}");
+    for port in ports {
+        let (status, nothing) = world.get(port, "/nowhere").await;
+        assert_eq!((status, &nothing["title"]), (404, &json!("not found")));
+    }
 
     let clear = world.client.delete(world.settings.url(order_port, "/clear_orders"));
     assert_eq!(clear.send().await.unwrap().status(), 200);

@@ -14,7 +14,7 @@ use super::timeline::{Observer, Shot, Stretch, Timeline, external};
 use super::{Findings, Phase, Plan, Progress, local};
 use crate::flow::Failure;
 use crate::http::MAX_BODY;
-use crate::medisupply::http::{client, now_ms, read_json};
+use crate::medisupply::http::{client, ms, now_ms, read_json};
 use crate::medisupply::store::{self, Store};
 use crate::medisupply::{Fault, Health, Mode, Settings, Site, Status};
 
@@ -308,8 +308,4 @@ fn due_status(order: &crate::medisupply::NewOrder) -> Status {
         1..=1000 => Status::Validated,
         _ => Status::Rejected,
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

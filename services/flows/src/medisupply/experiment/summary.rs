@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::timeline::Shot;
 use crate::medisupply::Mode;
+use crate::medisupply::http::ms as whole_ms;
 
 /// Calls for each order during a fault.
 const MOST_CALLS: f64 = 1.1;
@@ -125,7 +126,7 @@ impl Summary {
             bound("detected within two probes", soon, detail, false);
         }
         if let (Some(wait), Some(shortest)) = (breaker_wait, self.breaker_shortest_open_ms) {
-            let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            let wait = whole_ms(wait);
             let detail = format!("open for {shortest} ms at least, its wait is {wait} ms");
             // The two clocks that stamp it may differ by one.
             bound("breaker keeps its wait", shortest + 1 >= wait, detail, false);
