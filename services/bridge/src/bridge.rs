@@ -113,7 +113,7 @@ async fn tell(bridge: &Bridge, route: &Route, gauge: &Gauge, stop: &Cancellation
         let told = async {
             let to = match &bucket {
                 Some(bucket) => bucket.clone(),
-                None => bucket.insert(status::bucket(bridge.bus()).await?).clone(),
+                None => bucket.insert(status::bucket(bridge.logs.as_ref()).await?).clone(),
             };
             if round % COUNTED == 0 {
                 gauge.parked(status::parked(bridge.bus(), route).await?);

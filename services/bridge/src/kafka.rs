@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel as Level;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -20,6 +21,37 @@ pub(crate) const REQUEST: Duration = Duration::from_secs(15);
 const READ_AHEAD_KIB: &str = "16384";
 /// The largest message that a producer hands to a broker: a broker's own request limit is 100 MiB.
 const LARGEST: &str = "67108864";
+
+/// A client that nobody listens to beside its answers. Without it the library writes as an error
+/// what is none, the end of a partition for example.
+pub(crate) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: Level, fac: &str, line: &str) {
+        note(level, fac, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        note_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// Passes on what librdkafka says of itself.
+pub(crate) fn note(level: Level, fac: &str, line: &str) {
+    match level {
+        Level::Emerg | Level::Alert | Level::Critical | Level::Error | Level::Warning => {
+            tracing::warn!(target: "librdkafka", fac, "{line}");
+        }
+        _ => tracing::trace!(target: "librdkafka", fac, "{line}"),
+    }
+}
+
+/// The same of its errors: what matters comes with an answer too.
+pub(crate) fn note_error(error: &KafkaError, reason: &str) {
+    tracing::debug!(target: "librdkafka", %error, "{reason}");
+}
 
 /// The settings that every client of a cluster has.
 pub(crate) fn common(cluster: &KafkaCluster) -> Result<ClientConfig, Failure> {
@@ -99,8 +131,8 @@ pub(crate) fn producer(cluster: &KafkaCluster) -> Result<ClientConfig, Failure> 
 /// Makes a compacted topic of one partition where it is missing.
 pub(crate) async fn ensure_compacted(cluster: &KafkaCluster, name: &str) -> Result<(), Failure> {
     let doing = || format!("make topic {name}");
-    let admin: AdminClient<DefaultClientContext> =
-        common(cluster)?.create().map_err(Failure::kafka(doing()))?;
+    let admin: AdminClient<Quiet> =
+        common(cluster)?.create_with_context(Quiet).map_err(Failure::kafka(doing()))?;
     // The broker's own number of copies.
     let topic = NewTopic::new(name, 1, TopicReplication::Fixed(-1))
         .set("cleanup.policy", "compact")
@@ -117,8 +149,9 @@ pub(crate) async fn ensure_compacted(cluster: &KafkaCluster, name: &str) -> Resu
 /// The id that a cluster gave itself; blocks.
 fn ask_cluster_id(cluster: &KafkaCluster) -> Result<String, Failure> {
     let doing = "look at the cluster";
-    let consumer: BaseConsumer =
-        consumer(cluster, "lockgate-bridge")?.create().map_err(Failure::kafka(doing))?;
+    let consumer: BaseConsumer<Quiet> = consumer(cluster, "lockgate-bridge")?
+        .create_with_context(Quiet)
+        .map_err(Failure::kafka(doing))?;
     // Known only from an answer.
     consumer.fetch_metadata(None, REQUEST).map_err(Failure::kafka(doing))?;
     consumer
@@ -142,8 +175,8 @@ pub(crate) fn read_one(
 ) -> Result<Record, Failure> {
     let doing = || format!("read {} {} {}", place.topic, place.partition, place.offset);
     let gone = || Failure::Again(format!("kafka: {}: it is not there any more", doing()));
-    let consumer: BaseConsumer =
-        consumer(cluster, group)?.create().map_err(Failure::kafka(doing()))?;
+    let consumer: BaseConsumer<Quiet> =
+        consumer(cluster, group)?.create_with_context(Quiet).map_err(Failure::kafka(doing()))?;
     let mut from = TopicPartitionList::new();
     from.add_partition_offset(&place.topic, place.partition, Offset::Offset(place.offset))
         .map_err(Failure::kafka(doing()))?;

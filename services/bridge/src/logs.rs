@@ -11,6 +11,11 @@ pub trait Logs: Send + Sync {
     /// The bus that the logs are on.
     fn bus(&self) -> &Bus;
 
+    /// Copies of what a bridge makes itself: the bucket of leases and statuses.
+    fn replicas(&self) -> u8 {
+        1
+    }
+
     /// The log of a realm. It must capture `events.<realm>.*.*` and [`names::reserved_filter`].
     async fn log(&self, realm: &str) -> Result<Stream, Error>;
 }

@@ -107,7 +107,11 @@ impl ParkedRecord {
 pub async fn list(logs: &dyn Logs, routes: &[Route], most: usize) -> Result<Vec<Parked>, Failure> {
     let mut all = Vec::new();
     for route in routes {
-        let log = logs.log(&route.realm).await?;
+        let log = match logs.log(&route.realm).await {
+            // Nothing ran yet.
+            Err(error) if error.is_not_found() => continue,
+            log => log?,
+        };
         let mut subjects = log.subjects(&names::parked_filter(&route.realm, &route.name)?).await?;
         subjects.truncate(most);
         let held = log.last_at(&subjects, u64::MAX).await?;
@@ -147,7 +151,7 @@ pub async fn redrive(logs: &dyn Logs, bridges: &Bridges, parked: &Parked) -> Res
     let cluster = kafka::cluster_id(&bridges.kafka).await?;
     let ends = ToLog { cluster, life: crate::bridge::life(&log).await? };
     let event = to_event(route, &ends, &record, &parked.record.place())
-        .map_err(|unfit| Failure::Again(format!("{} is still no event: {unfit}", parked.id)))?;
+        .map_err(|unfit| Failure::Again(format!("it is still no event: {unfit}")))?;
     let mut batch: Vec<Message> = event.into_iter().collect();
     batch.push(removal(parked)?);
     log.publish_atomic(batch).await?;

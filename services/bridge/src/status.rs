@@ -18,6 +18,8 @@ use crate::names;
 pub(crate) const EVERY: Duration = Duration::from_secs(2);
 /// What was not told again for this long is gone.
 const KEPT: Duration = Duration::from_secs(60);
+/// A process that tells nothing for this long has died, or its clock is elsewhere.
+const SILENT: Duration = Duration::from_secs(15);
 /// Rates are of this long, at least.
 const WINDOW: Duration = Duration::from_secs(10);
 /// Notes that are kept of a route.
@@ -32,7 +34,8 @@ pub struct RouteStatus {
     pub path: String,
     /// What is promised.
     pub guarantee: String,
-    /// `running`, `waiting`, `starting`, `standby` while another process carries it, or `none` where no process tells.
+    /// `running`, `waiting`, `starting`, `standby` while another process carries it, `silent` where
+    /// the last that told anything has not for a while, or `none` where no process tells.
     pub state: String,
     /// What it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,10 +235,10 @@ fn now_ms() -> u64 {
 }
 
 /// The bucket of leases and statuses, made where it is missing.
-pub(crate) async fn bucket(bus: &Bus) -> Result<KeyValue, bus::Error> {
-    let config =
-        BucketConfig { max_age: Some(KEPT), ..BucketConfig::new(BucketName::new(names::BUCKET)?) };
-    Ok(bus.create_kv_if_missing(&config).await?.handle)
+pub(crate) async fn bucket(logs: &dyn Logs) -> Result<KeyValue, bus::Error> {
+    let named = BucketConfig::new(BucketName::new(names::BUCKET)?);
+    let config = BucketConfig { max_age: Some(KEPT), replicas: logs.replicas(), ..named };
+    Ok(logs.bus().create_kv_if_missing(&config).await?.handle)
 }
 
 /// The key under which a process tells of a route.
@@ -258,7 +261,7 @@ pub async fn statuses(logs: &dyn Logs, bridges: &Bridges) -> Result<Vec<RouteSta
             None => Vec::new(),
         };
         let told = told.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok());
-        let mut status = together(route, told);
+        let mut status = together(route, told, now_ms());
         status.parked = parked(logs.bus(), route).await?;
         all.push(status);
     }
@@ -277,15 +280,33 @@ pub(crate) async fn parked(bus: &Bus, route: &Route) -> Result<u64, bus::Error> 
 /// Of several processes, how the route is.
 fn rank(state: &str) -> u8 {
     match state {
-        "running" => 4,
-        "waiting" => 3,
-        "starting" => 2,
-        "standby" => 1,
+        "running" => 5,
+        "waiting" => 4,
+        "starting" => 3,
+        "standby" => 2,
+        "silent" => 1,
         _ => 0,
     }
 }
 
-fn together(route: &Route, told: impl Iterator<Item = RouteStatus>) -> RouteStatus {
+/// What is known of a process that tells nothing any more: its counts, and not how it is.
+fn heard(one: RouteStatus, now_ms: u64) -> RouteStatus {
+    let since = Duration::from_millis(now_ms.saturating_sub(one.updated_ms));
+    if since <= SILENT {
+        return one;
+    }
+    RouteStatus {
+        state: "silent".to_owned(),
+        why: Some(format!("no word of its process for {} s", since.as_secs())),
+        lag: None,
+        rate: 0.0,
+        processes: 0,
+        partitions: Vec::new(),
+        ..one
+    }
+}
+
+fn together(route: &Route, told: impl Iterator<Item = RouteStatus>, now_ms: u64) -> RouteStatus {
     let mut all = RouteStatus {
         route: route.name.clone(),
         path: route.to_string(),
@@ -293,7 +314,7 @@ fn together(route: &Route, told: impl Iterator<Item = RouteStatus>) -> RouteStat
         state: "none".to_owned(),
         ..RouteStatus::default()
     };
-    for one in told {
+    for one in told.map(|one| heard(one, now_ms)) {
         if rank(&one.state) > rank(&all.state) {
             all.state = one.state;
             all.why = one.why;
@@ -301,7 +322,7 @@ fn together(route: &Route, told: impl Iterator<Item = RouteStatus>) -> RouteStat
         all.carried += one.carried;
         all.rate += one.rate;
         all.looped += one.looped;
-        all.processes += 1;
+        all.processes += one.processes;
         all.lag = sum([all.lag, one.lag].into_iter());
         all.partitions.extend(one.partitions);
         all.notes.extend(one.notes);
@@ -309,4 +330,29 @@ fn together(route: &Route, told: impl Iterator<Item = RouteStatus>) -> RouteStat
     }
     all.partitions.sort_by_key(|part| part.partition);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Bridges;
+
+    #[test]
+    fn a_process_that_died_is_not_said_to_be_running() {
+        let file = "[kafka]\nbrokers = \"a:1\"\n[[route]]\nname = \"r\"\nfrom = \"kafka:a\"\nto = \"s.t\"\n";
+        let route = Bridges::parse(file).unwrap().routes.remove(0);
+        let gauge = Gauge::new(&route);
+        gauge.reads(0, Some(7));
+        gauge.carried(0, 9, 2, 0);
+        gauge.lag(0, 10);
+        let told = |ms| RouteStatus { updated_ms: ms, ..gauge.told() };
+        let alone = together(&route, [told(1000)].into_iter(), 4000);
+        assert_eq!((alone.state.as_str(), alone.lag, alone.processes), ("running", Some(1), 1));
+        let dead = together(&route, [told(1000)].into_iter(), 31_000);
+        assert_eq!((dead.state.as_str(), dead.lag, dead.processes), ("silent", None, 0));
+        assert_eq!(dead.why.as_deref(), Some("no word of its process for 30 s"));
+        let both = together(&route, [told(1000), told(31_000)].into_iter(), 31_000);
+        assert_eq!((both.state.as_str(), both.lag, both.processes), ("running", Some(1), 1));
+        assert_eq!((both.carried, both.why), (4, None), "what it carried, it has carried");
+    }
 }

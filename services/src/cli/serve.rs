@@ -142,7 +142,12 @@ impl ServeOptions {
                     false => Failure::from(error),
                 }
             })?;
-        let store = Store::open(Platform::new(bus), self.store_options()).await?;
+        let (platform, options) = (Platform::new(bus), self.store_options());
+        let store = match roles {
+            // The one role that has nothing to do with subscriptions.
+            [Role::Bridge] => Store::open_without_key(platform, options).await?,
+            _ => Store::open(platform, options).await?,
+        };
         let mut roles = Roles::start(&store, roles, &access, stop).await?;
         if let Some(bridges) = bridges {
             super::bridge::carry(&mut roles, &store, bridges)?;
@@ -286,7 +291,7 @@ fn tokens(file: &Path) -> Result<Vec<String>, Failure> {
 }
 
 /// An error with everything that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -50,8 +50,26 @@ impl Store {
     /// `options` say of it ([`Store::drift`] tells). What is there and cannot be used is
     /// [`bus::ErrorKind::Mismatch`] and named. Safe to do from many processes at once.
     pub async fn open(platform: Platform, options: StoreOptions) -> Result<Self, bus::Error> {
-        let bus = &platform.bus;
         let signer = topology::shared_signer(&platform, &options).await?;
+        Self::open_with(platform, options, signer).await
+    }
+
+    /// The same for a process that signs nothing and checks nothing: it does not read the key that
+    /// the others share, and has one that nobody knows.
+    pub(crate) async fn open_without_key(
+        platform: Platform,
+        options: StoreOptions,
+    ) -> Result<Self, bus::Error> {
+        let signer = Signer::new(platform.entropy.bytes()?);
+        Self::open_with(platform, options, signer).await
+    }
+
+    async fn open_with(
+        platform: Platform,
+        options: StoreOptions,
+        signer: Signer,
+    ) -> Result<Self, bus::Error> {
+        let bus = &platform.bus;
         Ok(Self {
             signer,
             prefill: bus.create_stream_if_missing(&options.prefill_stream()?).await?.handle,

@@ -12,6 +12,20 @@ use tokio::process::{Child, Command};
 
 use super::servers::{LIMIT, REALM, Servers};
 
+/// Both ways, to a Kafka that is away: what a bridge does on NATS while it waits.
+const BRIDGES: &str = r#"
+[kafka]
+brokers = "127.0.0.1:1"
+[[route]]
+name = "in"
+from = "kafka:users"
+to = "directory.user"
+[[route]]
+name = "out"
+from = "directory.user"
+to = "kafka:copy"
+"#;
+
 /// Processes by name, each with a port.
 pub(crate) struct Fleet {
     folder: TempDir,
@@ -67,7 +81,12 @@ impl Fleet {
     async fn launch(&self, servers: &Servers, copies: &str, role: &str) -> Process {
         let port = bus::testkit::free_port().expect("a free port");
         let log = fs::File::create(self.folder.path().join(format!("{role}-{port}.log")));
+        let bridges = self.folder.path().join("bridges.toml");
+        if role == "bridge" {
+            fs::write(&bridges, BRIDGES).expect("a file");
+        }
         let child = lockgate(&["run", role, "--listen", &format!("127.0.0.1:{port}")])
+            .env("LOCKGATE_BRIDGES", &bridges)
             .args(["--replicas", copies, "--realms", REALM])
             .args(servers.arguments(role))
             .env("LOCKGATE_LOG", "info,async_nats=warn")

@@ -76,7 +76,11 @@ const PUBLISH: [(&str, &str, &[&str]); 50] = [
         &["registration", "messages", "dispatcher", "prefill", "together", "operator"],
     ),
     ("delete all subscriptions", "$JS.API.STREAM.DELETE.KV_lockgate-subscriptions", &[]),
-    ("write a realm", "$KV.lockgate-realms.directory", &["registration", "events", "together"]),
+    (
+        "write a realm",
+        "$KV.lockgate-realms.directory",
+        &["registration", "events", "together", "bridge"],
+    ),
     ("ask for a prefill", "lockgate.tasks.prefill", &["registration", "dispatcher", "together"]),
     (
         "report",

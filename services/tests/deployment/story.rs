@@ -15,13 +15,14 @@ const SECRET: &str = "a-secret-of-the-test-that-is-long-enough";
 const KEYS: u64 = 20;
 /// Publishes while the leader dies: each is repeated until it is taken.
 const CHANGES: u64 = 300;
-const ROLES: [(&str, &str); 6] = [
+const ROLES: [(&str, &str); 7] = [
     ("registration", "registration"),
     ("events", "events"),
     ("messages-1", "messages"),
     ("messages-2", "messages"),
     ("dispatcher", "dispatcher"),
     ("prefill", "prefill"),
+    ("bridge", "bridge"),
 ];
 /// What a server says of a subject that a user may not use.
 const REFUSED: &str = "ermissions violation";

@@ -23,7 +23,7 @@ use super::partition::Partition;
 use super::position::{self, Begin, Kept, Position};
 use crate::config::Start;
 use crate::failure::Failure;
-use crate::kafka::REQUEST;
+use crate::kafka::{self, REQUEST};
 use crate::mapping::Record;
 
 /// The id of a topic where the broker has none.
@@ -86,16 +86,11 @@ fn changed_id(line: &str, topic: &str) -> Option<String> {
 impl ClientContext for Context {
     fn log(&self, level: Level, fac: &str, line: &str) {
         self.topic_id.read(line, &self.attempt.route.kafka_topic);
-        match level {
-            Level::Emerg | Level::Alert | Level::Critical | Level::Error | Level::Warning => {
-                tracing::warn!(target: "librdkafka", fac, "{line}");
-            }
-            _ => tracing::trace!(target: "librdkafka", fac, "{line}"),
-        }
+        kafka::note(level, fac, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", %error, "{reason}");
+        kafka::note_error(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {

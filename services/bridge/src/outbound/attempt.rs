@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus::{Lease, Message, Reader, Start as From, StoredMessage, Stream};
 use tokio_util::sync::CancellationToken;
 
-use super::position::{self, Kept};
+use super::position::{self, Found, Kept};
 use super::producer::{Producer, Refused};
 use crate::bridge::{Bridge, life, log_of};
 use crate::config::{KafkaCluster, Route, Start};
@@ -45,7 +45,7 @@ pub(crate) async fn run(
     gauge: &Arc<Gauge>,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
-    let bucket = status::bucket(bridge.bus()).await?;
+    let bucket = status::bucket(bridge.logs.as_ref()).await?;
     let key = format!("lease.{}", route.name);
     let mut contender = Lease::contend(&bucket, key, bridge.instance.clone(), LEASE)?;
     gauge.standing_by();
@@ -76,19 +76,19 @@ async fn carry(
     let log = log_of(bridge, route).await?;
     let cluster_id = bridge.cluster_id().await?;
     kafka::ensure_compacted(cluster, &names::position_topic(&route.name)).await?;
+    let life = life(&log).await?;
     let (of, to) = (cluster.clone(), route.clone());
     let started = blocking(move || {
         let producer = Producer::start(&of, &to)?;
         // Behind the fence, so that nobody writes another one.
-        Ok((producer, position::read(&of, &to)?))
+        Ok((producer, position::read(&of, &to, life)?))
     });
-    let (producer, kept) = started.await?;
+    let (producer, found) = started.await?;
     let producer = Arc::new(producer);
-    let life = life(&log).await?;
     let position = Kept { sequence: 0, life };
     let mut attempt = Attempt { route, log, life, cluster_id, gauge, producer, position };
     let carried = async {
-        attempt.position.sequence = attempt.begin(kept).await?;
+        attempt.position.sequence = attempt.begin(found).await?;
         attempt.all(stop).await
     };
     let carried = carried.await;
@@ -104,9 +104,16 @@ async fn carry(
 
 impl Attempt<'_> {
     /// Where to go on: the last sequence that need not be read.
-    async fn begin(&self, kept: Option<Kept>) -> Result<u64, Failure> {
+    async fn begin(&self, found: Found) -> Result<u64, Failure> {
         let (info, name) = (self.log.info().await?, self.log.name());
-        let Some(kept) = kept else {
+        if found.here.is_none() && found.elsewhere {
+            self.gauge.note(format!(
+                "log {name} is another than before, made again or on another bus: it is read from \
+                 its beginning"
+            ));
+            return Ok(0);
+        }
+        let Some(kept) = found.here else {
             let sequence = match self.route.start {
                 Start::Earliest => return Ok(0),
                 Start::Latest => info.last_sequence,
@@ -117,10 +124,6 @@ impl Attempt<'_> {
                 .map_err(all)?;
             return Ok(sequence);
         };
-        if kept.life != self.life {
-            self.gauge.note(format!("log {name} was made again: it is read from its beginning"));
-            return Ok(0);
-        }
         if kept.sequence > info.last_sequence {
             let (was, end) = (kept.sequence, info.last_sequence);
             self.gauge.note(format!("log {name} ends at {end}, and was carried up to {was}"));

@@ -62,16 +62,11 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn log(&self, level: Level, fac: &str, line: &str) {
-        match level {
-            Level::Emerg | Level::Alert | Level::Critical | Level::Error | Level::Warning => {
-                tracing::warn!(target: "librdkafka", fac, "{line}");
-            }
-            _ => tracing::trace!(target: "librdkafka", fac, "{line}"),
-        }
+        kafka::note(level, fac, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", %error, "{reason}");
+        kafka::note_error(&error, reason);
     }
 }
 
@@ -160,7 +155,7 @@ impl Producer {
     fn send_position(&self, position: &Kept) -> Result<(), Refused> {
         let value = serde_json::to_vec(position).map_err(|e| Failure::Again(e.to_string()))?;
         let record = Record {
-            key: Some(self.route.name.clone().into()),
+            key: Some(position.key(&self.route).into()),
             value: Some(value.into()),
             ..Record::default()
         };

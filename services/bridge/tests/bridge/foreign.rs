@@ -47,7 +47,9 @@ pub(super) fn config(brokers: &str) -> ClientConfig {
 
 pub(super) async fn make_topic(brokers: &str, name: &str, partitions: i32) {
     let admin: AdminClient<DefaultClientContext> = config(brokers).create().unwrap();
-    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    // Records of some tests are from years ago, which a broker removes otherwise.
+    let topic =
+        NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1");
     let deadline = Instant::now() + PATIENCE;
     // A name is free again a moment after its topic was deleted.
     loop {

@@ -77,6 +77,25 @@ async fn a_second_process_waits_and_goes_on_where_the_first_stopped() {
     second.stop().await;
 }
 
+/// Started by mistake on another bus, a route begins with what is there; on its own it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_is_of_the_log_that_it_was_reached_in() {
+    let (here, there) = (World::embedded().await, World::embedded().await);
+    let (topic, realm, name) = (unique("copy"), unique("r"), unique("out"));
+    make_topic(&here.brokers, &topic, 1).await;
+    let path = route(&name, &format!("{realm}.orders"), &format!("kafka:{topic}"), "");
+    for (world, from, to) in [(&here, 0, 100), (&there, 100, 200), (&here, 200, 300)] {
+        publish(world, &realm, from..to).await;
+        let running = world.start(&path);
+        assert_all(world, &topic, to);
+        if from == 100 {
+            let told = running.until("noted", |told| !told.notes.is_empty()).await;
+            assert!(told.notes[0].contains("another than before"), "{:?}", told.notes);
+        }
+        running.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_kafka_refuses_is_parked_and_the_rest_goes_on() {
     let world = World::embedded().await;
