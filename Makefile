@@ -24,8 +24,10 @@ test: tools lint ## Everything CI runs: format, lints, each feature alone, tests
 	cargo test --workspace --all-features
 
 .PHONY: test-long
-test-long: tools ## What is long and random: a thousand seeds of the simulation, forty of real processes
+test-long: tools ## What is long and random: a thousand seeds of the simulation, forty of real processes, faults of bridges
 	LOCKGATE_SEEDS=1000 LOCKGATE_PROCESS_SEEDS=40 cargo test -p lockgate --test handover
+	LOCKGATE_BRIDGE_MINUTES=$${LOCKGATE_BRIDGE_MINUTES:-10} LOCKGATE_BRIDGE_SEED=$${LOCKGATE_BRIDGE_SEED:-$$RANDOM} \
+		cargo test -p lockgate-bridge --test bridge killed -- --nocapture
 
 .PHONY: test-kube
 test-kube: ## The operator on a real Kubernetes API server, built from its Go modules once
@@ -52,6 +54,10 @@ bench-queue: tools ## How fast a queue is emptied: one busy key, and a thousand 
 .PHONY: bench-scale
 bench-scale: tools ## Many subscriptions and keys: registrations, lists, idle load, restarts
 	cargo bench -p lockgate --bench scale
+
+.PHONY: bench-bridge
+bench-bridge: tools ## A bridge both ways against a plain copy without guarantees, in the same run
+	cargo bench -p lockgate-bridge --bench copy
 
 .PHONY: doc
 doc: ## The API documentation, warnings as errors

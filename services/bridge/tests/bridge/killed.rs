@@ -1,6 +1,7 @@
 //! Processes that are killed, stopped and woken while servers restart: afterwards everything is where
 //! it belongs, once and in order.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::world::{World, assert_once_in_order, brokers, route, text, unique};
 const FILE: &str = "BRIDGE_TEST_FILE";
 const BUS: &str = "BRIDGE_TEST_BUS";
 const INSTANCE: &str = "BRIDGE_TEST_INSTANCE";
-/// Rounds of faults; `LOCKGATE_BRIDGE_ROUNDS` for more.
+/// Rounds of faults; `LOCKGATE_BRIDGE_ROUNDS` for more, with the dice of `LOCKGATE_BRIDGE_SEED`.
 const ROUNDS: u64 = 12;
 /// Records of each round.
 const EACH: u64 = 300;
@@ -81,34 +82,127 @@ impl Dice {
     }
 }
 
+/// What happens in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    /// A process is killed.
+    Kill,
+    /// A process is stopped until past its leases, and goes on as if nothing had been.
+    Sleep,
+    /// The NATS server is killed and started again.
+    Nats,
+    /// The broker is.
+    Kafka,
+    /// The broker answers nothing for a while.
+    Freeze,
+}
+
+impl Fault {
+    /// Each kind at its turn.
+    fn of_round(round: u64) -> Self {
+        match round % 12 {
+            1 | 7 => Self::Sleep,
+            2 | 8 => Self::Nats,
+            5 => Self::Kafka,
+            10 => Self::Freeze,
+            _ => Self::Kill,
+        }
+    }
+
+    fn random(dice: &mut Dice) -> Self {
+        Self::of_round(dice.below(12))
+    }
+}
+
+/// Servers of its own, and bridges on them that die.
+struct Storm {
+    kafka: KafkaBroker,
+    nats: NatsServer,
+    file: PathBuf,
+    processes: Vec<Process>,
+    sleeping: Vec<Process>,
+    /// How often each happened.
+    happened: BTreeMap<Fault, u32>,
+}
+
+impl Storm {
+    async fn start() -> Self {
+        let kafka = KafkaBroker::start().await.unwrap();
+        let nats = NatsServer::start().await.unwrap();
+        let file = nats.store().with_file_name(format!("{}.toml", unique("bridges")));
+        let (processes, sleeping) = (Vec::new(), Vec::new());
+        Self { kafka, nats, file, processes, sleeping, happened: BTreeMap::new() }
+    }
+
+    fn keep_two(&mut self) {
+        while self.processes.len() < 2 {
+            self.processes.push(Process::start(&self.nats.url(), &self.file));
+        }
+        while self.processes.len() > 3 {
+            self.processes.swap_remove(0).kill9();
+        }
+    }
+
+    fn wake(&mut self) {
+        for process in self.sleeping.drain(..) {
+            process.signal("CONT");
+            self.processes.push(process);
+        }
+    }
+
+    async fn fault(&mut self, fault: Fault, dice: &mut Dice) {
+        *self.happened.entry(fault).or_default() += 1;
+        let victim = dice.below(self.processes.len() as u64) as usize;
+        match fault {
+            Fault::Kill => self.processes.swap_remove(victim).kill9(),
+            Fault::Sleep => {
+                let process = self.processes.swap_remove(victim);
+                process.signal("STOP");
+                self.sleeping.push(process);
+            }
+            Fault::Nats => self.nats.restart().await.unwrap(),
+            Fault::Kafka => self.kafka.restart().await.unwrap(),
+            Fault::Freeze => {
+                self.kafka.freeze().unwrap();
+                tokio::time::sleep(Duration::from_millis(dice.below(8000))).await;
+                self.kafka.thaw().unwrap();
+            }
+        }
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|number| number.parse().ok())
+}
+
 /// Kafka to the log and on to another topic, by two processes at a time, one of which always dies,
-/// sleeps past its leases or loses a server.
+/// sleeps past its leases or loses a server: in some rounds, or for `LOCKGATE_BRIDGE_MINUTES` of
+/// whatever the dice say.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_each_record_is_there_once_and_in_order() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let minutes = number("LOCKGATE_BRIDGE_MINUTES").map(|m| Duration::from_secs(60 * m));
     let rounds = number("LOCKGATE_BRIDGE_ROUNDS").unwrap_or(ROUNDS);
     let seed = number("LOCKGATE_BRIDGE_SEED").unwrap_or(7);
-    println!("seed {seed}, {rounds} rounds");
-    let mut dice = Dice(seed);
-    // Servers of its own: they are restarted.
-    let mut kafka = KafkaBroker::start().await.unwrap();
-    let mut nats = NatsServer::start().await.unwrap();
-    let (brokers, url) = (brokers(&kafka), nats.url());
+    println!("seed {seed}, {rounds} rounds, or {minutes:?}");
+    let (mut dice, mut storm) = (Dice(seed), Storm::start().await);
+    let (brokers, url) = (brokers(&storm.kafka), storm.nats.url());
     let (topic, copy, realm) = (unique("orders"), unique("copy"), unique("r"));
     make_topic(&brokers, &topic, 3).await;
     make_topic(&brokers, &copy, 2).await;
-    let file = nats.store().with_file_name(format!("{}.toml", unique("bridges")));
     let routes = [
         route("in", &format!("kafka:{topic}"), &format!("{realm}.orders"), ""),
         route("out", &format!("{realm}.orders"), &format!("kafka:{copy}"), ""),
     ];
-    std::fs::write(&file, format!("[kafka]\nbrokers = \"{brokers}\"\n{}", routes.concat()))
+    std::fs::write(&storm.file, format!("[kafka]\nbrokers = \"{brokers}\"\n{}", routes.concat()))
         .unwrap();
+    storm.keep_two();
 
-    let mut processes = vec![Process::start(&url, &file), Process::start(&url, &file)];
-    let mut sleeping: Vec<Process> = Vec::new();
-    let mut sent = 0;
-    for round in 0..rounds {
+    let (begun, mut sent) = (Instant::now(), 0);
+    let goes_on = |round| match minutes {
+        Some(minutes) => begun.elapsed() < minutes,
+        None => round < rounds,
+    };
+    for round in (0..).take_while(|round| goes_on(*round)) {
         let records: Vec<Sent> =
             (sent..sent + EACH).map(|n| Sent::new(&format!("k{}", n % 17), n)).collect();
         sent += EACH;
@@ -116,45 +210,46 @@ async fn whatever_is_killed_each_record_is_there_once_and_in_order() {
         let sending = tokio::task::spawn_blocking(move || send(&of, &to, &records));
         tokio::time::sleep(Duration::from_millis(dice.below(3000))).await;
         // Whoever slept past everything wakes up and goes on as if nothing had been.
-        sleeping.drain(..).for_each(|process| {
-            process.signal("CONT");
-            processes.push(process);
-        });
-        let victim = dice.below(processes.len() as u64) as usize;
-        match round % 6 {
-            2 => nats.restart().await.unwrap(),
-            5 if round % 12 == 5 => kafka.restart().await.unwrap(),
-            1 => {
-                let process = processes.swap_remove(victim);
-                process.signal("STOP");
-                sleeping.push(process);
-            }
-            _ => processes.swap_remove(victim).kill9(),
-        }
-        while processes.len() < 2 {
-            processes.push(Process::start(&url, &file));
-        }
-        while processes.len() > 3 {
-            processes.swap_remove(0).kill9();
-        }
+        storm.wake();
+        let fault = match minutes {
+            Some(_) => Fault::random(&mut dice),
+            None => Fault::of_round(round),
+        };
+        storm.fault(fault, &mut dice).await;
+        storm.keep_two();
         sending.await.unwrap();
     }
-    sleeping.iter().for_each(|process| process.signal("CONT"));
+    storm.wake();
+    println!("{sent} records; {:?}", storm.happened);
+    let Storm { kafka, processes, nats, .. } = storm;
+    assert_all_is_there(kafka, &brokers, &url, [&realm, &copy], sent).await;
+    drop(processes);
+    drop(nats);
+}
 
+/// Everything once and in order per key in the log and in the topic behind it, and a position for
+/// each partition.
+async fn assert_all_is_there(
+    kafka: KafkaBroker,
+    brokers: &str,
+    url: &str,
+    [realm, copy]: [&str; 2],
+    sent: u64,
+) {
     let world = World {
         _kafka: Arc::new(kafka),
-        brokers,
+        brokers: brokers.to_owned(),
         nats: None,
-        logs: Arc::new(Declared(Bus::connect(&url).await.unwrap())),
+        logs: Arc::new(Declared(Bus::connect(url).await.unwrap())),
     };
-    let events = world.events(&realm, sent as usize).await;
+    let events = world.events(realm, sent as usize).await;
     let parsed = |event: &bus::StoredMessage| {
         (event.key.clone().unwrap_or_default().to_vec(), text(event).parse().unwrap())
     };
     assert_once_in_order(events.iter().map(parsed), sent);
     let deadline = Instant::now() + super::world::PATIENCE;
     let records = loop {
-        let (of, from) = (world.brokers.clone(), copy.clone());
+        let (of, from) = (world.brokers.clone(), copy.to_owned());
         let read = tokio::task::spawn_blocking(move || read(&of, &from, 0)).await.unwrap();
         if read.len() as u64 >= sent {
             break read;
@@ -167,8 +262,6 @@ async fn whatever_is_killed_each_record_is_there_once_and_in_order() {
     assert_once_in_order(records.iter().map(parsed), sent);
     // One position for each partition, and where it began.
     let reserved = SubjectFilter::new(format!("bridge.{realm}.>")).unwrap();
-    let kept = world.logs.log(&realm).await.unwrap().subjects(&reserved).await.unwrap();
+    let kept = world.logs.log(realm).await.unwrap().subjects(&reserved).await.unwrap();
     assert_eq!(kept.len(), 4, "{kept:?}");
-    drop(processes);
-    drop(nats);
 }
