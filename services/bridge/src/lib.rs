@@ -23,6 +23,7 @@
 
 mod bridge;
 mod config;
+pub mod examine;
 mod failure;
 mod inbound;
 mod kafka;

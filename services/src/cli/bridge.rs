@@ -131,6 +131,10 @@ impl Which {
 
     async fn parked(&self, logs: &Existing, bridges: &Bridges) -> Result<Vec<Parked>, Failure> {
         let mut parked = bridges::list(logs, &bridges.routes, MOST_PARKED).await?;
+        if let Some(id) = self.ids.iter().find(|id| parked.iter().all(|one| one.id != **id)) {
+            let what = format!("nothing is parked as {id:?}: lockgate bridge parked lists what is");
+            return Err(Failure::new(what));
+        }
         parked.retain(|one| self.ids.is_empty() || self.ids.contains(&one.id));
         Ok(parked)
     }
@@ -196,6 +200,10 @@ impl Logs for Store {
         &self.platform.bus
     }
 
+    fn replicas(&self) -> u8 {
+        self.options().replicas
+    }
+
     async fn log(&self, realm: &str) -> Result<Stream, bus::Error> {
         self.ensure_realm(&realm_of(realm)?).await
     }
@@ -219,7 +227,8 @@ fn realm_of(realm: &str) -> Result<Realm, bus::Error> {
     Realm::new(realm).map_err(|invalid| bus::Error::invalid(invalid.to_string()))
 }
 
-fn read(file: &Path) -> Result<Bridges, Failure> {
+/// A file of routes, checked.
+pub(super) fn read(file: &Path) -> Result<Bridges, Failure> {
     Bridges::read(file).map_err(|error| Failure::usage(error.to_string()))
 }
 
@@ -276,7 +285,8 @@ fn show_status(screen: &Screen, all: &[RouteStatus]) -> Result<(), Failure> {
     lines(screen, &table)?;
     for status in all {
         if let Some(why) = &status.why {
-            screen.note(&printable(&format!("{} waits: {why}", status.route)));
+            let waits = if status.state == "waiting" { " waits" } else { "" };
+            screen.note(&printable(&format!("{}{waits}: {why}", status.route)));
         }
         for note in &status.notes {
             screen.note(&printable(&format!("{}: {note}", status.route)));
@@ -343,6 +353,24 @@ mod tests {
         let captured = log.info().await.unwrap().config.subjects;
         assert!(captured.contains(&bridges::names::reserved_filter("shop").unwrap()));
         assert_eq!(store.realms().await.unwrap(), [realm]);
+    }
+
+    #[tokio::test]
+    async fn before_a_bridge_ran_nothing_is_parked_and_an_id_that_is_not_is_named() {
+        let bus = Bus::connect("embedded:").await.unwrap();
+        let which = |ids: &[&str]| Which {
+            file: PathBuf::new(),
+            route: None,
+            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+            bus: String::from("embedded:"),
+            connection: Connection::default(),
+        };
+        let file = "[kafka]\nbrokers = \"a:1\"\n[[route]]\nname = \"r\"\nfrom = \"kafka:a\"\n\
+                    to = \"shop.orders\"\n";
+        let (logs, routes) = (Existing(bus), Bridges::parse(file).unwrap());
+        assert_eq!(which(&[]).parked(&logs, &routes).await.unwrap(), []);
+        let none = which(&["A.0.1"]).parked(&logs, &routes).await.unwrap_err();
+        assert!(none.message().contains("\"A.0.1\""), "{none:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bus::{ConnectOptions, JetStream, Sasl, Tls};
 use clap::{Args, ValueEnum};
+use lockgate_bridge::{self as bridges, KafkaCluster};
 
 use super::failure::Failure;
 
@@ -92,6 +93,26 @@ impl Connection {
             inbox_prefix: self.nats_inbox_prefix.clone(),
             jetstream: domain.or_else(|| self.nats_api_prefix.clone().map(JetStream::ApiPrefix)),
         })
+    }
+}
+
+impl Connection {
+    /// The brokers of a `kafka://` bus, as a file of routes names them.
+    pub(super) fn kafka(&self, url: &str) -> KafkaCluster {
+        KafkaCluster {
+            brokers: url.trim_start_matches("kafka://").to_owned(),
+            user: self.bus_user.clone(),
+            password_file: self.bus_password_file.clone(),
+            sasl: match self.kafka_sasl {
+                SaslName::Plain => bridges::SaslName::Plain,
+                SaslName::ScramSha256 => bridges::SaslName::ScramSha256,
+                SaslName::ScramSha512 => bridges::SaslName::ScramSha512,
+            },
+            tls: self.bus_tls,
+            ca: self.bus_ca.clone(),
+            cert: self.bus_cert.clone(),
+            key: self.bus_key.clone(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod connection;
 mod dead_letters;
 mod delivery;
 mod demo;
+mod doctor;
 mod experiment;
 mod failure;
 mod flow;
@@ -83,6 +84,7 @@ enum Command {
     Realms(realms::Realms),
     Topology(topology::Topology),
     Bridge(bridge::Bridge),
+    Doctor(doctor::Doctor),
     PrefillJob(prefill_job::PrefillJob),
 }
 
@@ -139,6 +141,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Realms(realms) => realms.run().await,
         Command::Topology(topology) => topology.run().await,
         Command::Bridge(bridge) => bridge.run().await,
+        Command::Doctor(doctor) => doctor.run().await,
         Command::PrefillJob(job) => until_asked(|stop| job.run(stop)).await,
     }
 }

@@ -4,8 +4,10 @@
 use std::fmt;
 
 use bus::topology::{Action, Change, Difference};
+use bus::{Bus, Topology};
 
-use super::Store;
+use super::{Store, StoreOptions};
+use crate::model::Realm;
 
 /// As many names are written out; the others are counted.
 const NAMED: usize = 3;
@@ -44,6 +46,18 @@ impl Store {
         let declared = self.options.topology(&self.realms().await?)?;
         Ok(collect(self.bus().compare_topology(&declared).await?))
     }
+}
+
+/// The same of what a bus has, by [`super::existing_topology`], for who has not opened the store.
+pub(crate) async fn drift_of(
+    bus: &Bus,
+    has: &Topology,
+    options: &StoreOptions,
+) -> Result<Vec<Drift>, bus::Error> {
+    let realms =
+        has.streams.iter().filter_map(|stream| stream.name.as_str().strip_prefix("events-"));
+    let realms: Vec<Realm> = realms.filter_map(|realm| Realm::new(realm).ok()).collect();
+    Ok(collect(bus.compare_topology(&options.topology(&realms)?).await?))
 }
 
 fn collect(changes: Vec<Change>) -> Vec<Drift> {

@@ -16,6 +16,7 @@ use bus::{Bus, KeyValue, Stream};
 
 pub(crate) use completeness::Completeness;
 pub use drift::Drift;
+pub(crate) use drift::drift_of;
 pub use life::{History, Life, Mark};
 pub use records::Kept;
 pub use signer::Signer;

@@ -4,6 +4,7 @@
 
 mod commands;
 mod configuration;
+mod doctor;
 mod folder;
 mod outage;
 mod prefill_job;

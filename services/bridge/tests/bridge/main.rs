@@ -4,6 +4,7 @@
 // The lint knows test functions, but not the functions that these share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod examined;
 mod foreign;
 mod into;
 mod killed;
