@@ -1,5 +1,7 @@
 //! Whether the topics of a route are there and may be used; blocks.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -9,6 +11,9 @@ use super::{Finding, PATIENCE};
 use crate::config::{Direction, KafkaCluster, Route};
 use crate::kafka::{self, Quiet};
 use crate::names;
+
+/// Between two questions to a coordinator that is on its way.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What to say of a route's side in Kafka.
 pub(super) fn look(kafka: &KafkaCluster, route: &Route) -> Vec<Finding> {
@@ -28,7 +33,7 @@ pub(super) fn look(kafka: &KafkaCluster, route: &Route) -> Vec<Finding> {
         Err(error) => return vec![refused(what, topic, "Describe", &error)],
     };
     let read = match route.direction {
-        Direction::In => may_read(&consumer, topic),
+        Direction::In => may_read(&consumer, topic, &group),
         Direction::Out => may_keep_position(kafka, &names::position_topic(&route.name)),
     };
     match read {
@@ -68,16 +73,34 @@ fn partitions(consumer: &BaseConsumer<Quiet>, topic: &str) -> Result<usize, Kafk
     }
 }
 
+/// What a broker says for a moment when it has just started, or when a group has moved.
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::NotCoordinator | Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress
+        )
+    )
+}
+
 /// The group's offsets may be seen, and the end of a partition be read up to.
-fn may_read(consumer: &BaseConsumer<Quiet>, topic: &str) -> Result<(), Denied> {
+fn may_read(consumer: &BaseConsumer<Quiet>, topic: &str, group: &str) -> Result<(), Denied> {
     let part = |offset| {
         let mut part = TopicPartitionList::new();
         part.add_partition_offset(topic, 0, offset)?;
         Ok(part)
     };
-    let group = || String::from("the group lockgate-bridge.<route>");
-    let seen = part(Offset::Invalid).and_then(|part| consumer.committed_offsets(part, PATIENCE));
-    seen.map_err(|error| (group(), "Read", error))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = part(Offset::Invalid).and_then(|p| consumer.committed_offsets(p, PATIENCE));
+        match seen {
+            Ok(_) => break,
+            Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                std::thread::sleep(AGAIN);
+            }
+            Err(error) => return Err((format!("group {group}"), "Read", error)),
+        }
+    }
     let read = part(Offset::End).and_then(|part| consumer.assign(&part));
     read.map_err(|error| (topic.to_owned(), "Read", error))?;
     match consumer.poll(PATIENCE) {
