@@ -9,7 +9,7 @@
 #   kube.sh clean   removes all of it
 # Needs Go (1.26 or newer) and apt-get, where etcd is not on PATH or for `node`, which needs a C
 # compiler too. On two cores either takes about five minutes, 5 GB of scratch space and 4
-# CPU-minutes; what stays is 190 MB, and 400 MB more for `node`.
+# CPU-minutes; what stays is 220 MB, and 400 MB more for `node`.
 set -euo pipefail
 
 tools=${LOCKGATE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/lockgate/tools}
