@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -224,11 +224,29 @@ pub(super) fn watermarks(client: &Client, topic: &str, partition: i32) -> Result
     loop {
         match client.fetch_watermarks(topic, partition, REQUEST_LIMIT) {
             Ok(marks) => return Ok(marks),
-            // A partition that was made or has moved just now is told of before it can be asked.
-            Err(error) if is_passing(&error) && Instant::now() < deadline => {
+            // A partition that was made or has moved just now is told of before it can be asked, and a
+            // client that lost its broker may have forgotten one that is there.
+            Err(error)
+                if Instant::now() < deadline
+                    && (is_passing(&error)
+                        || is_unknown(&error) && is_there(client, topic, partition)) =>
+            {
                 std::thread::sleep(ASK_AGAIN);
             }
             Err(error) => return Err(failed(format!("look at topic {topic}"), error)),
         }
     }
+}
+
+fn is_unknown(error: &KafkaError) -> bool {
+    let unknown = [Code::UnknownPartition, Code::UnknownTopic, Code::UnknownTopicOrPartition];
+    code(error).is_some_and(|code| unknown.contains(&code))
+}
+
+/// False when the cluster says that there is no such partition. Blocks.
+fn is_there(client: &BaseConsumer<Logged>, topic: &str, partition: i32) -> bool {
+    // Asking also reminds the client of it.
+    let Ok(told) = client.fetch_metadata(Some(topic), REQUEST_LIMIT) else { return true };
+    let mut topics = told.topics().iter().filter(|told| told.name() == topic);
+    topics.any(|told| told.partitions().iter().any(|told| told.id() == partition))
 }
