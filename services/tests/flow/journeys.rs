@@ -27,7 +27,13 @@ fn lockgate(args: &[&str]) -> Command {
     command
 }
 
-/// The roles of the flow, and where two of them listen.
+/// reqwest wants a TLS provider even for plain HTTP; a second installation is refused.
+fn client() -> reqwest::Client {
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+/// The roles of the flow, and where three of them listen.
 struct Orders {
     http: reqwest::Client,
     ports: [u16; 3],
@@ -43,7 +49,7 @@ impl Orders {
         flow.args(["--delivery-port", &delivery]).stderr(Stdio::inherit());
         let mut flow = flow.spawn().unwrap();
         line(&mut printed(&mut flow), "ordering").await;
-        Self { http: reqwest::Client::new(), ports, _flow: flow }
+        Self { http: client(), ports, _flow: flow }
     }
 
     /// Asks until the answer is a good one.
@@ -113,7 +119,7 @@ async fn journeys_so_far_and_then_each_step_reach_a_subscriber() {
     let bridge = ["run", "bridge", "--bridges", file, "--bus", &bus, "--listen", &port];
     let _bridge = lockgate(&bridge).spawn().unwrap();
 
-    let (http, url) = (reqwest::Client::new(), format!("http://127.0.0.1:{at}/v1"));
+    let (http, url) = (client(), format!("http://127.0.0.1:{at}/v1"));
     let carried = |order: String| {
         let (http, url) = (http.clone(), format!("{url}/state?topics=orders.*&key={order}"));
         async move {
