@@ -120,7 +120,7 @@ mod tests {
         };
         let settings = Settings::default();
         let secret = refused("smtp://anna:secret@mail.org", &settings);
-        assert!(secret.contains("_CREDENTIALS") && !secret.contains("secret@"), "{secret}");
+        assert!(secret.contains("--smtp-credentials") && !secret.contains("secret@"), "{secret}");
         assert!(refused("mail.org", &settings).starts_with("--smtp"));
         let nobody = Settings { from: "nobody".into(), ..Settings::default() };
         assert!(refused("smtp://mail.org", &nobody).starts_with("--from"));
