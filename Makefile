@@ -22,6 +22,8 @@ tools: ## Install what the tests need, once: nats-server 2.15, Kafka 4.3, Python
 .PHONY: test
 test: tools lint ## Everything CI runs: format, lints, each feature alone, tests, doc tests, examples
 	cargo test --workspace --all-features
+	@if [ -x "$(LOCKGATE_KUBE)/kube-apiserver" ]; then $(MAKE) test-kube; else \
+		echo "not run: make test-kube, which builds the servers that it needs once"; fi
 
 .PHONY: test-long
 test-long: tools ## What is long and random: a thousand seeds of the simulation, forty of real processes, faults of bridges
@@ -33,7 +35,7 @@ test-long: tools ## What is long and random: a thousand seeds of the simulation,
 test-kube: tools ## The operator, the chart and KEDA's files on a real Kubernetes API server
 	@deploy/scripts/kube.sh
 	@$(LOCKGATE_PYTHON) deploy/scripts/kube/accepted.py
-	cargo test -p lockgate-operator --test kube -- --ignored --nocapture
+	cargo test --workspace --all-features --test kube -- --ignored --nocapture
 
 .PHONY: e2e-kube
 e2e-kube: chart ## The real image, installed by the chart on a Kubernetes of this machine; as root
