@@ -43,7 +43,7 @@ use figures::Figures;
 /// The flow, on the ports of its settings.
 pub const FLOW: Flow = Flow {
     name: "medisupply",
-    about: "orders that survive a validation service which is slow, failing or down",
+    about: "Orders that survive a validation service which is slow, failing or down",
     roles: &[
         Role {
             name: "external",

@@ -84,7 +84,7 @@ use crate::flow::Flow;
 /// The flow.
 pub const FLOW: Flow = Flow {
     name: "orders",
-    about: "a customer orders, pays, and follows the order until it is delivered",
+    about: "A customer orders, pays, and follows the order until it is delivered",
     roles: roles::ROLES,
     prepare: |context| topology::prepare(context).boxed(),
 };
