@@ -26,7 +26,7 @@ use super::publisher::Publisher;
 use super::shared::{Names, Shared, State};
 use super::standing::Ours;
 use super::token::instance;
-use super::trouble::Trouble;
+use super::trouble::Troubles;
 use super::upkeep::{confirmed, retry_later, save_all, tidy};
 use crate::driver::{ConsumerDriver, LeaseToken, RawDelivery, Settlement};
 use crate::error::Result;
@@ -58,7 +58,7 @@ impl Member {
             saved: BTreeMap::new(),
             rejoin: false,
             lost: Vec::new(),
-            trouble: None,
+            troubles: Troubles::default(),
             over: None,
             client: None,
         };
@@ -158,7 +158,7 @@ impl ConsumerDriver for Member {
                     self.shared.feed(&mut state);
                     return Ok(taken);
                 }
-                if let Some(error) = state.trouble.as_ref().and_then(Trouble::error) {
+                if let Some(error) = state.troubles.error() {
                     return Err(error);
                 }
                 state.desk.next_change().map_or(deadline, |next| next.min(deadline))

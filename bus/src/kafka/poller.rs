@@ -26,7 +26,7 @@ use super::shape::refusal;
 use super::shared::Shared;
 use super::start::matches_any;
 use super::token::Slot;
-use super::trouble::Trouble;
+use super::trouble::{Trouble, unreadable};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the thread sleeps when there is nothing to do and nobody rings.
@@ -143,7 +143,7 @@ impl<'a> Poller<'a> {
             let mut state = shared.state();
             state.rejoin = false;
             state.lost.clear();
-            state.trouble = None;
+            state.troubles.clear();
             state.client = Some(client.clone());
         }
         let declared = shared.declared();
@@ -339,7 +339,8 @@ impl<'a> Poller<'a> {
                 Ok(())
             }
             _ if Trouble::is_one(&error) => {
-                Trouble::note(&mut self.shared.state().trouble, &self.shared.of, part, error);
+                let error = unreadable(&self.shared.of, part, error);
+                self.shared.state().troubles.note(part, &error);
                 self.shared.arrived.notify_waiters();
                 Ok(())
             }

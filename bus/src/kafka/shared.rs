@@ -18,7 +18,7 @@ use super::inbox::{Batch, Inbox};
 use super::lease::after;
 use super::link::Link;
 use super::publisher::Publisher;
-use super::trouble::Trouble;
+use super::trouble::Troubles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{ConsumerName, StreamName};
 
@@ -75,7 +75,7 @@ pub(super) struct State {
     /// The partitions of the stream of which the group has lost its positions.
     pub(super) lost: Vec<i32>,
     /// What stands in the way of records.
-    pub(super) trouble: Option<Trouble>,
+    pub(super) troubles: Troubles,
     /// Why the member has ended.
     pub(super) over: Option<(ErrorKind, String)>,
     /// The client that is in the group.

@@ -2,6 +2,7 @@
 //! decompressed, a topic that may not be read any more. The client library asks again for ever, so
 //! that it is kept here for those who fetch.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -47,36 +48,21 @@ impl Trouble {
         )
     }
 
-    /// Counts one more report.
-    pub(super) fn note(
-        known: &mut Option<Self>,
-        of: &Names,
-        part: Option<Part>,
-        error: KafkaError,
-    ) {
-        let at = match part {
-            Some(part) => format!("partition {} of topic {}", part.1, of.topic(part)),
-            None => format!("topic {}", of.topic((false, 0))),
-        };
-        let error = failed(format!("consumer {} cannot read {at}", of.consumer), error);
+    /// One more report of it, or the first.
+    fn again(before: Option<Self>, error: &Error) -> Self {
         let now = Instant::now();
-        let before = known.take().filter(|known| known.what == error.to_string());
         let (count, logged) = before.map_or((0, None), |known| (known.count, Some(known.logged)));
-        let again = logged.filter(|logged| logged.elapsed() < LOG_EVERY);
-        if again.is_none() {
-            tracing::error!(consumer = %of.consumer, count = count + 1, %error, "unreadable");
-        }
-        *known = Some(Self {
+        Self {
             kind: error.kind(),
             what: error.to_string(),
             count: count + 1,
             last: now,
-            logged: again.unwrap_or(now),
-        });
+            logged: logged.filter(|at| now.duration_since(*at) < LOG_EVERY).unwrap_or(now),
+        }
     }
 
     /// What a call that got nothing fails with, as long as it lasts.
-    pub(super) fn error(&self) -> Option<Error> {
+    fn error(&self) -> Option<Error> {
         let lasts = self.count >= REPORTS && self.last.elapsed() < LASTS;
         lasts.then(|| {
             let what = format!(
@@ -86,5 +72,61 @@ impl Trouble {
             );
             Error::new(self.kind, what)
         })
+    }
+}
+
+/// What a report says of which partition, or of the topic as a whole.
+pub(super) fn unreadable(of: &Names, part: Option<Part>, error: KafkaError) -> Error {
+    let at = match part {
+        Some(part) => format!("partition {} of topic {}", part.1, of.topic(part)),
+        None => format!("topic {}", of.topic((false, 0))),
+    };
+    failed(format!("consumer {} cannot read {at}", of.consumer), error)
+}
+
+/// What stands in the way, by partition: `None` for the topic as a whole.
+#[derive(Debug, Default)]
+pub(super) struct Troubles(BTreeMap<Option<Part>, Trouble>);
+
+impl Troubles {
+    /// Counts one more report.
+    pub(super) fn note(&mut self, part: Option<Part>, error: &Error) {
+        let before = self.0.remove(&part).filter(|known| known.what == error.to_string());
+        let trouble = Trouble::again(before, error);
+        if trouble.logged == trouble.last {
+            tracing::error!(count = trouble.count, %error, "unreadable");
+        }
+        self.0.insert(part, trouble);
+    }
+
+    /// What a call that got nothing fails with, as long as any of it lasts.
+    pub(super) fn error(&self) -> Option<Error> {
+        self.0.values().find_map(Trouble::error)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn partitions_that_cannot_be_read_are_told_of_and_forgotten() {
+        let mut troubles = Troubles::default();
+        let bad = |partition: i32| Error::new(ErrorKind::Corrupt, format!("part {partition}"));
+        for _ in 0..REPORTS {
+            assert!(troubles.error().is_none(), "it may pass");
+            // Two in turns: neither makes the other one new.
+            troubles.note(Some((false, 0)), &bad(0));
+            troubles.note(Some((false, 1)), &bad(1));
+        }
+        let error = troubles.error().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("part 0"), "{error}");
+        tokio::time::advance(LASTS).await;
+        assert!(troubles.error().is_none());
     }
 }

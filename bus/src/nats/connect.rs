@@ -102,16 +102,27 @@ async fn settings(
     established: watch::Sender<Established>,
 ) -> Result<async_nats::ConnectOptions> {
     let jitter = RandomState::new();
-    let mut settings = async_nats::ConnectOptions::new()
-        .name(options.client_name.as_deref().unwrap_or("lockgate"))
-        .connection_timeout(CONNECT_LIMIT)
+    Ok(client_options(options)
+        .await?
         .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
         .reconnect_delay_callback(move |attempts| reconnect_delay(attempts, &jitter))
         .event_callback(move |event| {
             note(&event, &established);
             std::future::ready(())
-        });
+        }))
+}
+
+/// The options of NATS' own client, by which [`crate::Bus::connect_with`] proves who is there and
+/// protects the connection: for a program that asks a server something beside the bus. How the bus
+/// comes back is not among them.
+///
+/// Reads the files that `options` name: one that is missing or holds something else is
+/// [`ErrorKind::Invalid`] and named, and so are options that exclude each other.
+pub async fn client_options(options: &ConnectOptions) -> Result<async_nats::ConnectOptions> {
+    let mut settings = async_nats::ConnectOptions::new()
+        .name(options.client_name.as_deref().unwrap_or("lockgate"))
+        .connection_timeout(CONNECT_LIMIT);
     if let Some(prefix) = &options.inbox_prefix {
         let prefix = crate::name::Subject::new(prefix).map_err(|error| {
             error.context(format!("the inbox prefix {prefix:?} is no beginning of a subject"))
@@ -190,7 +201,8 @@ async fn protect(
     Ok(settings.require_tls(tls.is_wanted()))
 }
 
-fn api_prefix(options: &ConnectOptions) -> Result<String> {
+/// What the subjects of the JetStream API begin with: `$JS.API` unless `options` say otherwise.
+pub fn api_prefix(options: &ConnectOptions) -> Result<String> {
     let prefix = match &options.jetstream {
         None => String::from("$JS.API"),
         Some(JetStream::Domain(domain)) => format!("$JS.{domain}.API"),

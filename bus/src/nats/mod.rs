@@ -57,6 +57,7 @@ use crate::message::{Message, StoredMessage};
 use crate::name::{BucketName, ConsumerName, StreamName, Subject, SubjectFilter};
 use crate::options::ConnectOptions;
 use crate::publish::PendingReceipt;
+pub use connect::{api_prefix, client_options};
 use feed::Feed;
 use link::{Link, REQUEST_LIMIT};
 use publisher::Publisher;

@@ -57,6 +57,11 @@ pub fn log_stream(realm: &Realm) -> Result<StreamName, Error> {
     StreamName::new(format!("{EVENTS}-{realm}"))
 }
 
+/// The realm that a stream is the log of; `None` for any other stream.
+pub fn realm_of_log(stream: &StreamName) -> Option<Realm> {
+    Realm::new(stream.as_str().strip_prefix(EVENTS)?.strip_prefix('-')?).ok()
+}
+
 /// What the log of a realm captures.
 pub fn log_filter(realm: &Realm) -> Result<SubjectFilter, Error> {
     SubjectFilter::new(format!("{EVENTS}.{realm}.*.*"))

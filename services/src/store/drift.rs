@@ -7,7 +7,7 @@ use bus::topology::{Action, Change, Difference};
 use bus::{Bus, Topology};
 
 use super::{Store, StoreOptions};
-use crate::model::Realm;
+use crate::model::{Realm, names};
 
 /// As many names are written out; the others are counted.
 const NAMED: usize = 3;
@@ -54,9 +54,8 @@ pub(crate) async fn drift_of(
     has: &Topology,
     options: &StoreOptions,
 ) -> Result<Vec<Drift>, bus::Error> {
-    let realms =
-        has.streams.iter().filter_map(|stream| stream.name.as_str().strip_prefix("events-"));
-    let realms: Vec<Realm> = realms.filter_map(|realm| Realm::new(realm).ok()).collect();
+    let realms: Vec<Realm> =
+        has.streams.iter().filter_map(|stream| names::realm_of_log(&stream.name)).collect();
     Ok(collect(bus.compare_topology(&options.topology(&realms)?).await?))
 }
 

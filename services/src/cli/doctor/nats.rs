@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use async_nats::{Client, ConnectOptions as Settings, RequestErrorKind, ServerInfo};
-use bus::{ConnectOptions, JetStream};
+use async_nats::{Client, RequestErrorKind, ServerInfo};
+use bus::ConnectOptions;
 use lockgate_bridge::examine::{Finding, Level};
 use serde::Deserialize;
 use serde_json::Value;
@@ -75,52 +75,18 @@ pub(super) async fn servers(url: &str, options: &ConnectOptions) -> (Vec<Finding
 }
 
 async fn connect(url: &str, options: &ConnectOptions) -> Result<Server, String> {
-    let settings = settings(options).await.map_err(|error| error.to_string())?;
+    let text = |error: bus::Error| chain(&error);
+    let api = bus::nats::api_prefix(options).map_err(text)?;
+    let settings = bus::nats::client_options(options).await.map_err(text)?;
+    let settings = settings.name("lockgate doctor").event_callback(|event| {
+        tracing::debug!(%event, "while the servers are looked at");
+        std::future::ready(())
+    });
     let connected = tokio::time::timeout(PATIENCE, settings.connect(url)).await;
     let client = connected
         .map_err(|_| format!("nothing within {}", short(PATIENCE)))?
         .map_err(|error| chain(&error))?;
-    let api = match &options.jetstream {
-        None => String::from("$JS.API"),
-        Some(JetStream::Domain(domain)) => format!("$JS.{domain}.API"),
-        Some(JetStream::ApiPrefix(prefix)) => prefix.trim_end_matches('.').to_owned(),
-        Some(other) => return Err(format!("{other:?} is not known here")),
-    };
     Ok(Server { info: client.server_info(), client, api })
-}
-
-/// As the bus connects.
-async fn settings(options: &ConnectOptions) -> std::io::Result<Settings> {
-    let mut settings = Settings::new().name("lockgate doctor").connection_timeout(PATIENCE);
-    if let Some(path) = &options.credentials {
-        settings = settings.credentials_file(path).await?;
-    }
-    if let Some(path) = &options.nkey_seed {
-        let text = tokio::fs::read_to_string(path).await?;
-        let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
-        settings = settings.nkey(seed.unwrap_or_default().to_owned());
-    }
-    if let Some(token) = &options.token {
-        settings = settings.token(token.clone());
-    }
-    if let Some((user, password)) = &options.user {
-        settings = settings.user_and_password(user.clone(), password.clone());
-    }
-    if let Some(prefix) = &options.inbox_prefix {
-        settings = settings.custom_inbox_prefix(prefix);
-    }
-    let tls = &options.tls;
-    if let Some(roots) = &tls.roots {
-        settings = settings.add_root_certificates(roots.clone());
-    }
-    if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
-        settings = settings.add_client_certificate(certificate.clone(), key.clone());
-    }
-    let required = tls.required || tls.roots.is_some() || tls.certificate.is_some();
-    Ok(settings.require_tls(required).event_callback(|event| {
-        tracing::debug!(%event, "while the servers are looked at");
-        std::future::ready(())
-    }))
 }
 
 fn version(what: String, info: &ServerInfo) -> Finding {

@@ -7,6 +7,7 @@ use lockgate_bridge::Bridges;
 use lockgate_bridge::examine::Finding;
 
 use super::nats::PATIENCE;
+use crate::model::names;
 use crate::store::{self, Drift, StoreOptions};
 
 /// A publisher that repeats after a longer pause is stored twice.
@@ -80,7 +81,7 @@ fn count(has: &Topology) -> Finding {
 }
 
 fn is_log(stream: &StreamConfig) -> bool {
-    stream.name.as_str().starts_with("events-")
+    names::realm_of_log(&stream.name).is_some()
 }
 
 /// Logs that cannot hold what a bridge keeps.
@@ -106,7 +107,7 @@ mod tests {
     use lockgate_bridge::examine::Level;
 
     use super::*;
-    use crate::model::{Realm, names};
+    use crate::model::Realm;
     use crate::platform::Platform;
     use crate::store::Store;
 
