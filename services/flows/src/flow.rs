@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::{Counter, Counters, Gauge};
+use crate::http::Server;
 use crate::settings::Settings;
 
 /// What a role may fail with: it is printed for a person, with everything that caused it.
@@ -106,6 +107,14 @@ impl Context {
             Some(tell) => tell(text, record),
             None => tracing::info!(%record, "{text}"),
         }
+    }
+
+    /// Says where a role listens, as `{"listening": "http://...", "role": "..."}`.
+    pub(crate) fn listens(&self, role: &str, server: &Server) -> std::io::Result<()> {
+        let url = format!("http://{}", server.addr()?);
+        let record = serde_json::json!({ "listening": url, "role": role });
+        self.tell(&format!("{role} listens at {url}"), &record);
+        Ok(())
     }
 
     /// True when a role of this name runs in this process.

@@ -48,7 +48,7 @@ impl Orders {
         flow.args(["--ordering-port", &ordering, "--payment-port", &payment]);
         flow.args(["--delivery-port", &delivery]).stderr(Stdio::inherit());
         let mut flow = flow.spawn().unwrap();
-        line(&mut printed(&mut flow), "ordering").await;
+        line(&mut printed(&mut flow), "ordering listens at").await;
         Self { http: client(), ports, _flow: flow }
     }
 

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::MAX_BODY;
 use super::problem::Problem;
 use crate::flow::Failure;
+use crate::settings::Setting;
 
 const MAX_CONNECTIONS: usize = 1024;
 /// Fewer than the connections, so that one more request is told to come again, not left to wait.
@@ -42,11 +43,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens, at port 0 at a free one. `setting` is the variable that chooses another.
-    pub(crate) async fn bind(ip: IpAddr, port: u16, setting: &str) -> Result<Self, Failure> {
+    /// Listens, at port 0 at a free one. `setting` is the one that chooses another.
+    pub(crate) async fn bind(ip: IpAddr, port: u16, setting: &Setting) -> Result<Self, Failure> {
         let addr = SocketAddr::new(ip, port);
         let listener = TcpListener::bind(addr).await.map_err(|error| {
-            format!("cannot listen on {addr} ({error}): end what uses it, or set {setting}")
+            let way_out = format!("end what uses it, or set --{} to another port", setting.name);
+            format!("cannot listen on {addr} ({error}): {way_out}")
         })?;
         Ok(Self { listener, close_after: CLOSE_AFTER })
     }

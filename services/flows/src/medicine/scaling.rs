@@ -117,8 +117,9 @@ impl Phase {
         let seconds = all.at.saturating_sub(*began).as_secs();
         let delay = all.delay().unwrap_or_default().as_secs_f64();
         let slowest = all.slowest.as_secs_f64();
+        let patients = if all.patients == 1 { "patient" } else { "patients" };
         let text = format!(
-            "{:>3} patients for {seconds:>3} s: {:>4} orders made, up to {:>3} makers, backlog up to \
+            "{:>3} {patients} for {seconds:>3} s: {:>4} orders made, up to {:>3} makers, backlog up to \
              {:>3}, delay {delay:.1} s, at most {slowest:.1} s",
             all.patients, all.made, all.makers, all.backlog
         );

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::Site;
 use super::http::now_ms;
 use super::order::NewOrder;
+use super::settings::{CONTROL_PORT, EXTERNAL_PORT};
+use crate::flow::Context;
 use crate::flow::Failure;
 use crate::http::{Problem, Server};
 
@@ -85,7 +87,9 @@ struct External {
 /// Serves until the shutdown. Its mode is also taken on a port of its own, which stays open while
 /// it is down.
 pub(super) async fn run(site: Site) -> Result<(), Failure> {
-    let Site { listen: host, shutdown, settings, .. } = site;
+    let port = site.settings.control_port;
+    let control = site.serve_at("external's mode", port, &CONTROL_PORT).await?;
+    let Site { listen: host, shutdown, settings, told, .. } = site;
     let set = Set { fault: Mode::Normal.into(), at: Instant::now() };
     let external = External {
         set: Arc::new(watch::Sender::new(set)),
@@ -93,9 +97,8 @@ pub(super) async fn run(site: Site) -> Result<(), Failure> {
         slow_for: settings.slow_for,
         flap_every: settings.flap_every,
     };
-    let control = Server::bind(host, settings.control_port, "--control-port").await?;
     let control = control.serve(external.control(), shutdown.clone());
-    tokio::try_join!(control, external.serve(host, settings.external_port, shutdown))?;
+    tokio::try_join!(control, external.serve((host, settings.external_port), told, shutdown))?;
     Ok(())
 }
 
@@ -109,8 +112,8 @@ impl External {
     /// Listens and does not, by turns.
     async fn serve(
         self,
-        host: IpAddr,
-        port: u16,
+        (host, port): (IpAddr, u16),
+        mut told: Option<Context>,
         shutdown: CancellationToken,
     ) -> Result<(), Failure> {
         let routes = Router::new()
@@ -120,6 +123,9 @@ impl External {
             .merge(self.control());
         while !shutdown.is_cancelled() {
             let server = bind(host, port).await?.close_after(GOING_DOWN);
+            if let Some(context) = told.take() {
+                context.listens("external", &server)?;
+            }
             let down = shutdown.child_token();
             let turn = async {
                 self.until(&shutdown, |mode| mode == Mode::Down).await;
@@ -194,7 +200,7 @@ async fn bind(host: IpAddr, port: u16) -> Result<Server, Failure> {
     let mut left = LISTEN_ATTEMPTS;
     loop {
         left -= 1;
-        match Server::bind(host, port, "--external-port").await {
+        match Server::bind(host, port, &EXTERNAL_PORT).await {
             Err(why) if left > 0 => tracing::debug!(%why, "trying again"),
             bound => return bound,
         }

@@ -20,8 +20,9 @@ use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::Site;
 use super::http::{client, read_json};
+use super::settings::GATEWAY_PORT;
 use crate::flow::Failure;
-use crate::http::{Problem, Server};
+use crate::http::Problem;
 
 /// A client has its answer within two seconds, come what may.
 const DEADLINE: Duration = Duration::from_millis(1800);
@@ -34,8 +35,8 @@ type Forward = BoxCloneSyncService<(Method, String, Bytes), (StatusCode, Value),
 
 /// Serves until the shutdown.
 pub(super) async fn run(site: Site) -> Result<(), Failure> {
-    let Site { listen: host, shutdown, settings, .. } = site;
-    let server = Server::bind(host, settings.gateway_port, "--gateway-port").await?;
+    let server = site.serve_at("gateway", site.settings.gateway_port, &GATEWAY_PORT).await?;
+    let Site { shutdown, settings, .. } = site;
     let door = Door { forward: forward(client()?)?, orders: settings.url(settings.order_port, "") };
     let router = Router::new()
         .route("/create_order", post(create_order))

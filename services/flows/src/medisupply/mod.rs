@@ -38,6 +38,8 @@ pub(crate) use settings::SETTINGS;
 pub use settings::Settings;
 
 use crate::flow::{Context, Failure, Flow, Role};
+use crate::http::Server;
+use crate::settings::Setting;
 use figures::Figures;
 
 /// The flow, on the ports of its settings.
@@ -84,6 +86,8 @@ struct Site {
     listen: IpAddr,
     shutdown: CancellationToken,
     settings: Settings,
+    /// Whom its roles tell where they listen; nobody, in an experiment.
+    told: Option<Context>,
 }
 
 impl Site {
@@ -92,8 +96,18 @@ impl Site {
         if ["orders", "validation"].iter().any(|role| context.runs(role)) {
             settings.figures = Figures::of(&context.counters);
         }
+        let told = Some(context.clone());
         let Context { bus, state, listen, shutdown, .. } = context;
-        Ok(Self { bus, state, listen, shutdown, settings })
+        Ok(Self { bus, state, listen, shutdown, settings, told })
+    }
+
+    /// A role's server, and where it listens told.
+    async fn serve_at(&self, role: &str, port: u16, setting: &Setting) -> Result<Server, Failure> {
+        let server = Server::bind(self.listen, port, setting).await?;
+        if let Some(context) = &self.told {
+            context.listens(role, &server)?;
+        }
+        Ok(server)
     }
 }
 

@@ -13,9 +13,10 @@ use tokio::time::Instant;
 use super::Site;
 use super::http::now_ms;
 use super::order::{NewOrder, Status};
+use super::settings::ORDER_PORT;
 use super::store::{Store, Taken, wait_out};
 use crate::flow::Failure;
-use crate::http::{Problem, Server};
+use crate::http::Problem;
 
 /// An answer about one order begins within this, so that the gateway's can in two seconds.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1400);
@@ -27,7 +28,7 @@ const MOST_LISTED: usize = 10_000;
 /// Queues what an earlier run had kept and not queued, and serves until the shutdown.
 pub(super) async fn run(site: Site) -> Result<(), Failure> {
     let port = site.settings.order_port;
-    let server = Server::bind(site.listen, port, "--order-port").await?;
+    let server = site.serve_at("orders", port, &ORDER_PORT).await?;
     let store = Store::open(&site).await?;
     let since = Instant::now();
     while let Err(error) = queue_again(&store).await {

@@ -20,10 +20,11 @@ use super::figures::Figures;
 use super::http::{client, ms, ms_of, now_ms, read_json};
 use super::order::{NewOrder, Status, key};
 use super::resume::Recovery;
+use super::settings::VALIDATION_PORT;
 use super::store::{CONSUMER, Queue, Store};
 use super::{Settings, Site};
 use crate::flow::Failure;
-use crate::http::{MAX_BODY, Server};
+use crate::http::MAX_BODY;
 
 /// Parked orders are taken up a few at a time: what has just recovered is not run over.
 const PARKED_AT_ONCE: usize = 4;
@@ -41,7 +42,7 @@ type Ask = BoxCloneSyncService<NewOrder, Verdict, BoxError>;
 /// Works and serves until the shutdown; what is at work then is settled first.
 pub(super) async fn run(site: Site) -> Result<(), Failure> {
     let port = site.settings.validation_port;
-    let server = Server::bind(site.listen, port, "--validation-port").await?;
+    let server = site.serve_at("validation", port, &VALIDATION_PORT).await?;
     let worker = Worker::new(&site).await?;
     let router = Router::new()
         .route("/health", get(health))

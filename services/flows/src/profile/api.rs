@@ -27,7 +27,7 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
     let router = Router::new()
         .route("/patientprofile", post(publish))
         .with_state(Api { updates, published });
-    serve(&context, &PORT, router).await
+    serve(&context, "api", &PORT, router).await
 }
 
 /// Publishes the profile, at the moment it names or now, and answers when the stream holds it. A

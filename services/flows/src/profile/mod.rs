@@ -21,7 +21,6 @@ use std::time::Duration;
 use axum::Router;
 use bus::{BucketConfig, BucketName, StreamConfig, StreamName};
 use futures_util::FutureExt;
-use serde_json::json;
 
 pub use row::Row;
 pub use timestamp::{Malformed, Moment};
@@ -104,14 +103,15 @@ async fn rows(context: &Context) -> bus::Result<bus::Opened<bus::KeyValue>> {
     context.state.create_kv_if_missing(&BucketConfig::new(BucketName::new(ROWS)?)).await
 }
 
-/// Serves until the shutdown, at the port that was set. Where it listens is told as
-/// `{"listening": "http://..."}`.
-async fn serve(context: &Context, setting: &Setting, router: Router) -> Result<(), Failure> {
-    let port = context.settings.count(setting)?;
-    let port = u16::try_from(port)
-        .map_err(|_| format!("--{} {port}: a port is at most 65535", setting.name))?;
-    let server = Server::bind(context.listen, port, setting.env).await?;
-    let url = format!("http://{}", server.addr()?);
-    context.tell(&format!("listening on {url}"), &json!({ "listening": url }));
+/// Serves until the shutdown, at the port that was set.
+async fn serve(
+    context: &Context,
+    role: &str,
+    setting: &Setting,
+    router: Router,
+) -> Result<(), Failure> {
+    let port = context.settings.number(setting)?;
+    let server = Server::bind(context.listen, port, setting).await?;
+    context.listens(role, &server)?;
     server.serve(router, context.shutdown.clone()).await
 }

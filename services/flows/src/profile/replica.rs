@@ -48,7 +48,7 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
     );
     let router = Router::new().route("/patientprofile/{id}", get(row)).with_state(opened.handle);
     let applying = async { applying.await.map_err(Failure::from) };
-    let serving = serve(&context, &REPLICA_PORT, router);
+    let serving = serve(&context, "replica", &REPLICA_PORT, router);
     // Either of them that fails ends the role: the other is dropped, and what it had comes again.
     let ((), ()) = tokio::try_join!(applying, serving)?;
     Ok(())

@@ -8,7 +8,7 @@ use lockgate_flows::medicine::{
     TabsOrder, WAIT,
 };
 
-use crate::support::{World, run};
+use crate::support::{World, on_every_bus, run};
 
 /// How often each tab of each order was delivered.
 fn counted(tabs: Vec<TabItem>) -> BTreeMap<String, BTreeMap<u32, u32>> {
@@ -132,29 +132,4 @@ fn a_summary_says_how_it_ended() {
     assert_eq!(serde_json::to_string(&Ended::NoOrder).unwrap(), "{\"ended\":\"no-order\"}");
 }
 
-/// Every scenario on every bus.
-macro_rules! on_every_bus {
-    ($($scenario:ident),+) => {
-        on_every_bus!(@ embedded: $($scenario),+);
-        on_every_bus!(@ nats: $($scenario),+);
-        on_every_bus!(@ kafka: $($scenario),+);
-    };
-    (@ $bus:ident: $($scenario:ident),+) => {
-        mod $bus {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $scenario() {
-                let _one_of_a_topic = super::ONE_AT_A_TIME.lock().await;
-                let world = crate::support::World::$bus().await;
-                super::$scenario(&world).await;
-                for stream in [super::ORDERS, super::DELIVERIES, super::PARKED] {
-                    world.bus.delete_stream(stream).await.unwrap();
-                }
-            })+
-        }
-    };
-}
-
-/// They share the broker, and the flow's names.
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-on_every_bus!(each_maker_takes_one_order, what_is_ordered_is_made);
+on_every_bus!([ORDERS, DELIVERIES, PARKED]; (each_maker_takes_one_order, what_is_ordered_is_made));

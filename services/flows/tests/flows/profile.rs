@@ -5,7 +5,7 @@ use lockgate_flows::Context;
 use lockgate_flows::profile::{FLOW, PARKED, PORT, REPLICA_PORT, Row, UPDATES, UPDATES_SUBJECT};
 use serde_json::{Value, json};
 
-use crate::support::{Told, World, start, until};
+use crate::support::{Told, World, on_every_bus, start, until};
 
 const FREE: [(&lockgate_flows::Setting, &str); 2] = [(&PORT, "0"), (&REPLICA_PORT, "0")];
 const EARLY: &str = r#"{"patientID": 1, "firstName": "John", "lastName": "Doe",
@@ -123,29 +123,7 @@ async fn what_is_posted_shows_at_the_replica(world: &World) {
     end(&replica, replica_runs).await;
 }
 
-/// Every scenario on every bus.
-macro_rules! on_every_bus {
-    ($($scenario:ident),+) => {
-        on_every_bus!(@ embedded: $($scenario),+);
-        on_every_bus!(@ nats: $($scenario),+);
-        on_every_bus!(@ kafka: $($scenario),+);
-    };
-    (@ $bus:ident: $($scenario:ident),+) => {
-        mod $bus {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $scenario() {
-                let _one_of_a_topic = super::ONE_AT_A_TIME.lock().await;
-                let world = crate::support::World::$bus().await;
-                super::$scenario(&world).await;
-                for stream in [super::UPDATES, super::PARKED] {
-                    world.bus.delete_stream(stream).await.unwrap();
-                }
-            })+
-        }
-    };
-}
-
-/// They share the broker, and the flow's names.
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-on_every_bus!(the_later_update_wins_whichever_comes_first, what_is_posted_shows_at_the_replica);
+on_every_bus!(
+    [UPDATES, PARKED];
+    (the_later_update_wins_whichever_comes_first, what_is_posted_shows_at_the_replica)
+);

@@ -132,3 +132,29 @@ pub(crate) async fn until<T>(what: &str, holds: impl AsyncFn() -> Option<T>) -> 
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+/// Every scenario on every bus. Those of a flow share the broker and the flow's names: one of them
+/// runs at a time, and removes the flow's streams.
+macro_rules! on_every_bus {
+    ([$($stream:ident),+]; $scenarios:tt) => {
+        static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        const STREAMS: &[&str] = &[$($stream),+];
+        on_every_bus!(@ embedded $scenarios);
+        on_every_bus!(@ nats $scenarios);
+        on_every_bus!(@ kafka $scenarios);
+    };
+    (@ $bus:ident ($($scenario:ident),+)) => {
+        mod $bus {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $scenario() {
+                let _one_of_a_flow = super::ONE_AT_A_TIME.lock().await;
+                let world = crate::support::World::$bus().await;
+                super::$scenario(&world).await;
+                for stream in super::STREAMS {
+                    world.bus.delete_stream(stream).await.unwrap();
+                }
+            })+
+        }
+    };
+}
+pub(crate) use on_every_bus;

@@ -135,7 +135,7 @@ pub(super) fn site(
     shutdown: CancellationToken,
 ) -> Site {
     let (bus, state, settings) = (bus.clone(), state.clone(), settings.clone());
-    Site { bus, state, listen: Ipv4Addr::LOCALHOST.into(), shutdown, settings }
+    Site { bus, state, listen: Ipv4Addr::LOCALHOST.into(), shutdown, settings, told: None }
 }
 
 /// Waits until every service answers, at most 30 s.

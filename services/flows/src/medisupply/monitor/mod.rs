@@ -19,10 +19,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use self::health::{Probe, Standing};
 use self::metrics::Metrics;
 use super::http::{client, now_ms, read_json};
+use super::settings::MONITOR_PORT;
 use super::store::Store;
 use super::{Settings, Site};
 use crate::flow::Failure;
-use crate::http::{MAX_BODY, Problem, Server};
+use crate::http::{MAX_BODY, Problem};
 
 pub use self::health::Health;
 pub use self::status::{BacklogStatus, Change, HealthStatus, ServiceStatus};
@@ -34,7 +35,7 @@ const DEPENDENCY: &str = "external_service";
 /// Probes and serves until the shutdown.
 pub(super) async fn run(site: Site) -> Result<(), Failure> {
     let port = site.settings.monitor_port;
-    let server = Server::bind(site.listen, port, "--monitor-port").await?;
+    let server = site.serve_at("monitor", port, &MONITOR_PORT).await?;
     let monitor = Arc::new(Monitor {
         client: client()?,
         store: Store::open(&site).await?,

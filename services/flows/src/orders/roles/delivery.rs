@@ -17,6 +17,7 @@ use crate::orders::desk::{Desk, Sweep};
 use crate::orders::event::{Event, Facts, now};
 use crate::orders::follow::follow;
 use crate::orders::order::{OrderId, Step};
+use crate::orders::settings::DELIVERY_PORT;
 use crate::orders::stage::Stage;
 use crate::orders::topic::Topic;
 use crate::orders::topology::{Bucket, Topics};
@@ -36,7 +37,7 @@ struct Parcel {
 pub async fn delivery(setup: Setup) -> Result<(), Failure> {
     let Setup { context, settings, .. } = &setup;
     let (ip, port) = (context.listen, settings.delivery_port);
-    let server = Server::bind(ip, port, "--delivery-port").await?;
+    let server = Server::bind(ip, port, &DELIVERY_PORT).await?;
     let topics = Topics::open(&context.bus).await?;
     let parcels = Desk::new(Bucket::Deliveries.open(&context.state).await?, topics);
     let mut crew = Crew::new(&context.shutdown);
@@ -48,7 +49,7 @@ pub async fn delivery(setup: Setup) -> Result<(), Failure> {
     crew.add(follow(context.clone(), topic, settings.ack_wait, crew.stop(), take_over));
     let sweep = Sweep::new(parcels.clone(), settings.sweep_after);
     crew.add(sweep.run::<Parcel>(crew.stop()));
-    tracing::info!("delivery takes reports at http://{}/deliveries", server.addr()?);
+    context.listens("delivery", &server)?;
     crew.add(server.serve(routes(parcels), crew.stop()));
     crew.join().await
 }

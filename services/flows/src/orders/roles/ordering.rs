@@ -17,6 +17,7 @@ use crate::orders::journey::{Journey, Verdict};
 use crate::orders::notice::Notices;
 use crate::orders::order::{NewOrder, Order, OrderId, Step};
 use crate::orders::payment::Payment;
+use crate::orders::settings::ORDERING_PORT;
 use crate::orders::stage::Stage;
 use crate::orders::topic::Topic;
 use crate::orders::topology::{Bucket, Topics};
@@ -28,7 +29,7 @@ const SYSTEM: &str = "ordering";
 pub async fn ordering(setup: Setup) -> Result<(), Failure> {
     let Setup { context, settings, .. } = &setup;
     let (ip, port) = (context.listen, settings.ordering_port);
-    let server = Server::bind(ip, port, "--ordering-port").await?;
+    let server = Server::bind(ip, port, &ORDERING_PORT).await?;
     let ordering = Arc::new(Ordering::open(&setup).await?);
     let mut crew = Crew::new(&context.shutdown);
     for _ in 0..settings.instances {
@@ -49,7 +50,7 @@ pub async fn ordering(setup: Setup) -> Result<(), Failure> {
     }
     let sweep = Sweep::new(ordering.orders.clone(), settings.sweep_after);
     crew.add(sweep.run::<Order>(crew.stop()));
-    tracing::info!("ordering takes orders at http://{}/orders", server.addr()?);
+    context.listens("ordering", &server)?;
     crew.add(server.serve(ordering_api::routes(ordering), crew.stop()));
     crew.join().await
 }

@@ -19,6 +19,7 @@ use crate::orders::follow::follow;
 use crate::orders::http::PathOrder;
 use crate::orders::order::OrderId;
 use crate::orders::payment::{Attempt, Pay, Payment, Refused};
+use crate::orders::settings::PAYMENT_PORT;
 use crate::orders::topic::Topic;
 use crate::orders::topology::{Bucket, Topics};
 
@@ -29,7 +30,7 @@ const SYSTEM: &str = "payment";
 pub async fn payment(setup: Setup) -> Result<(), Failure> {
     let Setup { context, settings, .. } = &setup;
     let (ip, port) = (context.listen, settings.payment_port);
-    let server = Server::bind(ip, port, "--payment-port").await?;
+    let server = Server::bind(ip, port, &PAYMENT_PORT).await?;
     let topics = Topics::open(&context.bus).await?;
     let payments = Desk::new(Bucket::Payments.open(&context.state).await?, topics);
     let mut crew = Crew::new(&context.shutdown);
@@ -41,7 +42,7 @@ pub async fn payment(setup: Setup) -> Result<(), Failure> {
     }
     let sweep = Sweep::new(payments.clone(), settings.sweep_after);
     crew.add(sweep.run::<Payment>(crew.stop()));
-    tracing::info!("payment takes payments at http://{}/payments", server.addr()?);
+    context.listens("payment", &server)?;
     crew.add(server.serve(routes(payments), crew.stop()));
     crew.join().await
 }
